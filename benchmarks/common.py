@@ -1,0 +1,86 @@
+"""What the benchmarks share: taking turns, medians, ratios, and one process per side for peak memory.
+
+Two sides are compared in one run and in turns, so that a noisy machine disturbs both alike; the figure to
+quote is the ratio.
+"""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+import torch
+
+Side = Callable[[], object]
+
+
+def describe_machine(threads: int) -> str:
+    """One line with versions and cores, to stand above every table."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "transformers"))
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return (
+        f"{device}, {threads} of {os.cpu_count()} CPU threads, Python {platform.python_version()}, {packages}"
+    )
+
+
+def compare(sides: dict[str, Side], repeats: int, warmup: int = 2) -> dict[str, float]:
+    """Median seconds of each side; the sides take turns within every repeat."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for repeat in range(warmup + repeats):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            run()
+            if repeat >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _serve(make_side: Callable[[], Side], threads: int, pipe) -> None:
+    torch.set_num_threads(threads)
+    run = make_side()
+    while pipe.recv() == "run":
+        start = time.perf_counter()
+        value = run()
+        pipe.send((time.perf_counter() - start, value))
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def compare_processes(
+    sides: dict[str, Callable[[], Side]], repeats: int, threads: int, warmup: int = 2
+) -> dict[str, dict]:
+    """As `compare`, but each side lives in a process of its own, which also tells its peak memory.
+
+    Args:
+        sides: name -> picklable function that sets the side up and returns what is to be timed.
+
+    Returns:
+        name -> {"seconds": median, "peak_mb": peak resident memory of the process, "value": the last run's}
+    """
+    context = mp.get_context("spawn")
+    pipes, processes = {}, []
+    for name, make_side in sides.items():
+        pipes[name], theirs = context.Pipe()
+        processes.append(context.Process(target=_serve, args=(make_side, threads, theirs), daemon=True))
+        processes[-1].start()
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    values: dict[str, object] = {}
+    for repeat in range(warmup + repeats):
+        for name, pipe in pipes.items():
+            pipe.send("run")
+            taken, values[name] = pipe.recv()
+            if repeat >= warmup:
+                seconds[name].append(taken)
+    result = {}
+    for name, pipe in pipes.items():
+        pipe.send("stop")
+        peak = pipe.recv()
+        result[name] = {"seconds": statistics.median(seconds[name]), "peak_mb": peak, "value": values[name]}
+    for process in processes:
+        process.join()
+    return result

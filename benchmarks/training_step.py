@@ -1,0 +1,173 @@
+"""One training step (forward, backward, fused AdamW) beside transformers' on the same weights and batch.
+
+    python benchmarks/training_step.py [--dtype fp32|bf16] [--repeats 7] [--threads 2]
+
+131 M parameters (ViT and decoder of 8 layers and width 512, the real vocabulary, tied), 2 samples of 256
+image and 130 text tokens, 256 labelled tokens together. Each side is a process of its own and tells its peak
+memory; they take turns. The weights are in the compute dtype on both sides, so that the optimizer does the
+same work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import tempfile
+from pathlib import Path
+
+import torch
+from common import compare_processes, describe_machine
+
+BATCH, IMAGE_TOKENS, TEXT_TOKENS, LABELLED = 2, 256, 130, 128
+GRID = (1, 32, 32)  # patches; 2 x 2 of them make one token
+IMAGE_TOKEN, VISION_START, VISION_END = 151655, 151652, 151653
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def make_checkpoint(folder: Path) -> None:
+    """A random checkpoint folder of the benchmark's size, written by transformers."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "hidden_size": 512,
+            "intermediate_size": 1376,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 2,
+            "vocab_size": 151936,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]},
+            "tie_word_embeddings": True,
+        },
+        vision_config={
+            "depth": 8,
+            "hidden_size": 512,
+            "intermediate_size": 1376,
+            "num_heads": 8,
+            "out_hidden_size": 512,
+            "fullatt_block_indexes": [1, 3, 5, 7],
+        },
+        image_token_id=IMAGE_TOKEN,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+
+
+def make_tokens() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randint(0, 151643, (BATCH, TEXT_TOKENS - 2), generator=generator)
+    image = torch.full((BATCH, IMAGE_TOKENS), IMAGE_TOKEN)
+    start, end = torch.full((BATCH, 1), VISION_START), torch.full((BATCH, 1), VISION_END)
+    tokens = torch.cat([start, image, end, text], dim=1)
+    labels = tokens.clone()
+    labels[:, :-LABELLED] = -100
+    return tokens, labels
+
+
+def make_pixels() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    patches = BATCH * GRID[1] * GRID[2]
+    return torch.randint(0, 256, (patches, 3 * 14 * 14), dtype=torch.uint8, generator=generator)
+
+
+def reference_side(folder: Path, dtype: torch.dtype):
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+    tokens, labels = make_tokens()
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+    std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+    frames = (make_pixels().view(-1, 3, 1, 196) / 255 - mean) / std
+    pixel_values = frames.expand(-1, 3, 2, 196).reshape(-1, 3 * 2 * 196).to(dtype)
+
+    def run() -> float:
+        output = model(
+            input_ids=tokens,
+            attention_mask=torch.ones_like(tokens),
+            labels=labels,
+            pixel_values=pixel_values,
+            image_grid_thw=torch.tensor([GRID] * BATCH),
+            mm_token_type_ids=(tokens == IMAGE_TOKEN).int(),
+        )
+        output.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return output.loss.item()
+
+    return run
+
+
+def our_side(folder: Path, dtype: torch.dtype):
+    from torchtune_qwenvl import load_model
+    from torchtune_qwenvl.data import collate
+
+    model = load_model(folder, dtype=dtype).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+    tokens, labels = make_tokens()
+    pixels = make_pixels().chunk(BATCH)
+    samples = [
+        {
+            "tokens": tokens[row].tolist(),
+            "labels": labels[row].tolist(),
+            "mask": (labels[row] == -100).tolist(),
+            "input_pos": _positions(),
+            "encoder_input": {"vision": {"images": [pixels[row]], "grid_thw": torch.tensor([GRID])}},
+        }
+        for row in range(BATCH)
+    ]
+    batch = collate(samples, padding_idx=0, ignore_idx=-100)
+
+    def run() -> float:
+        loss_sum, n = model(**batch)
+        loss = loss_sum / n
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return run
+
+
+def _positions() -> torch.Tensor:
+    """(t, h, w) of: one text token, a 16 x 16 block of image tokens, the remaining text."""
+    rows, columns = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
+    image = torch.stack([torch.zeros(256, dtype=torch.int64), rows.flatten(), columns.flatten()], dim=1) + 1
+    text = torch.arange(17, 17 + TEXT_TOKENS - 1).unsqueeze(1).expand(-1, 3)
+    return torch.cat([torch.zeros(1, 3, dtype=torch.int64), image, text])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dtype", choices=DTYPES, action="append", help="both when left out")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    print(describe_machine(arguments.threads))
+    print("| dtype | reference ms | ours ms | speed-up | reference MB | ours MB | memory | last losses |")
+    print("|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        make_checkpoint(folder)
+        for name in arguments.dtype or DTYPES:
+            sides = {
+                "reference": functools.partial(reference_side, folder, DTYPES[name]),
+                "ours": functools.partial(our_side, folder, DTYPES[name]),
+            }
+            result = compare_processes(sides, arguments.repeats, arguments.threads)
+            reference, ours = result["reference"], result["ours"]
+            speed = reference["seconds"] / ours["seconds"]
+            memory = ours["peak_mb"] / reference["peak_mb"]
+            print(
+                f"| {name} | {1e3 * reference['seconds']:.0f} | {1e3 * ours['seconds']:.0f} | {speed:.2f} "
+                f"| {reference['peak_mb']:.0f} | {ours['peak_mb']:.0f} | {memory:.2f} "
+                f"| {reference['value']:.4f} {ours['value']:.4f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
