@@ -1,0 +1,299 @@
+"""Tiny Qwen2.5-VL models, checkpoint folders and images for the tests; transformers writes them.
+
+Sizes keep what is unusual about the real model: windows of 4 x 4 merged tokens beside one layer with full
+attention, grouped key/value heads, three M-RoPE sections, a fused qkv in the files.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import AutoProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+# The 22 added tokens in the published order; those after `<|video_pad|>` are not marked special.
+ADDED_TOKENS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<tool_call>",
+    "</tool_call>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+]
+N_SPECIAL = 14
+
+# Enough merges that words are more than their bytes ("Ġ" is the byte-level space).
+MERGES = [
+    "t h",
+    "th e",
+    "i n",
+    "a n",
+    "Ġ the",
+    "e r",
+    "o u",
+    "Ġ a",
+    "Ġ i",
+    "i t",
+    "Ġ w",
+    "h a",
+    "Ġ d",
+    "e s",
+    "Ġ in",
+    "in g",
+    "an d",
+    "r e",
+]
+TINY_BASE = 256 + len(MERGES)
+REAL_BASE = 151643
+
+IMAGE_MEAN = [0.48145466, 0.4578275, 0.40821073]
+IMAGE_STD = [0.26862954, 0.26130258, 0.27577711]
+
+# Renders what the published template renders.
+CHAT_TEMPLATE = """\
+{%- set seen = namespace(images=0, videos=0) -%}
+{%- for message in messages -%}
+{%- if loop.first and message['role'] != 'system' -%}
+{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}
+{%- endif -%}
+{{- '<|im_start|>' + message['role'] + '\\n' -}}
+{%- if message['content'] is string -%}
+{{- message['content'] -}}
+{%- else -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' or 'image' in part or 'image_url' in part -%}
+{%- set seen.images = seen.images + 1 -%}
+{%- if add_vision_id -%}{{- 'Picture ' ~ seen.images ~ ': ' -}}{%- endif -%}
+{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
+{%- elif part['type'] == 'video' or 'video' in part -%}
+{%- set seen.videos = seen.videos + 1 -%}
+{%- if add_vision_id -%}{{- 'Video ' ~ seen.videos ~ ': ' -}}{%- endif -%}
+{{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
+{%- elif 'text' in part -%}
+{{- part['text'] -}}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{- '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
+
+
+def shared_data() -> Path:
+    """`../shared/data`: the real vocabulary and published config files; skips the test where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"needs {SHARED_DATA}")
+    return SHARED_DATA
+
+
+def token_id(token: str, base: int = TINY_BASE) -> int:
+    """Id of an added token such as `<|image_pad|>` behind `base` ordinary tokens."""
+    return base + ADDED_TOKENS.index(token)
+
+
+def tiny_hf_config(
+    *,
+    tie: bool = False,
+    vocab_size: int = 512,
+    text: dict[str, Any] | None = None,
+    vision: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Qwen2_5_VLConfig:
+    """Config of a tiny model; `text` and `vision` change entries of the two towers, `changes` the top level.
+
+    With a `vocab_size` above 151,643 special tokens take the published ids, else the tiny tokenizer's.
+    """
+    base = REAL_BASE if vocab_size > REAL_BASE else TINY_BASE
+    text_config = {
+        "vocab_size": vocab_size,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
+        "bos_token_id": token_id("<|endoftext|>", base),
+        "eos_token_id": token_id("<|im_end|>", base),
+        "pad_token_id": token_id("<|endoftext|>", base),
+    }
+    vision_config = {
+        "depth": 3,
+        "hidden_size": 64,
+        "intermediate_size": 100,
+        "num_heads": 4,
+        "out_hidden_size": 64,
+        "fullatt_block_indexes": [1],
+        "window_size": 112,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "tokens_per_second": 2,
+    }
+    return Qwen2_5_VLConfig(
+        text_config={**text_config, **(text or {})},
+        vision_config={**vision_config, **(vision or {})},
+        **{
+            "tie_word_embeddings": tie,
+            "image_token_id": token_id("<|image_pad|>", base),
+            "video_token_id": token_id("<|video_pad|>", base),
+            "vision_start_token_id": token_id("<|vision_start|>", base),
+            "vision_end_token_id": token_id("<|vision_end|>", base),
+            **changes,
+        },
+    )
+
+
+def tiny_hf_model(seed: int = 0, **changes: Any) -> Qwen2_5_VLForConditionalGeneration:
+    """The reference model of `tiny_hf_config(**changes)`: fp32, eval, all parameters random (norms around 1).
+
+    A fresh model has norms of 1 and biases of 0, behind which swapped or dropped ones would hide.
+    """
+    model = Qwen2_5_VLForConditionalGeneration(tiny_hf_config(**changes)).float().eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.rand(parameter.shape, generator=generator) * 2 - 1
+            is_norm = "norm" in name or "ln_q" in name
+            scale = 0.05 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
+            parameter.copy_(1 + 0.2 * noise if is_norm else 1.7 * scale * noise)
+    return model
+
+
+def save_tiny_folder(
+    path: str | Path,
+    *,
+    seed: int = 0,
+    layout: str = "published",
+    max_shard_size: str = "1GB",
+    dtype: torch.dtype = torch.float32,
+    model: Qwen2_5_VLForConditionalGeneration | None = None,
+    **changes: Any,
+) -> Path:
+    """Write a tiny checkpoint folder with tokenizer, template and processor files; returns `path`.
+
+    `layout`: "published" as the hub has it (flat config.json, vocab.json + merges.txt, chat_template.json),
+    "5.x" as transformers 5 saves it (nested config.json, tokenizer.json, processor_config.json; the same
+    tensor names), or "in_memory": like 5.x with the names of the module tree (`model.language_model.*`).
+    """
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    model = (model or tiny_hf_model(seed, **changes)).to(dtype)
+    model.save_pretrained(path, max_shard_size=max_shard_size, save_original_format=layout != "in_memory")
+    write_processor_files(
+        path, base=REAL_BASE if model.config.text_config.vocab_size > REAL_BASE else TINY_BASE
+    )
+    if layout == "published":
+        _write_json(path / "config.json", flat_config(model.config, dtype))
+    else:
+        AutoProcessor.from_pretrained(path).save_pretrained(path)
+        for old in ("vocab.json", "merges.txt", "preprocessor_config.json", "chat_template.json"):
+            (path / old).unlink()
+    return path
+
+
+def flat_config(config: Qwen2_5_VLConfig, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """config.json as published before 5.x: text entries at the top, `rope_scaling`, `torch_dtype`."""
+    nested = config.to_dict()
+    text = {k: v for k, v in nested["text_config"].items() if k not in ("model_type", "layer_types", "dtype")}
+    rope = text.pop("rope_parameters")
+    vision = {k: v for k, v in nested["vision_config"].items() if k not in ("rope_parameters", "dtype")}
+    vision["in_chans"] = vision.pop("in_channels")
+    top = {k: v for k, v in nested.items() if not k.endswith("_config") and k != "dtype"}
+    return {
+        **text,
+        **top,
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]},
+        "torch_dtype": str(dtype).removeprefix("torch."),
+        "transformers_version": "4.41.2",
+        "vision_config": vision,
+    }
+
+
+def write_processor_files(path: Path, base: int = TINY_BASE) -> None:
+    """Tokenizer, template and image processor files as published; the tiny vocabulary is bytes."""
+    if base == REAL_BASE:
+        for name in ("vocab.json", "merges.txt"):
+            (path / name).write_bytes((shared_data() / "qwen2_5_tokenizer" / name).read_bytes())
+    else:
+        tokens = sorted(ByteLevel.alphabet()) + [merge.replace(" ", "") for merge in MERGES]
+        _write_json(path / "vocab.json", {token: i for i, token in enumerate(tokens)})
+        (path / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES]) + "\n", encoding="utf-8")
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    added = {
+        str(base + i): {"content": token, **flags, "special": i < N_SPECIAL}
+        for i, token in enumerate(ADDED_TOKENS)
+    }
+    _write_json(
+        path / "tokenizer_config.json",
+        {
+            "add_bos_token": False,
+            "add_prefix_space": False,
+            "added_tokens_decoder": added,
+            "additional_special_tokens": ADDED_TOKENS[1:N_SPECIAL],
+            "bos_token": None,
+            "clean_up_tokenization_spaces": False,
+            "eos_token": "<|im_end|>",
+            "errors": "replace",
+            "model_max_length": 131072,
+            "pad_token": "<|endoftext|>",
+            "split_special_tokens": False,
+            "tokenizer_class": "Qwen2Tokenizer",
+            "unk_token": None,
+        },
+    )
+    _write_json(path / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
+    _write_json(
+        path / "preprocessor_config.json",
+        {
+            "min_pixels": 3136,
+            "max_pixels": 12845056,
+            "patch_size": 14,
+            "temporal_patch_size": 2,
+            "merge_size": 2,
+            "image_mean": IMAGE_MEAN,
+            "image_std": IMAGE_STD,
+            "image_processor_type": "Qwen2VLImageProcessor",
+            "processor_class": "Qwen2_5_VLProcessor",
+        },
+    )
+
+
+def photo(height: int, width: int, seed: int = 0) -> Image.Image:
+    """A random RGB image with the smooth areas, edges and grain of a photograph."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
+    top, left = rng.integers(0, max(1, height // 2)), rng.integers(0, max(1, width // 2))
+    smooth[top : top + height // 3, left : left + width // 3] = rng.integers(0, 256, 3)
+    return Image.fromarray((smooth + rng.integers(-12, 13, smooth.shape)).clip(0, 255).astype(np.uint8))
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
