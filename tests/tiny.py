@@ -19,52 +19,18 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 # The 22 added tokens in the published order; those after `<|video_pad|>` are not marked special.
 ADDED_TOKENS = [
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|object_ref_start|>",
-    "<|object_ref_end|>",
-    "<|box_start|>",
-    "<|box_end|>",
-    "<|quad_start|>",
-    "<|quad_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-    "<tool_call>",
-    "</tool_call>",
-    "<|fim_prefix|>",
-    "<|fim_middle|>",
-    "<|fim_suffix|>",
-    "<|fim_pad|>",
-    "<|repo_name|>",
-    "<|file_sep|>",
-]
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
+    "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>",
+    "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<tool_call>", "</tool_call>", "<|fim_prefix|>",
+    "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>",
+]  # fmt: skip
 N_SPECIAL = 14
 
 # Enough merges that words are more than their bytes ("Ġ" is the byte-level space).
 MERGES = [
-    "t h",
-    "th e",
-    "i n",
-    "a n",
-    "Ġ the",
-    "e r",
-    "o u",
-    "Ġ a",
-    "Ġ i",
-    "i t",
-    "Ġ w",
-    "h a",
-    "Ġ d",
-    "e s",
-    "Ġ in",
-    "in g",
-    "an d",
-    "r e",
-]
+    "t h", "th e", "i n", "a n", "Ġ the", "e r", "o u", "Ġ a", "Ġ i", "i t", "Ġ w", "h a", "Ġ d", "e s",
+    "Ġ in", "in g", "an d", "r e",
+]  # fmt: skip
 TINY_BASE = 256 + len(MERGES)
 REAL_BASE = 151643
 
