@@ -1,7 +1,8 @@
 """Datasets, collate and loader: from a file of conversations to batches."""
 
 from torchtune_qwenvl.data.collate import collate
-from torchtune_qwenvl.data.dataset import SkippedSample
+from torchtune_qwenvl.data.dataset import Guarded, SkippedSample
+from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
 from torchtune_qwenvl.data.sampler import ResumableSampler
 
-__all__ = ["ResumableSampler", "SkippedSample", "collate"]
+__all__ = ["Batch", "Guarded", "Loader", "ResumableSampler", "SkippedSample", "build_loader", "collate"]

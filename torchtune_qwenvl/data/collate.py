@@ -19,23 +19,28 @@ CHANNELS = 3
 def collate(
     samples: Sequence[Mapping[str, Any]], padding_idx: int = 0, ignore_idx: int = CROSS_ENTROPY_IGNORE_IDX
 ) -> dict[str, Any]:
-    """Pad and join samples of our transforms; works as ``collate_fn`` of torchtune's stock recipes.
+    """Pad and join samples of our transforms; also the ``collate_fn`` of torchtune's stock recipes.
 
     Args:
-        samples: what the transform returns: ``tokens``, ``mask`` (True = not trained on), ``input_pos`` int64 [s, 3],
-            ``encoder_input``; with ``labels`` (torchtune's ``SFTDataset`` adds them) or without, then made from ``mask``.
+        samples: what the transform returns: ``tokens``, ``mask`` (True = not trained on), ``input_pos``
+            int64 [s, 3], ``encoder_input``; with ``labels`` (torchtune's ``SFTDataset`` adds them) or
+            without, then made from ``mask``.
         padding_idx: token id that fills up short rows on the right.
         ignore_idx: label of every position that is not trained on.
 
     Returns:
-        ``tokens`` int64 [b, s]; ``labels`` int64 [b, s], unshifted, the first of each row ``ignore_idx`` so that a shift never
-        crosses documents; ``input_pos`` int64 [b, s, 3], zero where padded; ``encoder_input["vision"]`` with ``pixel_values``
-        [n, c*t*p*p or c*p*p] and ``grid_thw`` int64 [m, 3], both empty without media; ``layout["labelled"]`` int64 [k], the
-        flat indices into b*s of the positions whose *next* token is labelled (the only ones the head has to see).
+        - ``tokens`` int64 [b, s].
+        - ``labels`` int64 [b, s], unshifted; the first of each row is ``ignore_idx``, so that a shift never
+          crosses documents.
+        - ``input_pos`` int64 [b, s, 3], zero where padded.
+        - ``encoder_input["vision"]``: ``pixel_values`` [n, c*t*p*p or c*p*p] and ``grid_thw`` int64 [m, 3],
+          both empty without media.
+        - ``layout["labelled"]`` int64 [k]: flat indices into b*s of the positions whose *next* token is
+          labelled, the only ones the head has to see.
 
     Raises:
-        ValueError: no samples, a skipped sample (see :class:`~torchtune_qwenvl.data.SkippedSample`), a missing key, or images
-            of different dtypes.
+        ValueError: no samples, a :class:`~torchtune_qwenvl.data.SkippedSample`, a missing key, or images of
+            different dtypes or patch sizes.
     """
     if not samples:
         raise ValueError("collate expected at least one sample, got none")
@@ -62,7 +67,8 @@ def labelled_positions(labels: Tensor, ignore_idx: int = CROSS_ENTROPY_IGNORE_ID
         ignore_idx: the label that is not trained on.
 
     Returns:
-        int64 [k], ascending. With labels ``[[-100, 5, 6, -100]]`` it is ``[0, 1]``: position 0 predicts 5, position 1 predicts 6.
+        int64 [k], ascending. With labels ``[[-100, 5, 6, -100]]`` it is ``[0, 1]``: position 0 predicts 5,
+        position 1 predicts 6.
     """
     next_is_labelled = torch.zeros_like(labels, dtype=torch.bool)
     next_is_labelled[:, :-1] = labels[:, 1:] != ignore_idx
@@ -72,16 +78,17 @@ def labelled_positions(labels: Tensor, ignore_idx: int = CROSS_ENTROPY_IGNORE_ID
 def _check(sample: Mapping[str, Any] | SkippedSample) -> None:
     if isinstance(sample, SkippedSample):
         raise ValueError(
-            f"a skipped sample reached collate: {sample.reason}. torchtune's stock recipes cannot shrink a batch: correct or "
-            "remove that sample (on_bad_sample: raise), or train with torchtune_qwenvl/recipes/finetune.py, which skips it."
+            f"a skipped sample reached collate: {sample.reason}. torchtune's stock recipes cannot shrink a "
+            "batch: correct or remove that sample, or train with torchtune_qwenvl/recipes/finetune.py, which "
+            "leaves it out."
         )
     missing = [key for key in ("tokens", "input_pos") if key not in sample]
     if "labels" not in sample and "mask" not in sample:
         missing.append("mask (or labels)")
     if missing:
         raise ValueError(
-            f"collate expected the output of a torchtune_qwenvl transform; {', '.join(missing)} missing, got the keys "
-            f"{sorted(sample)}. Give the dataset one of our transforms as `tokenizer`."
+            f"collate expected the output of a torchtune_qwenvl transform: {', '.join(missing)} missing, got "
+            f"the keys {sorted(sample)}. Give the dataset one of our transforms as `tokenizer`."
         )
 
 
@@ -108,8 +115,8 @@ def _join_vision(samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
     if len({image.dtype for image in images}) > 1:
         # torch.cat would promote raw uint8 pixels to float, beside normalised ones, without a word.
         raise ValueError(
-            f"collate expected images of one dtype, got {sorted({str(image.dtype) for image in images})}: use one transform "
-            "(one `dtype`) for all datasets of a run."
+            f"collate expected images of one dtype, got {sorted({str(image.dtype) for image in images})}: "
+            "use one transform (one `dtype`) for all datasets of a run."
         )
     grids = [torch.as_tensor(vision["grid_thw"], dtype=torch.int64).reshape(-1, 3) for vision in visions]
     return {"pixel_values": torch.cat(_same_frames(images)), "grid_thw": torch.cat(grids)}
@@ -118,8 +125,8 @@ def _join_vision(samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
 def _same_frames(images: list[Tensor]) -> list[Tensor]:
     """Repeat the single frame of uint8 stills, [n, c*p*p] -> [n, c*t*p*p], where a clip is in the batch.
 
-    Example with c = 1, p*p = 2, t = 2: the row ``[1, 2]`` becomes ``[1, 2, 1, 2]``; with c = 2 the row ``[1, 2, 3, 4]`` becomes
-    ``[1, 2, 1, 2, 3, 4, 3, 4]``: the frame axis lies inside the channel axis.
+    Example with c = 2, p*p = 2, t = 2: the row ``[1, 2, 3, 4]`` becomes ``[1, 2, 1, 2, 3, 4, 3, 4]``, since
+    the frame axis lies inside the channel axis.
     """
     width = max(image.shape[-1] for image in images)
     return [image if image.shape[-1] == width else _repeat_frame(image, width) for image in images]
@@ -130,7 +137,7 @@ def _repeat_frame(image: Tensor, width: int) -> Tensor:
     frames, rest = divmod(width, narrow)
     if rest or narrow % CHANNELS:
         raise ValueError(
-            f"collate expected patches of one width, or stills of 1/t of it, got {narrow} and {width}: use one transform (one "
-            "patch size) for all datasets of a run."
+            f"collate expected patches of one width, or stills of 1/t of it, got {narrow} and {width}: use "
+            "one transform (one patch size) for all datasets of a run."
         )
     return image.view(n, CHANNELS, 1, -1).expand(-1, -1, frames, -1).reshape(n, width)

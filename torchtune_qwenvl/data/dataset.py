@@ -1,6 +1,14 @@
-"""From a record number to a sample: read, parse, transform; what happens to a bad one is decided here and nowhere else."""
+"""What happens to a bad sample is decided here and nowhere else."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from torchtune_qwenvl.transforms.errors import BadSample, SampleTooLong
+
+POLICIES = ("raise", "skip")
 
 
 @dataclass(frozen=True)
@@ -14,3 +22,65 @@ class SkippedSample:
 
     index: int
     reason: str
+
+
+class BadRecord(BadSample):
+    """A bad sample whose message names its file and number; no outer dataset adds them again."""
+
+
+class Guarded(Dataset):
+    """A map-style dataset whose bad samples carry their place and follow one policy.
+
+    Wraps any dataset of samples of our transforms, torchtune's ``SFTDataset`` included. Where the dataset has
+    a method ``where(index)`` (ours: file and record number), it names the place in the message.
+
+    A sample longer than ``max_seq_len`` that the transform gives up (:class:`SampleTooLong`) is no error but
+    the stated truncation policy at work: it becomes a :class:`SkippedSample` under both policies.
+
+    Args:
+        dataset: map-style dataset.
+        on_bad_sample: "raise" stops at the first bad sample; "skip" returns a :class:`SkippedSample` for it,
+            which our loader leaves out, logs and counts.
+
+    Raises:
+        ValueError: an unknown policy.
+    """
+
+    def __init__(self, dataset: Dataset, on_bad_sample: str = "raise") -> None:
+        if on_bad_sample not in POLICIES:
+            raise ValueError(f"on_bad_sample: expected one of {', '.join(POLICIES)}, got {on_bad_sample!r}")
+        self.dataset, self.on_bad_sample = dataset, on_bad_sample
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Mapping[str, Any] | SkippedSample:
+        """Returns the sample, or a :class:`SkippedSample`; raises :class:`BadRecord` under "raise"."""
+        try:
+            sample = self.dataset[index]
+            if not isinstance(sample, SkippedSample):
+                _check_trainable(sample)
+            return sample
+        # torchtune's own datasets answer a broken record or image file with these.
+        except (ValueError, OSError) as error:
+            reason = self._located(error, index)
+            if isinstance(error, SampleTooLong) or self.on_bad_sample == "skip":
+                return SkippedSample(index, reason)
+            raise BadRecord(reason) from error
+
+    def _located(self, error: Exception, index: int) -> str:
+        if isinstance(error, BadRecord):
+            return str(error)
+        where = getattr(self.dataset, "where", lambda index: f"sample {index} (from 0) of the dataset")
+        return f"{where(index)}: {error}"
+
+
+def _check_trainable(sample: Mapping[str, Any]) -> None:
+    # The first token is never predicted, so a label there trains nothing.
+    mask = sample.get("mask")
+    if mask is not None and all(mask[1:]):
+        raise BadSample(
+            "nothing to train on: expected an assistant turn that is not masked, got none after masking and "
+            "truncation",
+            fix="add or unmask an answer, raise max_seq_len, or set on_bad_sample: skip",
+        )

@@ -2,10 +2,10 @@
 
     order of the epoch    7 2 5 0 | 3 6 1 4 | 8          9 samples, 2 ranks, batches of 2
     rank 0                7   5   | 3   1   | 8
-    rank 1                  2   0 |   6   4 | (empty)    the same number of batches, nothing repeated, nothing left out
+    rank 1                  2   0 |   6   4 | (empty)    as many batches, nothing repeated or left out
 
-One global step of w ranks with batches of b reads the same samples as one process with batches of w*b, which is why a run on
-two processes can be compared with a run on one.
+One global step of w ranks with batches of b reads the same samples as one process with batches of w*b, which
+is why a run on two processes can be compared with a run on one.
 """
 
 import logging
@@ -27,8 +27,8 @@ class ResumableSampler(Sampler[list[int]]):
         shuffle: False keeps the dataset's order.
         rank: of this process among ``world_size``.
         world_size: number of processes.
-        drop_last: leave out the samples at the end of an epoch that do not fill a batch on every rank; their number is logged.
-            Without it the last batches are smaller, on some ranks perhaps empty.
+        drop_last: leave out the samples at the end of an epoch that do not fill a batch on every rank; their
+            number is logged. Without it the last batches are smaller, on some ranks perhaps empty.
 
     Raises:
         ValueError: an empty dataset, or a rank outside the world.
@@ -61,8 +61,8 @@ class ResumableSampler(Sampler[list[int]]):
         self.batch_size = batch_size
         if self.drop_last and self.n < self.step_samples:
             raise ValueError(
-                f"drop_last leaves nothing of {self.n} samples: one step takes {self.step_samples} (batch size {batch_size} on "
-                f"{self.world_size} processes). Use a smaller batch or drop_last: false."
+                f"drop_last leaves nothing of {self.n} samples: one step takes {self.step_samples} (batch "
+                f"size {batch_size} on {self.world_size} processes). Use a smaller batch or drop_last: false."
             )
 
     def set_position(self, epoch: int, samples_done: int = 0) -> None:
@@ -70,7 +70,8 @@ class ResumableSampler(Sampler[list[int]]):
 
         Args:
             epoch: counted from 0.
-            samples_done: samples of this epoch that *all ranks together* have taken; after k steps k * batch_size * world_size.
+            samples_done: samples of this epoch that *all ranks together* have taken: after k steps
+                k * batch_size * world_size, at most n.
         """
         if not 0 <= samples_done <= self.n:
             raise ValueError(
@@ -96,8 +97,9 @@ class ResumableSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         if self.left_out and self.rank == 0:
             log.info(
-                f"drop_last: {self.left_out} of {self.n} samples do not fill a step of {self.step_samples} and are left out in "
-                f"epoch {self.epoch}" + (" (others in the next)" if self.shuffle else "")
+                f"drop_last: {self.left_out} of {self.n} samples do not fill a step of {self.step_samples} "
+                "and are "
+                f"left out in epoch {self.epoch}" + (" (others in the next)" if self.shuffle else "")
             )
         order, start = self._order(), self.samples_done
         for step in range(len(self)):
