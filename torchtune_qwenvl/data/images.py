@@ -1,0 +1,90 @@
+"""From what a record names as its image to something the transform can decode: a checked path or bytes."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import torch
+from PIL import Image
+
+from torchtune_qwenvl.data.urls import UrlPolicy, fetch
+from torchtune_qwenvl.transforms.errors import BadSample
+
+# At least two letters, so that C:\images is a path.
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://|(data):", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ImageFinder:
+    """Looks images up; safe to call from workers.
+
+    Attributes:
+        root: folder that relative paths start from and that no path may leave, symbolic links followed; None
+            lets relative paths start from the data file's folder (else the working directory), any path
+            allowed.
+        urls: how URLs are read; None refuses them.
+    """
+
+    root: Path | None = None
+    urls: UrlPolicy | None = None
+
+    def __call__(self, source: Any, folder: Path | None = None) -> Any:
+        """Find one image.
+
+        Args:
+            source: a path, a file, http or https URL, bytes, a ``datasets`` image ``{"bytes", "path"}``, a
+                PIL image, array or tensor.
+            folder: the data file's folder.
+
+        Returns:
+            A :class:`~pathlib.Path` of an existing file, bytes, or the PIL image, array or tensor as it came.
+
+        Raises:
+            BadSample: no such file, a path outside ``root``, a URL that is not allowed or fails.
+        """
+        if isinstance(source, Mapping):
+            source = next((source[key] for key in ("bytes", "path", "url") if source.get(key)), None)
+        if isinstance(source, (bytes, Image.Image, np.ndarray, torch.Tensor)):
+            return source
+        if not isinstance(source, (str, os.PathLike)) or not str(source):
+            raise BadSample(
+                f"expected an image as path, URL or bytes, got {type(source).__name__} {source!r:.50}",
+                fix="name the image, or remove the part",
+            )
+        scheme = _SCHEME.match(str(source))
+        if scheme is None:
+            return self._find(Path(source), folder)
+        return self._open_url(str(source), (scheme[1] or scheme[2]).lower(), folder)
+
+    def _open_url(self, url: str, scheme: str, folder: Path | None) -> Path | bytes:
+        if scheme == "file":
+            return self._find(Path(unquote(urlsplit(url).path)), folder)
+        if scheme == "data":
+            raise BadSample(
+                f"image data inside the text ({url[:30]}...) is not read",
+                fix="write the image to a file, or put its bytes into a parquet column",
+            )
+        if scheme not in ("http", "https"):
+            raise BadSample(f"expected a path or an http(s) URL, got {url}", fix="download the image first")
+        if self.urls is None:
+            raise BadSample(f"an image URL, {url}", fix="URLs are read with allow_urls: true only")
+        return fetch(url, self.urls)
+
+    def _find(self, path: Path, folder: Path | None) -> Path:
+        base = self.root or folder or Path()
+        found = (base / path).resolve()
+        if self.root is not None and not found.is_relative_to(self.root.resolve()):
+            raise BadSample(
+                f"{path} leaves image_root ({self.root})", fix="keep images below image_root, or change it"
+            )
+        if not found.is_file():
+            raise BadSample(
+                f"expected an image file at {found}, found {'a folder' if found.is_dir() else 'nothing'}",
+                fix=f"correct the path or set image_root (relative paths start from {base.resolve()})",
+            )
+        return found

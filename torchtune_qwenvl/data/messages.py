@@ -1,0 +1,215 @@
+"""One record of a dataset -> torchtune messages, for three styles of records.
+
+    messages        {"messages": [{"role": "user", "content": [
+                        {"type": "image", "path": "a.jpg"}, {"type": "text", "text": "What is it?"}]}, ...]}
+    conversations   {"image": "a.jpg", "conversations": [
+                        {"from": "human", "value": "<image>What is it?"}, ...]}
+    qa              {"image": "a.jpg", "question": "What is it?", "answer": "A cat."}
+
+Only "conversations" reads `<image>` in a user's text as the place of an image (and strips the text around
+it, as the Qwen team's trainer does); in the other two text is text. Images stay what the record names, a
+path or bytes; `data/images.py` finds them.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torchtune.data import Message
+
+from torchtune_qwenvl.data.parts import ImagePool, parse_part
+from torchtune_qwenvl.transforms.errors import BadSample
+
+IMAGE_TAG, VIDEO_TAG = "<image>", "<video>"
+
+ROLES = {
+    "system": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "ipython",
+    "ipython": "ipython",
+}
+SPEAKERS = {**ROLES, "human": "user", "gpt": "assistant", "observation": "ipython"}
+
+
+def messages_style(record: Mapping[str, Any]) -> list[Message]:
+    """OpenAI / HF records: ``messages`` with ``role`` and ``content`` (a string or a list of typed parts).
+
+    An image part without a source of its own takes the next one of the ``images`` (or ``image``) column.
+    An assistant message with ``weight: 0`` is not trained on.
+    """
+    pool = ImagePool(record)
+    messages = []
+    for number, turn in enumerate(_turns(record, "messages")):
+        where = f"messages[{number}]"
+        role = _role(turn.get("role"), ROLES, where)
+        if turn.get("tool_calls"):
+            raise BadSample(
+                "tool_calls, which the chat template does not render",
+                where=where,
+                fix="write the call into content",
+            )
+        content = _parts(turn.get("content"), pool, where)
+        messages.append(_message(role, content, masked=turn.get("weight") == 0))
+    pool.check_empty("image parts", "add an image part for each, or remove them")
+    return messages
+
+
+def conversations_style(record: Mapping[str, Any]) -> list[Message]:
+    """LLaVA / ShareGPT records: ``conversations`` with ``from`` and ``value``, images by ``<image>`` tags.
+
+    ``role`` and ``content`` are read in the place of ``from`` and ``value`` too. Tags count in user turns
+    only.
+    """
+    pool = ImagePool(record)
+    messages = []
+    for number, turn in enumerate(_turns(record, "conversations")):
+        where = f"conversations[{number}]"
+        role = _role(turn.get("from", turn.get("role")), SPEAKERS, where)
+        text = _text(turn.get("value", turn.get("content")), f"{where}.value")
+        parts = split_tags(text, pool, where) if role == "user" else [{"type": "text", "content": text}]
+        messages.append(_message(role, parts))
+    pool.check_empty(f"{IMAGE_TAG} tags", f"put one {IMAGE_TAG} into a user turn for each, or remove them")
+    return messages
+
+
+def qa_style(record: Mapping[str, Any]) -> list[Message]:
+    """Columns ``question``, ``answer`` and, where there are images, ``image`` or ``images``; images come "
+    "first."""
+    images = [{"type": "image", "content": image} for image in ImagePool(record).take_all()]
+    question = {"type": "text", "content": _text(record.get("question"), "question")}
+    answer = {"type": "text", "content": _text(record.get("answer"), "answer")}
+    return [_message("user", [*images, question]), _message("assistant", [answer])]
+
+
+# Tried in this order: the columns that tell a style, and its parser.
+STYLES: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], list[Message]]]] = {
+    "messages": (("messages",), messages_style),
+    "conversations": (("conversations",), conversations_style),
+    "qa": (("question", "answer"), qa_style),
+}
+COLUMNS = ("messages", "conversations", "question", "answer", "image", "images")
+
+
+class MessageParser:
+    """Turns records into checked messages.
+
+    Args:
+        style: one of ``STYLES``, or "auto": each record by its columns.
+        column_map: our column names to the dataset's, for instance ``{"question": "query"}``.
+        new_system_prompt: replaces the records' system messages.
+
+    Raises:
+        ValueError: an unknown style or column name. Calling it raises :class:`BadSample` for a bad record.
+    """
+
+    def __init__(
+        self,
+        style: str = "auto",
+        column_map: Mapping[str, str] | None = None,
+        new_system_prompt: str | None = None,
+    ) -> None:
+        if style != "auto" and style not in STYLES:
+            raise ValueError(f"style: expected auto, {', '.join(STYLES)}, got {style!r}")
+        unknown = sorted(set(column_map or {}) - set(COLUMNS))
+        if unknown:
+            raise ValueError(
+                f"column_map: expected keys among {', '.join(COLUMNS)}, got {', '.join(unknown)}"
+            )
+        self.style, self.column_map = style, dict(column_map or {})
+        self.new_system_prompt = new_system_prompt
+
+    def __call__(self, record: Mapping[str, Any]) -> list[Message]:
+        """The record's messages; image parts hold what the record names as their image."""
+        record = self._rename(record)
+        _, parse = STYLES[self.style if self.style != "auto" else _detect(record)]
+        messages = parse(record)
+        if self.new_system_prompt is not None:
+            messages = [m for m in messages if m.role != "system"]
+            messages.insert(0, _message("system", [{"type": "text", "content": self.new_system_prompt}]))
+        if not any(message.role == "assistant" for message in messages):
+            raise BadSample(
+                f"expected an assistant turn, got {', '.join(m.role for m in messages)}",
+                fix="add the answer to train on, or remove the sample",
+            )
+        return messages
+
+    def _rename(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        missing = [theirs for theirs in self.column_map.values() if theirs not in record]
+        if missing:
+            raise BadSample(
+                f"column_map expects {', '.join(missing)}, the record has {', '.join(record)}",
+                fix="correct column_map or the record",
+            )
+        return {**record, **{ours: record[theirs] for ours, theirs in self.column_map.items()}}
+
+
+def split_tags(text: str, pool: ImagePool, where: str) -> list[dict[str, Any]]:
+    """Split a user's text at its ``<image>`` tags and put the next images in their places.
+
+    Example: ``"<image>\\nWhat is it? "`` with the image a.jpg gives image a.jpg, then text "What is it?".
+
+    Args:
+        text: the user's text.
+        pool: the record's images, in order.
+        where: the turn, for messages.
+
+    Returns:
+        Content parts, text stripped and never empty; one empty text part where nothing else is left.
+    """
+    if VIDEO_TAG in text:
+        raise BadSample(f"{VIDEO_TAG} tag: videos are not read", where=where, fix="remove the sample")
+    parts: list[dict[str, Any]] = []
+    for number, piece in enumerate(text.split(IMAGE_TAG)):
+        if number > 0:
+            image = pool.take(where, f"{IMAGE_TAG} tags", "add the missing images or remove the tags")
+            parts.append({"type": "image", "content": image})
+        if piece.strip():
+            parts.append({"type": "text", "content": piece.strip()})
+    return parts or [{"type": "text", "content": ""}]
+
+
+def _detect(record: Mapping[str, Any]) -> str:
+    for style, (columns, _) in STYLES.items():
+        if all(record.get(column) is not None for column in columns):
+            return style
+    raise BadSample(
+        f"expected the columns messages, or conversations, or question and answer; got {', '.join(record)}",
+        fix="name the columns in column_map",
+    )
+
+
+def _turns(record: Mapping[str, Any], column: str) -> list[Mapping[str, Any]]:
+    turns = record.get(column)
+    if not isinstance(turns, list):
+        raise BadSample(f"expected a list of turns, got {type(turns).__name__}", where=column)
+    if not turns:
+        raise BadSample("an empty conversation", where=column, fix="add turns or remove the sample")
+    for number, turn in enumerate(turns):
+        if not isinstance(turn, Mapping):
+            raise BadSample(f"expected an object, got {type(turn).__name__}", where=f"{column}[{number}]")
+    return turns
+
+
+def _role(name: Any, roles: Mapping[str, str], where: str) -> str:
+    if not isinstance(name, str) or name not in roles:
+        raise BadSample(
+            f"unknown role {name!r}", where=where, fix=f"expected one of {', '.join(roles)}: rename it"
+        )
+    return roles[name]
+
+
+def _parts(content: Any, pool: ImagePool, where: str) -> list[dict[str, Any]]:
+    if isinstance(content, list):
+        return [parse_part(part, pool, f"{where}.content[{i}]") for i, part in enumerate(content)]
+    return [{"type": "text", "content": _text(content, f"{where}.content")}]
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise BadSample(f"expected text, got {type(value).__name__}", where=where, fix="make it a string")
+    return value
+
+
+def _message(role: str, content: list[dict[str, Any]], masked: bool = False) -> Message:
+    # torchtune's convention: a tool's answer does not hand over the turn.
+    return Message(role, content, masked=masked or role != "assistant", eot=role != "ipython")

@@ -1,0 +1,152 @@
+"""Images by URL, without letting a data file reach into the network that the training runs in.
+
+A host name is resolved once, every address is checked, and the connection goes to the checked address: a
+second look-up could answer differently (DNS rebinding). Redirects are followed by hand and checked the same
+way. Proxies from the environment are not used, for the same reason.
+"""
+
+import http.client
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from torchtune_qwenvl.transforms.errors import BadSample
+
+PORTS = {"http": 80, "https": 443}
+REDIRECTS = (301, 302, 303, 307, 308)
+# Translates to an IPv4 address in its last 32 bits, which may be private (RFC 6052).
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def resolve_host(host: str, port: int) -> list[str]:
+    """Every address of a host, as the system's resolver gives them."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def is_public(address: str) -> bool:
+    """False for private, loopback, link-local, multicast and reserved addresses, also inside an IPv6 one."""
+    ip = ipaddress.ip_address(address.split("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if ip in NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+@dataclass(frozen=True)
+class UrlPolicy:
+    """What a URL may do.
+
+    Attributes:
+        timeout: seconds for the whole image, redirects included (looking a name up is not interrupted).
+        max_bytes: size limit of the file.
+        max_redirects: redirects followed for one image.
+        resolve: host, port -> addresses.
+        is_allowed: whether an address may be connected to.
+    """
+
+    timeout: float = 10.0
+    max_bytes: int = 20 * 2**20
+    max_redirects: int = 5
+    resolve: Callable[[str, int], list[str]] = resolve_host
+    is_allowed: Callable[[str], bool] = is_public
+
+
+def fetch(url: str, policy: UrlPolicy) -> bytes:
+    """Read a file from an http or https URL.
+
+    Raises:
+        BadSample: naming the URL: an address that is not allowed, too many redirects, a status other than
+            200, too large, too slow, cut short, or any error of the network.
+    """
+    deadline = time.monotonic() + policy.timeout
+    target = url
+    try:
+        for _ in range(policy.max_redirects + 1):
+            location, data = _get(urlsplit(target), policy, deadline)
+            if location is None:
+                return data
+            target = urljoin(target, location)
+        raise ValueError(f"more than {policy.max_redirects} redirects")
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        via = "" if target == url else f" (redirected to {target})"
+        reason = str(error) or type(error).__name__
+        raise BadSample(
+            f"image URL {url}{via}: {reason}", fix="check the URL, or download the image first"
+        ) from error
+
+
+def _get(url: SplitResult, policy: UrlPolicy, deadline: float) -> tuple[str | None, bytes]:
+    """One request: where it redirects to, or None and the content."""
+    with _connect(url, policy, deadline) as sock:
+        connection = http.client.HTTPConnection(str(url.hostname), url.port or PORTS[url.scheme])
+        connection.default_port = PORTS[url.scheme]  # else the Host header would name 443
+        connection.sock, connection.auto_open = sock, 0  # type: ignore[assignment]
+        path = (url.path or "/") + (f"?{url.query}" if url.query else "")
+        connection.request("GET", path, headers={"User-Agent": "torchtune_qwenvl", "Accept": "image/*"})
+        response = connection.getresponse()
+        location = response.getheader("Location")
+        if response.status in REDIRECTS and location:
+            return location, b""
+        if response.status != 200:
+            raise ValueError(f"expected status 200, got {response.status} {response.reason}")
+        return None, _read(response, sock, policy.max_bytes, deadline)
+
+
+def _connect(url: SplitResult, policy: UrlPolicy, deadline: float) -> socket.socket:
+    """A connection to a checked address of the URL's host."""
+    if url.scheme not in PORTS or not url.hostname:
+        raise ValueError(f"expected http or https and a host, got {url.geturl()}")
+    port = url.port or PORTS[url.scheme]
+    addresses = policy.resolve(url.hostname, port)
+    refused = [address for address in addresses if not policy.is_allowed(address)]
+    if refused or not addresses:
+        found = ", ".join(refused) or "no address"
+        raise ValueError(f"{url.hostname} is {found}: expected public addresses only")
+    sock = _first_open(addresses, port, deadline)
+    if url.scheme == "http":
+        return sock
+    try:
+        return ssl.create_default_context().wrap_socket(sock, server_hostname=url.hostname)
+    except OSError:
+        sock.close()
+        raise
+
+
+def _first_open(addresses: list[str], port: int, deadline: float) -> socket.socket:
+    failure: OSError = OSError("no address")
+    for address in addresses:
+        try:
+            return socket.create_connection((address, port), timeout=_left(deadline))
+        except OSError as error:
+            failure = error
+    raise failure
+
+
+def _read(response: http.client.HTTPResponse, sock: socket.socket, max_bytes: int, deadline: float) -> bytes:
+    announced = int(response.getheader("Content-Length") or 0)
+    data = bytearray()
+    # read1 returns what one receive gave, so that a server dripping bytes meets the deadline.
+    while announced <= max_bytes and len(data) <= max_bytes:
+        sock.settimeout(_left(deadline))
+        chunk = response.read1(2**16)
+        if not chunk:
+            if len(data) < announced:
+                raise ValueError(f"cut short: {len(data)} of {announced} bytes")
+            return bytes(data)
+        data += chunk
+    raise ValueError(f"larger than the limit of {max_bytes} bytes (url_max_bytes)")
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("no complete answer within the time limit (url_timeout)")
+    return left
