@@ -1,0 +1,36 @@
+"""Model families: the registry by config.json's model_type."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torchtune_qwenvl.models._family import Family
+from torchtune_qwenvl.models.qwen2_5_vl._family import QWEN2_5_VL
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (QWEN2_5_VL,)}
+
+
+def get_family(config: Mapping[str, Any] | str | Path) -> Family:
+    """The family of a parsed config.json, of its path or of its folder.
+
+    Raises:
+        ValueError: where there is no config.json, or its model_type is not known.
+    """
+    if not isinstance(config, Mapping):
+        path = Path(config)
+        path = path / "config.json" if path.is_dir() else path
+        if not path.is_file():
+            raise ValueError(f"no config.json at {path}: expected a checkpoint folder")
+        config = json.loads(path.read_text(encoding="utf-8"))
+    model_type = config.get("model_type")
+    if model_type not in FAMILIES:
+        raise ValueError(
+            f"config.json: model_type {model_type!r} is not known, expected one of {sorted(FAMILIES)}"
+        )
+    return FAMILIES[model_type]
+
+
+__all__ = ["FAMILIES", "Family", "get_family"]

@@ -1,0 +1,23 @@
+"""Qwen2.5-VL: builders and transform."""
+
+from torchtune_qwenvl.models.qwen2_5_vl._component_builders import (
+    qwen2_5_vl_decoder,
+    qwen2_5_vl_vision_encoder,
+)
+from torchtune_qwenvl.models.qwen2_5_vl._model_builders import (
+    qwen2_5_vl_3b,
+    qwen2_5_vl_7b,
+    qwen2_5_vl_32b,
+    qwen2_5_vl_72b,
+    qwen2_5_vl_from_config,
+)
+
+__all__ = [
+    "qwen2_5_vl_3b",
+    "qwen2_5_vl_7b",
+    "qwen2_5_vl_32b",
+    "qwen2_5_vl_72b",
+    "qwen2_5_vl_decoder",
+    "qwen2_5_vl_from_config",
+    "qwen2_5_vl_vision_encoder",
+]

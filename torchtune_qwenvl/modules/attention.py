@@ -1,0 +1,97 @@
+"""Attention over segments: frames, windows, documents, padded rows. Unusual: no mask exists anywhere.
+
+Tokens lie flat, and neighbours that attend to each other form a segment. Three images with windows of 64, 64, 32 | 64 |
+16 tokens are five segments in n = 240 tokens; equal neighbours share one batched call:
+
+    lengths     64  64  32  64  16
+    runs        2x64    1x32  1x64  1x16        -> four SDPA calls, or one varlen kernel on CUDA in bf16/fp16
+
+n tokens, b segments of one length l, h heads, g key/value heads, d head width.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
+
+_VARLEN_DTYPES = (torch.bfloat16, torch.float16)
+_VARLEN_SHARES_KV_HEADS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # absent in torch 2.11
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Which neighbouring tokens attend to each other.
+
+    Attributes:
+        lengths: tokens per segment, in order, on the host.
+        cu_seqlens: int32 [segments + 1] boundaries 0 .. n on the tokens' device.
+        longest: largest of `lengths`.
+        runs: (number of segments, their length) for each run of equal neighbours.
+    """
+
+    lengths: tuple[int, ...]
+    cu_seqlens: Tensor
+    longest: int
+    runs: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device | str = "cpu") -> Segments:
+        """Segments of these lengths, each at least 1."""
+        if not lengths or min(lengths) < 1:
+            raise ValueError(f"segments need one or more lengths of at least 1, got {list(lengths)}")
+        boundaries = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device="cpu")
+        runs = tuple((len(list(same)), length) for length, same in groupby(lengths))
+        return cls(tuple(lengths), boundaries.to(device, non_blocking=True), max(lengths), runs)
+
+    @classmethod
+    def rows(cls, b: int, s: int, device: torch.device | str = "cpu") -> Segments:
+        """The b rows of a batch padded to s tokens; right padding is harmless under causal attention."""
+        boundaries = torch.arange(0, (b + 1) * s, s, dtype=torch.int32, device=device)
+        return cls((s,) * b, boundaries, s, ((b, s),))
+
+
+def segment_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, causal: bool) -> Tensor:
+    """Attention of every token within its segment.
+
+    Args:
+        q: queries [n, h, d].
+        k: keys [n, g, d]; g divides h, neighbouring query heads share a key head.
+        v: values [n, g, d].
+        segments: lengths that sum to n.
+        causal: tokens see only themselves and what is left of them in their segment.
+
+    Returns:
+        [n, h, d], in q's dtype.
+    """
+    if len(segments.runs) == 1:
+        return _equal_lengths(q, k, v, segments.runs[0], causal)
+    if q.is_cuda and q.dtype in _VARLEN_DTYPES:
+        return _varlen(q, k, v, segments, causal)
+    sizes = [b * length for b, length in segments.runs]
+    parts = zip(q.split(sizes), k.split(sizes), v.split(sizes), segments.runs, strict=True)
+    return torch.cat([_equal_lengths(*part, causal) for part in parts])
+
+
+def _equal_lengths(q: Tensor, k: Tensor, v: Tensor, run: tuple[int, int], causal: bool) -> Tensor:
+    q, k, v = (x.unflatten(0, run).transpose(1, 2) for x in (q, k, v))  # [b, h or g, l, d]
+    shared = q.shape[1] != k.shape[1]
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=shared)
+    return out.transpose(1, 2).flatten(0, 1)
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, causal: bool) -> Tensor:
+    options: dict = {"window_size": (-1, 0) if causal else (-1, -1)}
+    if q.shape[1] != k.shape[1]:
+        if _VARLEN_SHARES_KV_HEADS:
+            options["enable_gqa"] = True
+        else:
+            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    cu, longest = segments.cu_seqlens, segments.longest
+    return varlen_attn(q, k, v, cu, cu, longest, longest, **options)

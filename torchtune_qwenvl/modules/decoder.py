@@ -1,0 +1,90 @@
+"""The language model: embeddings, layers and head over flat tokens with positions on three axes.
+
+n tokens of all rows, k of them kept for the head, w model width, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchtune_qwenvl.modules.attention import Segments
+from torchtune_qwenvl.modules.kv_cache import KVCache
+from torchtune_qwenvl.modules.rope import AxialRotary
+
+
+class TiedOutput(nn.Module):
+    """A head without a weight of its own: it reads the embeddings'.
+
+    A module, unlike torchtune's TiedLinear, so that hooks find it; the embedding is held out of torch's sight, or it
+    would appear twice in the state dict.
+    """
+
+    def __init__(self, tok_embeddings: nn.Module) -> None:
+        super().__init__()
+        self._source = (tok_embeddings,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., w] -> [..., v]."""
+        return F.linear(x, self._source[0].weight)
+
+
+class VisionLanguageDecoder(nn.Module):
+    """Decoder-only transformer.
+
+    Args:
+        tok_embeddings: token ids -> [.., w].
+        layers: transformer layers over flat tokens.
+        norm: before the head.
+        output: the head [.., w] -> [.., v].
+        rotary: turns positions [n, 3] into angles.
+        kv_heads: key/value heads per layer, for the cache.
+        head_dim: width of a head, for the cache.
+    """
+
+    def __init__(
+        self,
+        *,
+        tok_embeddings: nn.Module,
+        layers: Sequence[nn.Module],
+        norm: nn.Module,
+        output: nn.Module,
+        rotary: AxialRotary,
+        kv_heads: int,
+        head_dim: int,
+    ) -> None:
+        super().__init__()
+        self.tok_embeddings = tok_embeddings
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+        self.output = output
+        self.rotary = rotary
+        self.kv_heads, self.head_dim = kv_heads, head_dim
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        positions: Tensor,
+        segments: Segments,
+        keep: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Embeddings to what the head reads.
+
+        Args:
+            x: [n, w].
+            positions: [n, 3] on the axes t, h, w.
+            segments: rows (or documents); unused once a cache holds the prompt.
+            keep: [k] indices of the tokens the head is to see; None for all.
+            cache: filled by the prompt, extended by every further token.
+
+        Returns:
+            Normalised states [n or k, w].
+        """
+        rotation = self.rotary(positions, x.dtype)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, rotation=rotation, segments=segments, cache=cache.layers[i] if cache else None)
+        return self.norm(x if keep is None else x.index_select(0, keep))

@@ -1,0 +1,103 @@
+"""Key/value cache for generation: rows of different lengths side by side, filled once, then one token at a time.
+
+The prompt of b rows comes right-padded to s; each row then appends at its own end, over the padding:
+
+    row 0:  P P P P P t t .        P prompt, t generated, . free, # padding not yet overwritten (never seen:
+    row 1:  P P t t # . . .          the mask ends at each row's own length)
+
+b rows, c capacity, g key/value heads, h query heads, d head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class KVCache:
+    """Keys and values of every layer, [b, c, g, d] each.
+
+    Args:
+        prompt_lengths: tokens of each row's prompt, without padding.
+        capacity: most tokens a row can hold, padded prompt included.
+        layers: number of decoder layers.
+        kv_heads: g.
+        head_dim: d.
+        dtype: dtype of keys and values.
+        device: where they live.
+    """
+
+    def __init__(
+        self,
+        prompt_lengths: Sequence[int],
+        capacity: int,
+        *,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        shape = (len(prompt_lengths), capacity, kv_heads, head_dim)
+        self.layers = [LayerCache(self, shape, dtype, device) for _ in range(layers)]
+        self.lengths = torch.tensor(list(prompt_lengths), device=device)  # [b] tokens held, next free place
+        self.used = 0  # places that any row may have filled: 0 until the prompt is in, then a host-side bound
+        self.capacity = capacity
+
+    @property
+    def empty(self) -> bool:
+        """Whether the prompt is still to come."""
+        return self.used == 0
+
+    def reserve(self, tokens: int) -> None:
+        """Before the layers run on `tokens` new places per row: make room, or say that there is none."""
+        if self.empty or tokens == 1:
+            self._start, self.used = self.used, self.used + tokens
+        else:
+            raise ValueError(f"after the prompt a row takes one token at a time, got {tokens}")
+        if self.used > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens per row, {self.used} are needed")
+        if self._start:
+            held = torch.arange(self.used, device=self.lengths.device)
+            self.mask = (held <= self.lengths[:, None])[:, None, None]  # [b, 1, 1, used]
+
+    def advance(self) -> None:
+        """After the layers ran on one new token per row."""
+        if self._start:
+            self.lengths = self.lengths + 1
+
+    @property
+    def prefilling(self) -> bool:
+        """Whether the tokens under way are the prompt."""
+        return self._start == 0
+
+
+class LayerCache:
+    """One layer's share of a KVCache."""
+
+    def __init__(self, cache: KVCache, shape: tuple[int, ...], dtype: torch.dtype, device) -> None:
+        self.cache = cache
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+
+    def store_prompt(self, k: Tensor, v: Tensor) -> None:
+        """Keep keys and values [b * s, g, d] of the padded prompt."""
+        b = self.keys.shape[0]
+        s = k.shape[0] // b
+        self.keys[:, :s] = k.unflatten(0, (b, s))
+        self.values[:, :s] = v.unflatten(0, (b, s))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Append one token per row (k, v [b, g, d]) and let its queries [b, h, d] see the row: [b, h, d].
+
+        The h / g query heads that share a key head stand where a sequence would: no key is ever expanded.
+        """
+        rows, used = torch.arange(q.shape[0], device=q.device), self.cache.used
+        self.keys[rows, self.cache.lengths] = k.to(self.keys.dtype)
+        self.values[rows, self.cache.lengths] = v.to(self.values.dtype)
+        keys, values = (x[:, :used].transpose(1, 2) for x in (self.keys, self.values))
+        grouped = q.unflatten(1, (k.shape[1], -1))
+        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self.cache.mask).flatten(1, 2)

@@ -1,0 +1,155 @@
+"""What trains: the three parts of a model, their settings and the rules between these.
+
+The parts are told by a parameter's path alone: `vision_encoder.…` is the encoder, except its mergers, which are the
+fusion; everything else is the decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+from torchtune.modules.peft import DoRALinear, LoRALinear
+
+Part = Literal["encoder", "fusion", "decoder"]
+Mode = Literal["frozen", "lora", "full"]
+PARTS: tuple[Part, ...] = ("encoder", "fusion", "decoder")
+ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "output_proj")
+MLP_LINEARS = ("w1", "w2", "w3")
+_ADAPTER_WEIGHTS = ("lora_a", "lora_b", "magnitude")
+
+
+def part_of(parameter_name: str) -> Part:
+    """The part a parameter belongs to, by its path."""
+    path = parameter_name.split(".")
+    if "vision_encoder" not in path:
+        return "decoder"
+    return "fusion" if any("merger" in name for name in path) else "encoder"
+
+
+def is_adapter(parameter_name: str) -> bool:
+    """Whether a parameter was added by LoRA or DoRA."""
+    return any(name in _ADAPTER_WEIGHTS for name in parameter_name.split("."))
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """LoRA on the linears named in `targets`; torchtune's LoRALinear or DoRALinear."""
+
+    targets: frozenset[str]
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    use_dora: bool = False
+
+
+def make_linear(
+    name: str, in_dim: int, out_dim: int, *, bias: bool, adapter: Adapter | None = None
+) -> nn.Module:
+    """The linear called `name` within its attention or MLP, with an adapter where one is asked for."""
+    if adapter is None or name not in adapter.targets:
+        return nn.Linear(in_dim, out_dim, bias=bias)
+    kind = DoRALinear if adapter.use_dora else LoRALinear
+    return kind(in_dim, out_dim, adapter.rank, adapter.alpha, adapter.dropout, use_bias=bias)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Mode of every part, and the adapter of those in mode "lora"."""
+
+    modes: Mapping[Part, Mode]
+    adapters: Mapping[Part, Adapter | None]
+
+    def apply(self, model: nn.Module) -> None:
+        """Set `requires_grad` of every parameter; embeddings, norms and head of a "lora" part stay frozen."""
+        for name, parameter in model.named_parameters():
+            mode = self.modes[part_of(name)]
+            parameter.requires_grad_(mode == "full" or (mode == "lora" and is_adapter(name)))
+
+
+def plan_training(
+    *,
+    encoder_trainable: Mode | bool = "full",
+    fusion_trainable: Mode | bool = "full",
+    decoder_trainable: Mode | bool = "full",
+    lora_attn_modules: Iterable[str] = (),
+    apply_lora_to_mlp: bool = False,
+    lora_rank: int | None = None,
+    lora_alpha: float | None = None,
+    lora_dropout: float = 0.0,
+    use_dora: bool = False,
+) -> Training:
+    """Check the trainable settings of a builder against each other.
+
+    Args:
+        encoder_trainable: "frozen", "lora" or "full" for the vision encoder; a bool means full or frozen.
+        fusion_trainable: the same for the mergers.
+        decoder_trainable: the same for the language model.
+        lora_attn_modules: which of q_proj, k_proj, v_proj, output_proj get LoRA.
+        apply_lora_to_mlp: whether the MLPs (the merger's too) get LoRA.
+        lora_rank: rank of the LoRA matrices.
+        lora_alpha: their output is scaled by alpha / rank.
+        lora_dropout: dropout before them.
+        use_dora: DoRA instead of LoRA.
+
+    Raises:
+        ValueError: where nothing trains, LoRA arguments come without a "lora" part, or the reverse.
+    """
+    given = dict(zip(PARTS, (encoder_trainable, fusion_trainable, decoder_trainable), strict=True))
+    modes = {part: _mode(part, value) for part, value in given.items()}
+    if set(modes.values()) == {"frozen"}:
+        raise ValueError(
+            "nothing to train: encoder_trainable, fusion_trainable and decoder_trainable are frozen"
+        )
+    lora_parts = [part for part in PARTS if modes[part] == "lora"]
+    attention = list(lora_attn_modules)
+    _check_lora_arguments(
+        lora_parts, attention, apply_lora_to_mlp, lora_rank, lora_alpha, lora_dropout, use_dora
+    )
+    if not lora_parts:
+        return Training(modes, dict.fromkeys(PARTS))
+    targets = frozenset(attention + list(MLP_LINEARS if apply_lora_to_mlp else ()))
+    assert lora_rank is not None and lora_alpha is not None
+    adapter = Adapter(targets, lora_rank, lora_alpha, lora_dropout, use_dora)
+    return Training(modes, {part: adapter if part in lora_parts else None for part in PARTS})
+
+
+def _mode(part: Part, value: Mode | bool) -> Mode:
+    if isinstance(value, bool):
+        return "full" if value else "frozen"
+    if value not in ("frozen", "lora", "full"):
+        raise ValueError(f'{part}_trainable: expected "frozen", "lora", "full" or a bool, got {value!r}')
+    return value
+
+
+def _check_lora_arguments(
+    parts: list[Part],
+    attention: list[str],
+    mlp: bool,
+    rank: int | None,
+    alpha: float | None,
+    dropout: float,
+    use_dora: bool,
+) -> None:
+    unknown = set(attention) - set(ATTENTION_LINEARS)
+    if unknown:
+        raise ValueError(f"lora_attn_modules: expected some of {ATTENTION_LINEARS}, got {sorted(unknown)}")
+    if not parts:
+        if attention or mlp or rank is not None or alpha is not None or dropout or use_dora:
+            raise ValueError(
+                'LoRA arguments are given, but no part is "lora": set encoder_trainable, fusion_trainable or '
+                'decoder_trainable to "lora", or drop the lora_… and use_dora arguments'
+            )
+        return
+    if rank is None or alpha is None or rank < 1:
+        raise ValueError(
+            f'{parts} set to "lora": lora_rank (at least 1) and lora_alpha are needed, got {rank}, {alpha}'
+        )
+    if "fusion" in parts and not mlp:
+        raise ValueError('fusion_trainable="lora" needs apply_lora_to_mlp=True: the merger has no attention')
+    if not attention and not mlp:
+        raise ValueError(
+            f'{parts} set to "lora", but nothing to put it on: lora_attn_modules or apply_lora_to_mlp'
+        )

@@ -1,0 +1,120 @@
+"""Axial rotary embedding. Unusual: which position axis turns which frequency is data, not code.
+
+A head of width d rotates f = d/2 pairs (i, i + f). Pair i turns by `positions[axes[i]] * frequencies[i]`:
+
+    ViT, head 80:      20 frequencies by the row, then the same 20 by the column
+    decoder, head 128: 64 frequencies, the first 16 by t, the next 24 by h, the last 24 by w (M-RoPE)
+
+n tokens, a axes, f frequencies, h heads, d head width. Source: Su et al. 2021, arXiv:2104.09864; Qwen2-VL,
+arXiv:2409.12191, section 2.1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Rotation(NamedTuple):
+    """cos and sin [n, 1, f] of every token's angles, made once per forward and shared by all layers."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+class AxialRotary:
+    """Angles of every token from its position on each axis.
+
+    Holds no buffer: its two short vectors stay on the host in fp32, whatever `.to(dtype)` or a meta device does to
+    the model around it, and follow the positions to their device.
+
+    Args:
+        frequencies: [f] radians per position step, fp32.
+        axes: for each frequency the axis of the positions that turns it.
+        scale: factor on cos and sin (YaRN's attention factor).
+    """
+
+    def __init__(self, frequencies: Tensor, axes: Sequence[int], scale: float = 1.0) -> None:
+        if len(axes) != len(frequencies):
+            raise ValueError(
+                f"one axis per frequency: got {len(axes)} axes for {len(frequencies)} frequencies"
+            )
+        self.scale = scale
+        self._host = (frequencies.float(), torch.tensor(list(axes), device="cpu"))
+        self._on: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Rotation:
+        """Tables for `positions` [n, a]; angles are always computed in fp32, then cast to `dtype`."""
+        device = positions.device
+        if device not in self._on:
+            frequencies, axes = self._host
+            self._on[device] = (frequencies.to(device), axes.to(device))
+        frequencies, axes = self._on[device]
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            angles = (positions.float().index_select(1, axes) * frequencies).unsqueeze(1)
+            return Rotation((angles.cos() * self.scale).to(dtype), (angles.sin() * self.scale).to(dtype))
+
+
+class _Rotate(torch.autograd.Function):
+    """Turn pairs (i, i + f); its gradient is the turn by the negative angle, so nothing but the tables is kept."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, 1)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        cos, sin = ctx.saved_tensors
+        return _turn(grad, cos, sin, -1), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+    """(a, b) -> (a cos - b sin, b cos + a sin), in the tables' dtype and back to x's."""
+    out = torch.empty(x.shape, dtype=cos.dtype, device=x.device)
+    a, b = x.to(cos.dtype).chunk(2, dim=-1)
+    out_a, out_b = out.chunk(2, dim=-1)
+    torch.mul(a, cos, out=out_a).addcmul_(b, sin, value=-sign)
+    torch.mul(b, cos, out=out_b).addcmul_(a, sin, value=sign)
+    return out.to(x.dtype)
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Rotate queries or keys [n, h, d]; computed in the tables' dtype, returned in x's."""
+    return _Rotate.apply(x, *rotation)
+
+
+def inverse_frequencies(width: int, theta: float) -> Tensor:
+    """[width / 2] frequencies theta^(-2i / width), fp32 on the host, as the reference computes them."""
+    exponents = torch.arange(0, width, 2, dtype=torch.float, device="cpu") / width
+    return 1.0 / theta**exponents
+
+
+def yarn_frequencies(
+    width: int,
+    theta: float,
+    *,
+    factor: float,
+    original_length: int,
+    beta_fast: float = 32.0,
+    beta_slow: float = 1.0,
+) -> tuple[Tensor, float]:
+    """Frequencies [width / 2] stretched by YaRN and its factor on cos and sin (arXiv:2309.00071, section 3.4).
+
+    Frequencies that turn more than `beta_fast` times within `original_length` positions stay, those that turn less
+    than `beta_slow` times are divided by `factor`, those between are blended linearly.
+    """
+    plain = inverse_frequencies(width, theta)
+
+    def index_of(turns: float) -> float:
+        return width * math.log(original_length / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = max(math.floor(index_of(beta_fast)), 0), min(math.ceil(index_of(beta_slow)), width - 1)
+    steps = torch.arange(width // 2, dtype=torch.float, device="cpu") - low
+    stretched = (steps / max(high - low, 1e-3)).clamp(0, 1)
+    scale = 1.0 if factor <= 1 else 0.1 * math.log(factor) + 1.0
+    return plain / factor * stretched + plain * (1 - stretched), scale

@@ -1,0 +1,100 @@
+"""Ends of the vision encoder: pixels to patch embeddings, patch features to visual tokens.
+
+n patches, c channels, t frames per patch, p patch side, d encoder width, m merge size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PatchEmbed(nn.Linear):
+    """Patches to embeddings as one matrix product; the weight is [d, c * t * p * p], a conv kernel only in files.
+
+    Takes four kinds of `pixel_values`, told apart by dtype and width:
+
+        float  c * t * p * p   normalised, as the reference ships them
+        float  c * p * p       the same for stills, whose t frames are equal
+        uint8  c * t * p * p   raw; normalised here in fp32, then cast
+        uint8  c * p * p       raw stills, an eighth of the first kind's bytes
+
+    For stills the t kernels are summed in fp32 on the way, which halves the work and leaves the parameter, its
+    gradient and its weight decay those of the checkpoint.
+
+    Args:
+        channels: c.
+        frames: t.
+        patch: p.
+        width: d.
+        bias: whether the projection has one.
+        mean: per channel, of values in 0 .. 1; None refuses uint8.
+        std: per channel, of values in 0 .. 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        frames: int,
+        patch: int,
+        width: int,
+        bias: bool = False,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(channels * frames * patch * patch, width, bias=bias)
+        self.channels, self.frames = channels, frames
+        self.still_width = channels * patch * patch
+        if (mean is None) != (std is None) or any(x and len(x) != channels for x in (mean, std)):
+            raise ValueError(f"image_mean and image_std need {channels} numbers each, got {mean} and {std}")
+        self.scale = None if mean is None or std is None else (tuple(mean), tuple(std))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """pixels [n, c * p * p or c * t * p * p], uint8 or float -> [n, d]."""
+        still = pixels.shape[-1] == self.still_width
+        if not still and pixels.shape[-1] != self.in_features:
+            raise ValueError(
+                f"pixel_values: expected {self.in_features} values per patch, or {self.still_width} for stills, "
+                f"got {pixels.shape[-1]}; patch size and channels of transform and model must agree"
+            )
+        weight = self._still_weight() if still and self.frames > 1 else self.weight
+        if not pixels.is_floating_point():
+            pixels = self._normalise(pixels)
+        return F.linear(pixels.to(weight.dtype), weight, self.bias)
+
+    def _still_weight(self) -> Tensor:
+        kernels = self.weight.unflatten(1, (self.channels, self.frames, -1))
+        return kernels.sum(2, dtype=torch.float32).flatten(1).to(self.weight.dtype)
+
+    def _normalise(self, pixels: Tensor) -> Tensor:
+        if self.scale is None:
+            raise ValueError(
+                "pixel_values are uint8, but the model was built without image_mean and image_std: "
+                "pass both to the builder, load the model from a folder with a preprocessor file, or let the "
+                "transform ship floats"
+            )
+        mean, std = (255 * torch.tensor(x, device=pixels.device)[:, None] for x in self.scale)
+        return pixels.float().unflatten(-1, (self.channels, -1)).sub_(mean).div_(std).flatten(-2)
+
+
+class PatchMerger(nn.Module):
+    """Norm, then the m x m patches of a block side by side, then an MLP to the decoder's width.
+
+    Args:
+        norm: acts on single patches [n, d].
+        mlp: m * m * d -> decoder width.
+        merge: m.
+    """
+
+    def __init__(self, *, norm: nn.Module, mlp: nn.Module, merge: int) -> None:
+        super().__init__()
+        self.norm, self.mlp = norm, mlp
+        self.block = merge * merge
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, d] in merge-block order -> [n / m^2, decoder width]."""
+        return self.mlp(self.norm(x).unflatten(0, (-1, self.block)).flatten(1))

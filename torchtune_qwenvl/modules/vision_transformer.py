@@ -1,0 +1,87 @@
+"""The one ViT skeleton: embed, layers over frames or windows, merge. Usable alone: images in, visual tokens out.
+
+n patches of all images together, m merge size, d encoder width, w decoder width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from torchtune_qwenvl.modules.rope import AxialRotary
+from torchtune_qwenvl.modules.vision_plan import plan_vision, read_grids
+
+
+class VisionTransformer(nn.Module):
+    """Native-resolution vision encoder.
+
+    What is frozen costs nothing by itself: pixels need no gradient, so no graph starts before the first trainable
+    weight.
+
+    Args:
+        patch_embed: pixels [n, values] -> [n, d].
+        layers: transformer layers over flat patches.
+        merger: [n, d] -> [n / m^2, w].
+        rotary: turns rows and columns into angles.
+        merge: m.
+        window: side of an attention window in visual tokens; None for full attention everywhere.
+        full_attention: indexes of the layers that see the whole frame although there are windows.
+    """
+
+    def __init__(
+        self,
+        *,
+        patch_embed: nn.Module,
+        layers: Sequence[nn.Module],
+        merger: nn.Module,
+        rotary: AxialRotary,
+        merge: int,
+        window: int | None = None,
+        full_attention: Collection[int] = (),
+    ) -> None:
+        super().__init__()
+        self.patch_embed = patch_embed
+        self.layers = nn.ModuleList(layers)
+        self.merger = merger
+        self.rotary = rotary
+        self.merge, self.window = merge, window
+        self.full_attention = frozenset(full_attention)
+
+    def forward(self, pixel_values: Tensor, grid_thw: Tensor | Sequence[Sequence[int]]) -> Tensor:
+        """Encode images and clips.
+
+        Args:
+            pixel_values: [n, values per patch], patches in merge-block order, uint8 or float.
+            grid_thw: [m, 3] frames, rows and columns of patches per image or clip; a list avoids a device sync.
+
+        Returns:
+            Visual tokens [n / m^2, w], in the order of the grids.
+
+        Raises:
+            ValueError: where the grids do not fit each other or the number of patches.
+        """
+        grids = read_grids(grid_thw)
+        expected = sum(t * h * w for t, h, w in grids)
+        if expected != len(pixel_values):
+            raise ValueError(
+                f"grid_thw {grids} describes {expected} patches, pixel_values has {len(pixel_values)}"
+            )
+        plan = plan_vision(grids, self.merge, self.window, pixel_values.device)
+        if plan.order is not None:  # the pixels are moved, not their embeddings: fewer bytes, no gradient
+            blocks = pixel_values.unflatten(0, (-1, self.merge**2))
+            pixel_values = blocks.index_select(0, plan.order).flatten(0, 1)
+        rotation = self.rotary(plan.positions)
+        x = self.patch_embed(pixel_values)
+        for i, layer in enumerate(self.layers):
+            segments = plan.frames if i in self.full_attention else plan.windows
+            x = layer(x, rotation=rotation, segments=segments)
+        tokens = self.merger(x)
+        return tokens if plan.restore is None else tokens.index_select(0, plan.restore)
+
+    def dummy_pixels(self) -> tuple[Tensor, list[list[int]]]:
+        """The smallest input there is: one visual token of black, its pixel_values and grid_thw."""
+        weight = next(self.patch_embed.parameters())
+        width = self.patch_embed.in_features
+        return torch.zeros(self.merge**2, width, device=weight.device), [[1, self.merge, self.merge]]
