@@ -24,7 +24,7 @@ def get_family(config: Mapping[str, Any] | str | Path) -> Family:
         path = path / "config.json" if path.is_dir() else path
         if not path.is_file():
             raise ValueError(f"no config.json at {path}: expected a checkpoint folder")
-        config = json.loads(path.read_text(encoding="utf-8"))
+        return get_family(json.loads(path.read_text(encoding="utf-8")))
     model_type = config.get("model_type")
     if model_type not in FAMILIES:
         raise ValueError(

@@ -1,7 +1,7 @@
 """Attention over segments: frames, windows, documents, padded rows. Unusual: no mask exists anywhere.
 
-Tokens lie flat, and neighbours that attend to each other form a segment. Three images with windows of 64, 64, 32 | 64 |
-16 tokens are five segments in n = 240 tokens; equal neighbours share one batched call:
+Tokens lie flat, and neighbours that attend to each other form a segment. Three images with windows of 64, 64,
+32 | 64 | 16 tokens are five segments in n = 240 tokens; equal neighbours share one batched call:
 
     lengths     64  64  32  64  16
     runs        2x64    1x32  1x64  1x16        -> four SDPA calls, or one varlen kernel on CUDA in bf16/fp16
@@ -15,6 +15,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -87,11 +88,13 @@ def _equal_lengths(q: Tensor, k: Tensor, v: Tensor, run: tuple[int, int], causal
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, causal: bool) -> Tensor:
-    options: dict = {"window_size": (-1, 0) if causal else (-1, -1)}
+    options: dict[str, Any] = {"window_size": (-1, 0) if causal else (-1, -1)}
     if q.shape[1] != k.shape[1]:
         if _VARLEN_SHARES_KV_HEADS:
             options["enable_gqa"] = True
         else:
             k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     cu, longest = segments.cu_seqlens, segments.longest
-    return varlen_attn(q, k, v, cu, cu, longest, longest, **options)
+    out = varlen_attn(q, k, v, cu, cu, longest, longest, **options)
+    assert isinstance(out, Tensor)
+    return out

@@ -18,11 +18,11 @@ from torchtune_qwenvl.modules.rope import AxialRotary
 class TiedOutput(nn.Module):
     """A head without a weight of its own: it reads the embeddings'.
 
-    A module, unlike torchtune's TiedLinear, so that hooks find it; the embedding is held out of torch's sight, or it
-    would appear twice in the state dict.
+    A module, unlike torchtune's TiedLinear, so that hooks find it; the embedding is held out of torch's
+    sight, or it would appear twice in the state dict.
     """
 
-    def __init__(self, tok_embeddings: nn.Module) -> None:
+    def __init__(self, tok_embeddings: nn.Embedding) -> None:
         super().__init__()
         self._source = (tok_embeddings,)
 
@@ -47,7 +47,7 @@ class VisionLanguageDecoder(nn.Module):
     def __init__(
         self,
         *,
-        tok_embeddings: nn.Module,
+        tok_embeddings: nn.Embedding,
         layers: Sequence[nn.Module],
         norm: nn.Module,
         output: nn.Module,

@@ -1,4 +1,4 @@
-"""Key/value cache for generation: rows of different lengths side by side, filled once, then one token at a time.
+"""Key/value cache for generation: rows of different lengths, filled once, then one token at a time.
 
 The prompt of b rows comes right-padded to s; each row then appends at its own end, over the padding:
 

@@ -1,7 +1,7 @@
 """The one attention and the one transformer layer of both towers; what differs between them is handed in.
 
-Both work on flat tokens [n, w]: n tokens of all images or all rows, w model width, h heads, g key/value heads,
-d head width. Which tokens meet is said by `Segments`, where they stand by `Rotation`.
+Both work on flat tokens [n, w]: n tokens of all images or all rows, w model width, h heads, g key/value
+heads, d head width. Which tokens meet is said by `Segments`, where they stand by `Rotation`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torchtune_qwenvl.modules.rope import Rotation, rotate
 class Attention(nn.Module):
     """Multi-head attention over segments, with rotary positions and grouped key/value heads.
 
-    torchtune's MultiHeadAttention expands key/value heads, takes dense masks only and normalises q and k after the
-    rotation; hence our own.
+    torchtune's MultiHeadAttention expands key/value heads, takes dense masks only and normalises q and k
+    after the rotation; hence our own.
 
     Args:
         q_proj: w -> h * d.
@@ -71,8 +71,8 @@ class Attention(nn.Module):
 class TransformerLayer(TransformerSelfAttentionLayer):
     """Pre-norm layer on flat tokens.
 
-    A subclass of torchtune's, which activation checkpointing, compiling and sharding look for by type. Its slots
-    `sa_scale` and `mlp_scale` act on what a branch adds to the stream (a second norm in some families).
+    A subclass of torchtune's, which activation checkpointing, compiling and sharding look for by type. Its
+    slots `sa_scale` and `mlp_scale` act on what a branch adds to the stream (a second norm in some families).
     """
 
     def forward(  # type: ignore[override]

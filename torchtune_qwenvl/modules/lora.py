@@ -1,7 +1,7 @@
 """What trains: the three parts of a model, their settings and the rules between these.
 
-The parts are told by a parameter's path alone: `vision_encoder.…` is the encoder, except its mergers, which are the
-fusion; everything else is the decoder.
+The parts are told by a parameter's path alone: `vision_encoder.…` is the encoder, except its mergers, which
+are the fusion; everything else is the decoder.
 """
 
 from __future__ import annotations

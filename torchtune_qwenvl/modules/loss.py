@@ -29,10 +29,10 @@ def labelled_positions(labels: Tensor) -> Tensor:
 def chunked_cross_entropy(
     states: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], chunk_tokens: int
 ) -> Tensor:
-    """Sum of the cross-entropies of k positions; logits are fp32 within the loss, and never more than a chunk's.
+    """Sum of the cross-entropies of k positions; logits are fp32 within the loss.
 
-    One chunk keeps its logits for the backward pass; several are recomputed there. k = 0 gives a zero that still
-    hangs on the head's weight, so that every rank runs the same collectives.
+    One chunk keeps its logits for the backward pass; several are recomputed there. k = 0 gives a zero that
+    still hangs on the head's weight, so that every rank runs the same collectives.
 
     Args:
         states: [k, w].

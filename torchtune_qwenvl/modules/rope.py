@@ -29,8 +29,8 @@ class Rotation(NamedTuple):
 class AxialRotary:
     """Angles of every token from its position on each axis.
 
-    Holds no buffer: its two short vectors stay on the host in fp32, whatever `.to(dtype)` or a meta device does to
-    the model around it, and follow the positions to their device.
+    Holds no buffer: its two short vectors stay on the host in fp32, whatever `.to(dtype)` or a meta device
+    does to the model around it, and follow the positions to their device.
 
     Args:
         frequencies: [f] radians per position step, fp32.
@@ -60,7 +60,7 @@ class AxialRotary:
 
 
 class _Rotate(torch.autograd.Function):
-    """Turn pairs (i, i + f); its gradient is the turn by the negative angle, so nothing but the tables is kept."""
+    """Turn pairs (i, i + f). The gradient is the turn by the negative angle: only the tables are kept."""
 
     @staticmethod
     def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -103,10 +103,10 @@ def yarn_frequencies(
     beta_fast: float = 32.0,
     beta_slow: float = 1.0,
 ) -> tuple[Tensor, float]:
-    """Frequencies [width / 2] stretched by YaRN and its factor on cos and sin (arXiv:2309.00071, section 3.4).
+    """Frequencies [width / 2] stretched by YaRN, and its factor on cos and sin (arXiv:2309.00071).
 
-    Frequencies that turn more than `beta_fast` times within `original_length` positions stay, those that turn less
-    than `beta_slow` times are divided by `factor`, those between are blended linearly.
+    Frequencies that turn more than `beta_fast` times within `original_length` positions stay, those that turn
+    less than `beta_slow` times are divided by `factor`, those between are blended linearly.
     """
     plain = inverse_frequencies(width, theta)
 

@@ -67,7 +67,7 @@ class VisionLanguageModel(nn.Module):
         self.num_output_chunks = num_output_chunks
 
     def adapter_params(self) -> list[str]:
-        """Fully trained parameters beside a "lora" part: torchtune's LoRA recipes freeze what no one names."""
+        """Fully trained parameters beside a "lora" part: torchtune's LoRA recipes freeze all others."""
         modes = self.training_plan.modes
         if "lora" not in modes.values():
             return []
@@ -104,14 +104,15 @@ class VisionLanguageModel(nn.Module):
             labels: int64 [b, s], unshifted, -100 ignored.
             input_pos: int64 [b, s, 3] on the axes t, h, w; None for plain text.
             encoder_input: {"vision": {"pixel_values": [n, values per patch], "grid_thw": [m, 3]}}.
-            layout: what collate computed on the host: "labelled" int64 [k], flat positions whose next token is
-                labelled; "visual" int64, flat positions of the visual tokens. Saves device syncs.
+            layout: what collate computed on the host: "labelled" int64 [k], flat positions whose next token
+                is labelled; "visual" int64, flat positions of the visual tokens. Saves device syncs.
             mask: none is taken; attention runs over segments.
             cache: for generation, see `make_cache`.
 
         Returns:
-            Without labels logits [b, s, v] (a list of chunks after `set_num_output_chunks`); with a cache [b, 1, v],
-            those of every row's last token. With labels the fp32 sum of the losses and their number, int64.
+            Without labels logits [b, s, v] (a list of chunks after `set_num_output_chunks`); with a cache [b,
+            1, v], those of every row's last token. With labels the fp32 sum of the losses and their number,
+            int64.
 
         Raises:
             ValueError: where visual tokens and placeholders differ in number, or positions are missing.
@@ -181,7 +182,7 @@ class VisionLanguageModel(nn.Module):
         if len(places) != len(features):
             raise ValueError(
                 f"the images give {len(features)} visual tokens, tokens hold {len(places)} placeholders "
-                f"(ids {self.image_token_id}, {self.video_token_id}): both must come from the same samples, uncut"
+                f"(ids {self.image_token_id}, {self.video_token_id}): both must come from the same samples"
             )
         return x.index_copy(0, places, features.to(x.dtype))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class PatchEmbed(nn.Linear):
-    """Patches to embeddings as one matrix product; the weight is [d, c * t * p * p], a conv kernel only in files.
+    """Patches to embeddings as one matrix product; the weight [d, c * t * p * p] is a conv kernel in files.
 
     Takes four kinds of `pixel_values`, told apart by dtype and width:
 
@@ -22,8 +22,8 @@ class PatchEmbed(nn.Linear):
         uint8  c * t * p * p   raw; normalised here in fp32, then cast
         uint8  c * p * p       raw stills, an eighth of the first kind's bytes
 
-    For stills the t kernels are summed in fp32 on the way, which halves the work and leaves the parameter, its
-    gradient and its weight decay those of the checkpoint.
+    For stills the t kernels are summed in fp32 on the way, which halves the work and leaves the parameter,
+    its gradient and its weight decay those of the checkpoint.
 
     Args:
         channels: c.
@@ -58,7 +58,7 @@ class PatchEmbed(nn.Linear):
         still = pixels.shape[-1] == self.still_width
         if not still and pixels.shape[-1] != self.in_features:
             raise ValueError(
-                f"pixel_values: expected {self.in_features} values per patch, or {self.still_width} for stills, "
+                f"pixel_values: expected {self.in_features} values per patch, {self.still_width} for stills, "
                 f"got {pixels.shape[-1]}; patch size and channels of transform and model must agree"
             )
         weight = self._still_weight() if still and self.frames > 1 else self.weight

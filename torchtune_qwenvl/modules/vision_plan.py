@@ -67,8 +67,8 @@ def plan_vision(grids: Sequence[Grid], merge: int, window: int | None, device: t
     for t, h, w in grids:
         if min(t, h, w) < 1 or h % merge or w % merge:
             raise ValueError(
-                f"grid_thw has an entry {(t, h, w)}: expected positive numbers of frames, rows and columns of "
-                f"patches, rows and columns in multiples of the merge size {merge}"
+                f"grid_thw has an entry {(t, h, w)}: expected positive numbers of frames, rows and "
+                f"columns of patches, rows and columns in multiples of the merge size {merge}"
             )
     frames = [_frame(h, w, merge, window) for t, h, w in grids for _ in range(t)]
     positions = torch.cat([frame.positions for frame in frames])

@@ -1,4 +1,4 @@
-"""The one ViT skeleton: embed, layers over frames or windows, merge. Usable alone: images in, visual tokens out.
+"""The one ViT skeleton: embed, layers over frames or windows, merge. Usable alone, images to visual tokens.
 
 n patches of all images together, m merge size, d encoder width, w decoder width.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from torchtune_qwenvl.modules.rope import AxialRotary
@@ -17,8 +16,8 @@ from torchtune_qwenvl.modules.vision_plan import plan_vision, read_grids
 class VisionTransformer(nn.Module):
     """Native-resolution vision encoder.
 
-    What is frozen costs nothing by itself: pixels need no gradient, so no graph starts before the first trainable
-    weight.
+    What is frozen costs nothing by itself: pixels need no gradient, so no graph starts before the first
+    trainable weight.
 
     Args:
         patch_embed: pixels [n, values] -> [n, d].
@@ -33,7 +32,7 @@ class VisionTransformer(nn.Module):
     def __init__(
         self,
         *,
-        patch_embed: nn.Module,
+        patch_embed: nn.Linear,
         layers: Sequence[nn.Module],
         merger: nn.Module,
         rotary: AxialRotary,
@@ -54,7 +53,8 @@ class VisionTransformer(nn.Module):
 
         Args:
             pixel_values: [n, values per patch], patches in merge-block order, uint8 or float.
-            grid_thw: [m, 3] frames, rows and columns of patches per image or clip; a list avoids a device sync.
+            grid_thw: [m, 3] frames, rows and columns of patches per image or clip; a list avoids a
+                device sync.
 
         Returns:
             Visual tokens [n / m^2, w], in the order of the grids.
@@ -82,6 +82,5 @@ class VisionTransformer(nn.Module):
 
     def dummy_pixels(self) -> tuple[Tensor, list[list[int]]]:
         """The smallest input there is: one visual token of black, its pixel_values and grid_thw."""
-        weight = next(self.patch_embed.parameters())
-        width = self.patch_embed.in_features
-        return torch.zeros(self.merge**2, width, device=weight.device), [[1, self.merge, self.merge]]
+        weight = self.patch_embed.weight
+        return weight.new_zeros(self.merge**2, self.patch_embed.in_features), [[1, self.merge, self.merge]]

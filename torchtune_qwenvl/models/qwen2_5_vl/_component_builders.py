@@ -37,7 +37,7 @@ def qwen2_5_vl_vision_encoder(
     adapter: Adapter | None = None,
     merger_adapter: Adapter | None = None,
 ) -> VisionTransformer:
-    """Native-resolution ViT with windowed attention and a 2 x 2 merger: pixel_values, grid_thw -> visual tokens.
+    """Native-resolution ViT with windowed attention and a 2 x 2 merger: pixels, grids -> visual tokens.
 
     Args:
         depth: number of layers.

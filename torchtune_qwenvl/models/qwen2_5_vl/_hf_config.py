@@ -1,7 +1,8 @@
 """Reads config.json of a Qwen2.5-VL folder, in the flat published form and the nested one of transformers 5.
 
-Both come out as one plain dict: `text_config`, `vision_config`, `rope_parameters`, `dtype`, `in_channels`. What the
-model would silently get wrong (sliding windows, unknown rotary types, sizes that do not divide) is refused here.
+Both come out as one plain dict: `text_config`, `vision_config`, `rope_parameters`, `dtype`, `in_channels`.
+What the model would silently get wrong (sliding windows, unknown rotary types, sizes that do not divide) is
+refused here.
 """
 
 from __future__ import annotations

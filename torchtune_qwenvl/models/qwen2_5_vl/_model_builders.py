@@ -1,8 +1,9 @@
 """Qwen2.5-VL of every published size, or of any size by its config.json.
 
 All builders take the same arguments beside the size: `image_mean`, `image_std`, `loss_chunk_tokens`, and what
-`torchtune_qwenvl.modules.lora.plan_training` takes (`encoder_trainable`, `fusion_trainable`, `decoder_trainable`,
-`lora_attn_modules`, `apply_lora_to_mlp`, `lora_rank`, `lora_alpha`, `lora_dropout`, `use_dora`).
+`torchtune_qwenvl.modules.lora.plan_training` takes (`encoder_trainable`, `fusion_trainable`,
+`decoder_trainable`, `lora_attn_modules`, `apply_lora_to_mlp`, `lora_rank`, `lora_alpha`, `lora_dropout`,
+`use_dora`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Published sizes, as the config.json of each checkpoint has them (huggingface.co/Qwen/Qwen2.5-VL-*-Instruct)."""
+"""Published sizes, as config.json of each checkpoint (Qwen/Qwen2.5-VL-*-Instruct) has them."""
 
 from __future__ import annotations
 
