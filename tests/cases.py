@@ -1,0 +1,114 @@
+"""Model inputs for the tests, made without our transform: for our model and, the same, for transformers'."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from torchtune_qwenvl.models.qwen2_5_vl import qwen2_5_vl_from_config
+from torchtune_qwenvl.models.qwen2_5_vl._weights import QWEN2_5_VL_WEIGHTS
+from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
+
+Grid = tuple[int, int, int]
+
+
+def renamed(named: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """transformers' weights (or gradients) under our names and in our shapes."""
+    for name, tensor in named.items():
+        ours = QWEN2_5_VL_WEIGHTS.ours(name)
+        tensor = tensor.flatten(1) if tensor.ndim == 5 else tensor
+        yield from zip(ours, tensor.chunk(len(ours)), strict=True)
+
+
+def ours_like(hf: Qwen2_5_VLForConditionalGeneration, **arguments: Any) -> VisionLanguageModel:
+    """Our model with the weights of transformers'; adapters keep their own."""
+    model = qwen2_5_vl_from_config(hf.config.to_dict(), **arguments)
+    weights = dict(renamed({name: p.detach().clone() for name, p in hf.named_parameters()}))
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    assert not unexpected and all("lora" in name or "magnitude" in name for name in missing)
+    for module in model.modules():
+        if hasattr(module, "initialize_dora_magnitude"):
+            module.initialize_dora_magnitude()
+    return model.eval()
+
+
+def relative(ours: Tensor, reference: Tensor) -> float:
+    """Norm of the difference over the norm."""
+    return ((ours - reference).norm() / reference.norm()).item()
+
+
+def of_scale(ours: Tensor, reference: Tensor) -> float:
+    """Largest difference over the largest value."""
+    return ((ours - reference).abs().max() / reference.abs().max()).item()
+
+
+class Case:
+    """Prompts of text pieces (numbers of tokens) and images (grids in patches), in any order.
+
+    `Case(hf, [3, (1, 4, 6), 5])` is one row: 3 text tokens, an image between its two marks, 5 text tokens. The
+    last `labelled` text tokens of each row are labelled.
+    """
+
+    def __init__(
+        self, hf: nn.Module, *rows: Sequence[int | Grid], labelled: int = 4, seed: int = 0, raw: bool = False
+    ) -> None:
+        self.hf, self.labelled = hf, labelled
+        self._generator = torch.Generator().manual_seed(seed)
+        self.samples = [self._sample(row, raw) for row in rows]
+
+    def _sample(self, pieces: Sequence[int | Grid], raw: bool) -> dict[str, Any]:
+        config, tokens, images, grids = self.hf.config, [], [], []
+        for piece in pieces:
+            if isinstance(piece, int):
+                tokens += torch.randint(0, 250, (piece,), generator=self._generator).tolist()
+                continue
+            t, h, w = piece
+            merged = t * h * w // config.vision_config.spatial_merge_size**2
+            placeholders = [config.image_token_id] * merged
+            tokens += [config.vision_start_token_id, *placeholders, config.vision_end_token_id]
+            images.append(self._pixels(t * h * w, raw))
+            grids.append(piece)
+        grid_thw = torch.tensor(grids, dtype=torch.int64).view(-1, 3)
+        return {
+            "tokens": tokens,
+            "mask": [i < len(tokens) - self.labelled for i in range(len(tokens))],
+            "input_pos": self._positions(tokens, grid_thw),
+            "encoder_input": {"vision": {"images": images, "grid_thw": grid_thw}},
+        }
+
+    def _pixels(self, n: int, raw: bool) -> Tensor:
+        if raw:
+            return torch.randint(0, 256, (n, 3 * 14 * 14), generator=self._generator).to(torch.uint8)
+        return torch.randn(n, 3 * 2 * 14 * 14, generator=self._generator)
+
+    def _positions(self, tokens: list[int], grids: Tensor) -> Tensor:
+        ids = torch.tensor([tokens])
+        if not len(grids):
+            return torch.arange(len(tokens))[:, None].expand(-1, 3)
+        kinds = (ids == self.hf.config.image_token_id).int()
+        positions, _ = self.hf.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grids)
+        return positions[:, 0].T
+
+    def reference_inputs(self) -> dict[str, Any]:
+        """What transformers' model takes, right-padded, `mm_token_type_ids` included; no pixels where no image."""
+        longest = max(len(sample["tokens"]) for sample in self.samples)
+        pad = [longest - len(sample["tokens"]) for sample in self.samples]
+        tokens = torch.tensor([s["tokens"] + [0] * n for s, n in zip(self.samples, pad, strict=True)])
+        labels = [
+            [-100 if masked or i == 0 else s["tokens"][i] for i, masked in enumerate(s["mask"])] + [-100] * n
+            for s, n in zip(self.samples, pad, strict=True)
+        ]
+        real = [[1] * (longest - n) + [0] * n for n in pad]
+        inputs = {
+            "input_ids": tokens,
+            "attention_mask": torch.tensor(real),
+            "mm_token_type_ids": (tokens == self.hf.config.image_token_id).int(),
+            "labels": torch.tensor(labels),
+        }
+        visions = [s["encoder_input"]["vision"] for s in self.samples]
+        if images := [image for vision in visions for image in vision["images"]]:
+            inputs["pixel_values"] = torch.cat(images)
+            inputs["image_grid_thw"] = torch.cat([vision["grid_thw"] for vision in visions])
+        return inputs

@@ -1,0 +1,132 @@
+"""Our model against transformers', tiny and random, in fp32: visual tokens, logits, loss and every gradient.
+
+The bounds are those a correct fp32 implementation keeps to a true fp64 run; they are never widened.
+"""
+
+import pytest
+import tiny
+import torch
+from cases import Case, of_scale, ours_like, relative, renamed
+
+from torchtune_qwenvl.data import collate
+
+# Pieces of text (tokens) and images (grids in patches) per row; odd sizes, whole and cut windows.
+ROWS = {
+    "one image": [[3, (1, 10, 14), 9]],
+    "whole windows": [[3, (1, 16, 16), 9]],
+    "smallest": [[1, (1, 2, 2), 6]],
+    "narrow": [[2, (1, 2, 46), 7]],
+    "interleaved": [[4, (1, 4, 6), 5, (1, 18, 10), 1, (1, 8, 8), 8]],
+    "text only": [[17]],
+    "batch with padding": [[2, (1, 6, 12), 14], [25], [1, (1, 2, 4), 1, (1, 8, 34), 6]],
+}
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+def hf(request):
+    return tiny.tiny_hf_model(seed=3, tie=request.param)
+
+
+@pytest.fixture(scope="module")
+def ours(hf):
+    return ours_like(hf)
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())
+def test_logits_loss_and_every_gradient(hf, ours, rows):
+    case = Case(hf, *rows)
+    inputs = case.reference_inputs()
+    hf.zero_grad()
+    ours.zero_grad()
+    expected = hf(**inputs)
+    expected.loss.backward()
+    batch = collate(case.samples, padding_idx=0)
+    assert torch.equal(batch["labels"], inputs["labels"])
+
+    labels = batch.pop("labels")
+    logits = ours(**batch)
+    real = inputs["attention_mask"].bool()
+    assert of_scale(logits[real], expected.logits[real]) <= 5e-6
+
+    loss, n = ours(**batch, labels=labels)
+    assert n == (labels != -100).sum()
+    assert abs(loss / n - expected.loss) <= 5e-6
+    (loss / n).backward()
+    gradients = {name: p.grad for name, p in hf.named_parameters() if p.grad is not None}
+    theirs = dict(renamed(gradients))
+    for name, parameter in ours.named_parameters():
+        if name in theirs:
+            assert relative(parameter.grad, theirs[name]) <= 1e-5, name
+        else:
+            assert rows == ROWS["text only"] and name.startswith("vision_encoder"), name
+
+
+@pytest.mark.parametrize(
+    "grids", [[(1, 10, 14)], [(1, 16, 24), (1, 2, 2), (1, 18, 6)], [(3, 12, 10), (1, 4, 4)]]
+)
+def test_visual_tokens(hf, ours, grids):
+    pixels = torch.randn(sum(t * h * w for t, h, w in grids), 1176)
+    with torch.no_grad():
+        expected = hf.model.visual(pixels, torch.tensor(grids)).pooler_output
+        assert (ours.vision_encoder(pixels, torch.tensor(grids)) - expected).abs().max() <= 1e-5
+        assert torch.equal(
+            ours.vision_encoder(pixels, grids), ours.vision_encoder(pixels, torch.tensor(grids))
+        )
+
+
+def test_the_bounds_would_catch_a_small_mistake(hf, ours):
+    """A norm's epsilon of 1e-5 instead of 1e-6 in one layer of the decoder is seen."""
+    case = Case(hf, *ROWS["one image"])
+    batch = collate(case.samples, padding_idx=0)
+    labels = batch.pop("labels")
+    before = ours(**batch)
+    norm = ours.decoder.layers[0].mlp_norm
+    norm.eps = 1e-4
+    try:
+        assert of_scale(ours(**batch), before) > 5e-6
+    finally:
+        norm.eps = 1e-6
+    assert labels.shape == before.shape[:2]
+
+
+def test_chunks_of_the_loss_and_of_the_logits_change_nothing(hf):
+    case = Case(hf, *ROWS["batch with padding"], labelled=5)
+    whole, chunked = ours_like(hf), ours_like(hf, loss_chunk_tokens=4)
+    batch = collate(case.samples, padding_idx=0)
+    losses = []
+    for model in (whole, chunked):
+        loss, n = model(**batch)
+        loss.backward()
+        losses.append(loss / n)
+    assert abs(losses[0] - losses[1]) <= 5e-6
+    for (name, one), other in zip(whole.named_parameters(), chunked.parameters(), strict=True):
+        assert relative(other.grad, one.grad) <= 1e-5, name
+    batch.pop("labels")
+    logits = whole(**batch)
+    whole.set_num_output_chunks(3)
+    assert torch.equal(torch.cat(whole(**batch), dim=1), logits)
+
+
+def test_a_batch_without_a_label_gives_zero_and_zero_gradients(hf):
+    model = ours_like(hf).train()
+    batch = collate(Case(hf, [9], [4], labelled=0).samples, padding_idx=0)
+    loss, n = model(**batch)
+    loss.backward()
+    assert loss == 0 and n == 0
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and not parameter.grad.any(), name
+
+
+def test_yarn(hf):
+    rope = {
+        "rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64,
+        "mrope_section": [2, 3, 3],
+    }  # fmt: skip
+    stretched = tiny.tiny_hf_model(seed=4, text={"rope_parameters": rope})
+    case = Case(stretched, *ROWS["one image"])
+    batch = collate(case.samples, padding_idx=0)
+    batch.pop("labels")
+    expected = stretched(**case.reference_inputs()).logits
+    assert of_scale(ours_like(stretched)(**batch), expected) <= 5e-6
+    plain = tiny.tiny_hf_model(seed=4)
+    assert of_scale(ours_like(plain)(**batch), expected) > 1e-3

@@ -1,0 +1,211 @@
+"""Text from images and prompts: single or batched, greedy or sampled, whole or as a stream.
+
+    samples = [transform({"messages": messages}, inference=True) for messages in prompts]
+    rows = generate(model, samples, pad_id=transform.pad_id, stop_tokens=transform.stop_tokens)
+    texts = [transform.decode(row) for row in rows]
+
+Unusual: rows of a batch are right-padded and never see each other or their padding, and every row draws from a random
+generator of its own. A row therefore gives the same tokens alone and in any batch.
+
+b rows, s tokens of the longest prompt, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from torchtune_qwenvl.data import collate
+from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: 0 takes the likeliest token; above, logits are divided by it.
+        top_k: only the k likeliest tokens; 0 for all.
+        top_p: only the likeliest tokens that together reach this probability; 1 for all.
+        seed: of row 0; row i draws with seed + i.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"sampling: expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1, got {self.temperature}, "
+                f"{self.top_k} and {self.top_p}"
+            )
+
+
+def generate(
+    model: VisionLanguageModel,
+    samples: Sequence[Mapping[str, Any]],
+    *,
+    pad_id: int,
+    stop_tokens: Collection[int],
+    max_new_tokens: int = 256,
+    sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
+    use_cache: bool = True,
+) -> list[list[int]]:
+    """Continue every prompt until a stop token or `max_new_tokens`.
+
+    Args:
+        model: on its device; put it in eval mode first.
+        samples: prompts as the transform makes them with inference=True; images of several sizes and prompts of
+            several lengths may be mixed.
+        pad_id: fills up short rows.
+        stop_tokens: a row ends before any of these.
+        max_new_tokens: most tokens per row.
+        sampling: how tokens are chosen; greedy by default.
+        use_cache: keep keys and values, instead of running the whole row for every token.
+
+    Returns:
+        New token ids of every row, without the stop token.
+    """
+    rows: list[list[int]] = [[] for _ in samples]
+    for step in stream(
+        model,
+        samples,
+        pad_id=pad_id,
+        stop_tokens=stop_tokens,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        use_cache=use_cache,
+    ):
+        for row, token in zip(rows, step, strict=True):
+            if token is not None:
+                row.append(token)
+    return rows
+
+
+@torch.no_grad()
+def stream(
+    model: VisionLanguageModel,
+    samples: Sequence[Mapping[str, Any]],
+    *,
+    pad_id: int,
+    stop_tokens: Collection[int],
+    max_new_tokens: int = 256,
+    sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
+    use_cache: bool = True,
+) -> Iterator[list[int | None]]:
+    """Like `generate`, step by step: yields one new token per row, None for rows that have ended."""
+    batch, lengths = _collate_prompts(samples, pad_id, next(model.parameters()).device)
+    state: _Decoding = (_Cached if use_cache else _Uncached)(model, batch, lengths, max_new_tokens)
+    draws = [torch.Generator().manual_seed(sampling.seed + row) for row in range(len(samples))]
+    going = [True] * len(samples)
+    logits = state.first()
+    for step in range(max_new_tokens):
+        tokens = choose(logits, sampling, draws)
+        chosen = tokens.tolist()
+        going = [on and token not in stop_tokens for on, token in zip(going, chosen, strict=True)]
+        if not any(going):
+            return
+        yield [token if on else None for on, token in zip(going, chosen, strict=True)]
+        if step + 1 < max_new_tokens:
+            logits = state.after(tokens)
+
+
+def choose(logits: Tensor, sampling: Sampling, draws: Sequence[torch.Generator]) -> Tensor:
+    """Next token [b] of every row.
+
+    Args:
+        logits: [b, v].
+        sampling: the rule.
+        draws: one generator per row, on the host.
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    ranked, order = (logits.float() / sampling.temperature).sort(descending=True, stable=True)
+    if sampling.top_k:
+        ranked[:, sampling.top_k :] = -torch.inf
+    chances = ranked.softmax(-1)
+    before = (
+        chances.cumsum(-1) - chances
+    )  # probability of all likelier tokens; 0 for the first, which always stays
+    total = chances.masked_fill(before >= sampling.top_p, 0).cumsum(-1)
+    uniform = torch.cat([torch.rand(1, generator=draw) for draw in draws]).to(logits.device)
+    picked = torch.searchsorted(total, (uniform * total[:, -1])[:, None], right=True)
+    return order.gather(1, picked.clamp(max=logits.shape[-1] - 1)).squeeze(1)
+
+
+class _Decoding(Protocol):
+    """Logits [b, v] for the token after the prompts, then for the token after each chosen one."""
+
+    def first(self) -> Tensor: ...
+
+    def after(self, tokens: Tensor) -> Tensor: ...
+
+
+class _Cached:
+    """Runs the prompt once, then one token per row."""
+
+    def __init__(
+        self, model: VisionLanguageModel, batch: dict[str, Any], lengths: list[int], new_tokens: int
+    ) -> None:
+        self.model, self.batch = model, batch
+        self.next_position = _next_positions(batch["input_pos"], lengths)
+        self.cache = model.make_cache(lengths, batch["tokens"].shape[1] + new_tokens)
+
+    def first(self) -> Tensor:
+        return self.model(**self.batch, cache=self.cache)[:, -1]
+
+    def after(self, tokens: Tensor) -> Tensor:
+        positions = self.next_position[:, None, None].expand(-1, 1, 3)
+        self.next_position = self.next_position + 1
+        return self.model(tokens[:, None], input_pos=positions, cache=self.cache)[:, -1]
+
+
+class _Uncached:
+    """Runs every row from its start for every token."""
+
+    def __init__(
+        self, model: VisionLanguageModel, batch: dict[str, Any], lengths: list[int], new_tokens: int
+    ) -> None:
+        self.model, self.batch = model, batch
+        self.next_position = _next_positions(batch["input_pos"], lengths)
+        self.lengths = torch.tensor(lengths, device=batch["tokens"].device)
+        self.rows = torch.arange(len(lengths), device=batch["tokens"].device)
+
+    def first(self) -> Tensor:
+        return self.model(**self.batch)[self.rows, self.lengths - 1]
+
+    def after(self, tokens: Tensor) -> Tensor:
+        for name, value in (("tokens", tokens), ("input_pos", self.next_position[:, None])):
+            old = self.batch[name]
+            longer = torch.cat([old, old[:, -1:]], dim=1)
+            longer[self.rows, self.lengths] = value
+            self.batch[name] = longer
+        self.next_position, self.lengths = self.next_position + 1, self.lengths + 1
+        return self.first()
+
+
+def _collate_prompts(
+    samples: Sequence[Mapping[str, Any]], pad_id: int, device: torch.device
+) -> tuple[dict[str, Any], list[int]]:
+    """Right-padded batch on the model's device, and the prompts' lengths."""
+    batch = collate(samples, padding_idx=pad_id)
+    vision = batch["encoder_input"]["vision"]
+    moved = {
+        "tokens": batch["tokens"].to(device),
+        "input_pos": batch["input_pos"].to(device),
+        "encoder_input": {
+            "vision": {"pixel_values": vision["pixel_values"].to(device), "grid_thw": vision["grid_thw"]}
+        },
+    }
+    return moved, [len(sample["tokens"]) for sample in samples]
+
+
+def _next_positions(input_pos: Tensor, lengths: list[int]) -> Tensor:
+    """[b] text goes on one past the largest position of the prompt, on all axes."""
+    return torch.stack([row[:n].max() + 1 for row, n in zip(input_pos, lengths, strict=True)])
