@@ -1,8 +1,19 @@
 """Datasets, collate and loader: from a file of conversations to batches."""
 
+from torchtune_qwenvl.data.chat_dataset import VisionChatDataset, vision_chat_dataset
 from torchtune_qwenvl.data.collate import collate
 from torchtune_qwenvl.data.dataset import Guarded, SkippedSample
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
 from torchtune_qwenvl.data.sampler import ResumableSampler
 
-__all__ = ["Batch", "Guarded", "Loader", "ResumableSampler", "SkippedSample", "build_loader", "collate"]
+__all__ = [
+    "Batch",
+    "Guarded",
+    "Loader",
+    "ResumableSampler",
+    "SkippedSample",
+    "VisionChatDataset",
+    "build_loader",
+    "collate",
+    "vision_chat_dataset",
+]

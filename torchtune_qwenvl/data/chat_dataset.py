@@ -1,0 +1,124 @@
+"""The dataset of images and conversations: a record is read, parsed, its images found, the transform "
+"applied."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+from torchtune.data import CROSS_ENTROPY_IGNORE_IDX
+
+from torchtune_qwenvl.data.dataset import Guarded
+from torchtune_qwenvl.data.images import ImageFinder
+from torchtune_qwenvl.data.messages import MessageParser
+from torchtune_qwenvl.data.records import Records
+from torchtune_qwenvl.data.sources import open_source
+from torchtune_qwenvl.data.urls import UrlPolicy
+from torchtune_qwenvl.transforms.errors import BadSample
+
+
+class VisionChatDataset(Dataset):
+    """Map-style dataset of samples.
+
+    Args:
+        records: where records come from.
+        parse: record -> messages.
+        find_image: what a record names as image, and the file's folder -> path, bytes or image.
+        transform: ``{"messages": [...]}`` -> sample.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        parse: MessageParser,
+        find_image: ImageFinder,
+        transform: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    ) -> None:
+        self.records, self.parse, self.find_image, self.transform = records, parse, find_image, transform
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def where(self, index: int) -> str:
+        """File and number of a sample."""
+        return self.records.where(index)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The transform's sample with ``labels`` (its tokens, ignored where masked)."""
+        record = self.records[index]
+        if not isinstance(record, Mapping):
+            raise BadSample(f"expected an object with the columns of a sample, got {type(record).__name__}")
+        messages = self.parse(record)
+        folder = self.records.folder(index)
+        for message in messages:
+            for part in message.content:
+                if part["type"] == "image":
+                    part["content"] = self.find_image(part["content"], folder)
+        sample = dict(self.transform({"messages": messages}))
+        pairs = zip(sample["tokens"], sample["mask"], strict=True)
+        sample["labels"] = [CROSS_ENTROPY_IGNORE_IDX if masked else token for token, masked in pairs]
+        return sample
+
+
+def vision_chat_dataset(
+    tokenizer: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    *,
+    source: Any,
+    style: str = "auto",
+    image_root: str | Path | None = None,
+    allow_urls: bool = False,
+    url_timeout: float = 10.0,
+    url_max_bytes: int = 20 * 2**20,
+    on_bad_sample: str = "raise",
+    column_map: Mapping[str, str] | None = None,
+    new_system_prompt: str | None = None,
+    split: str = "train",
+    data_files: Any = None,
+    **load_dataset_kwargs: Any,
+) -> Guarded:
+    """Conversations with images, from JSON, JSONL, parquet or any `datasets` source.
+
+    .. code-block:: yaml
+
+        dataset:
+          _component_: torchtune_qwenvl.data.vision_chat_dataset
+          source: my_data.json
+          image_root: my_images
+
+    In torchtune's stock recipes (with ``collate_fn: torchtune_qwenvl.data.collate``) leave ``on_bad_sample``
+    at "raise": they cannot shrink a batch, so collate stops at a skipped sample with the sample's message.
+
+    Args:
+        tokenizer: the model's transform; the recipes pass it as the first argument.
+        source: see :func:`~torchtune_qwenvl.data.sources.open_source`.
+        style: "messages", "conversations" or "qa", see ``data/messages.py``; "auto" goes by the columns.
+        image_root: folder that relative image paths start from and that no path may leave. Without it they
+            start from the data file's folder.
+        allow_urls: read images from http and https URLs; private addresses are refused all the same.
+        url_timeout: seconds for one image.
+        url_max_bytes: largest file.
+        on_bad_sample: "raise" or "skip".
+        column_map: our column names (messages, conversations, question, answer, image, images) to the
+            dataset's.
+        new_system_prompt: replaces the records' system messages.
+        split: of the dataset, slices such as "train[:10%]" included.
+        data_files: as for ``datasets.load_dataset``.
+        **load_dataset_kwargs: passed on to it.
+
+    Returns:
+        A map-style dataset; a bad sample raises :class:`BadSample` with file, number, what was expected and
+        what to do, or comes as :class:`SkippedSample`.
+
+    Raises:
+        ValueError: a source, folder, style, column name or policy that does not exist.
+    """
+    if image_root is not None and not Path(image_root).is_dir():
+        raise ValueError(f"image_root: expected a folder, found none at {Path(image_root).resolve()}")
+    urls = UrlPolicy(timeout=url_timeout, max_bytes=url_max_bytes) if allow_urls else None
+    dataset = VisionChatDataset(
+        open_source(source, split=split, data_files=data_files, **load_dataset_kwargs),
+        MessageParser(style, column_map, new_system_prompt),
+        ImageFinder(None if image_root is None else Path(image_root), urls),
+        tokenizer,
+    )
+    return Guarded(dataset, on_bad_sample)
