@@ -125,6 +125,8 @@ def build_loader(
         prefetch_factor=prefetch_factor,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
         persistent_workers=num_workers > 0,
+        # Its own: starting workers draws a seed, which must not move the random numbers that training draws.
+        generator=torch.Generator(),
     )
     return Loader(batches, sampler)
 
