@@ -1,0 +1,61 @@
+"""Weights into a model that was built on the meta device, whole or sharded: a rank reads only the rows it keeps.
+
+    build on meta -> set_parameter_dtypes -> shard -> load_weights
+
+The first values of adapters are the same for every number of processes: each rank draws the whole matrix from the
+same random numbers and keeps its rows.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from torchtune_qwenvl.models import get_family
+from torchtune_qwenvl.training.checkpoint import plan_weights
+from torchtune_qwenvl.training.distributed import local
+from torchtune_qwenvl.training.folder import CheckpointFolder
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, files: CheckpointFolder, device: torch.device) -> None:
+    """Give a model on meta storage on `device` and the values of `files`; dtypes stay the model's.
+
+    Raises:
+        ValueError: names or shapes of the folder and the model do not fit; names file and tensor.
+    """
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    plan = plan_weights(files, get_family(files.config).weights, shapes)
+    model.to_empty(device=device)
+    parameters = dict(model.named_parameters())
+    for name, stored in plan.items():
+        ours = local(parameters[name])
+        start = first_row(parameters[name])
+        ours.copy_(stored.read(start, start + len(ours)))
+    for module in model.modules():
+        if hasattr(module, "rope_init"):
+            module.rope_init()
+        if hasattr(module, "lora_a"):
+            _init_adapter(module)
+
+
+def first_row(tensor: Tensor) -> int:
+    """Where this rank's rows of a sharded tensor begin; FSDP cuts the first axis into equal chunks, the last shorter."""
+    if not isinstance(tensor, DTensor):
+        return 0
+    rows, mesh = tensor.shape[0], tensor.device_mesh
+    return min(rows, mesh.get_local_rank() * math.ceil(rows / mesh.size()))
+
+
+def _init_adapter(module: nn.Module) -> None:
+    """As torchtune's LoRALinear and DoRALinear start: A random, B zero, the magnitude that of the weight's rows."""
+    a = module.lora_a.weight
+    drawn = torch.empty(a.shape)
+    nn.init.kaiming_uniform_(drawn, a=math.sqrt(5))
+    start = first_row(a)
+    local(a).copy_(drawn[start : start + len(local(a))])
+    local(module.lora_b.weight).zero_()
+    if hasattr(module, "magnitude"):
+        # Both are cut along the same rows, so each rank has what it needs.
+        local(module.magnitude).copy_(torch.linalg.norm(local(module.weight).float(), dim=1))

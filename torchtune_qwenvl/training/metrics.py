@@ -1,0 +1,133 @@
+"""What is logged about a step besides the loss: speed, waiting, memory, and how much of the device is used."""
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from torchtune_qwenvl.training.distributed import World
+
+# Dense bf16 peak in TFLOP/s, from the makers' data sheets (without sparsity); the first name that fits counts.
+PEAK_TFLOPS = {
+    "B200": 2250.0,
+    "GH200": 989.0,
+    "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.0,
+    "H800": 989.0,
+    "A100": 312.0,
+    "A800": 312.0,
+    "A6000": 155.0,
+    "A40": 150.0,
+    "A10G": 70.0,
+    "A10": 125.0,
+    "L40S": 362.0,
+    "L40": 181.0,
+    "L4": 121.0,
+    "RTX 5090": 209.5,
+    "RTX 4090": 165.2,
+    "RTX 3090": 71.0,
+}
+
+
+def peak_flops(device: torch.device, tflops: float | None = None) -> float | None:
+    """Peak operations per second of a device: `tflops` where given, else by its name; None where nobody knows."""
+    if tflops is None and device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        tflops = next((peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
+    return None if tflops is None else tflops * 1e12
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """The most memory in use so far: allocated on a CUDA device, resident for a process on the CPU; in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one rank's batches of a step hold.
+
+    Attributes:
+        labelled: labelled tokens, which the loss is the mean over.
+        tokens: tokens, padding left out.
+        images: images and clips.
+        flops: floating-point operations, see `FlopCounter`.
+    """
+
+    labelled: int = 0
+    tokens: int = 0
+    images: int = 0
+    flops: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(
+            self.labelled + other.labelled,
+            self.tokens + other.tokens,
+            self.images + other.images,
+            self.flops + other.flops,
+        )
+
+    def summed(self, world: World) -> torch.Tensor:
+        """[labelled, tokens, images, flops] of all ranks, float64 on the device, without waiting for it."""
+        counts = torch.tensor([self.labelled, self.tokens, self.images, self.flops], dtype=torch.float64)
+        return world.sum(counts.to(world.device, non_blocking=True))
+
+
+class Meter:
+    """Speed between two log lines; time inside `paused()` (validation, saving) does not count."""
+
+    def __init__(self, world: World, peak: float | None) -> None:
+        self._world, self._peak = world, peak
+        self._restart()
+
+    def add(self, work: torch.Tensor) -> None:
+        """One step's `Work.summed`; read from the device only when a line is logged."""
+        self._work = work if self._work is None else self._work + work
+        self._steps += 1
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around whatever waits for data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Around whatever is not training."""
+        start = time.perf_counter()
+        yield
+        self._began += time.perf_counter() - start
+
+    def report(self) -> dict[str, float]:
+        """Figures since the last call, over all ranks; waiting and memory are this rank's. Waits for the device."""
+        assert self._work is not None, "report() before the first step"
+        _, tokens, images, flops = self._work.tolist()
+        seconds = time.perf_counter() - self._began
+        per_device = flops / seconds / self._world.size
+        figures = {
+            "tokens_per_second": tokens / seconds,
+            "images_per_second": images / seconds,
+            "seconds_per_step": seconds / self._steps,
+            "data_wait_seconds": self._waited / self._steps,
+            "peak_memory_gib": peak_memory_gib(self._world.device),
+            "tflops_per_device": per_device / 1e12,
+        }
+        if self._peak is not None:
+            figures["mfu"] = per_device / self._peak
+        self._restart()
+        return figures
+
+    def _restart(self) -> None:
+        self._work: torch.Tensor | None = None
+        self._steps = 0
+        self._waited = 0.0
+        self._began = time.perf_counter()

@@ -1,0 +1,107 @@
+"""The three parts of a model as the recipe sees them: what trains, with which learning rate, and whether it learns.
+
+encoder: the vision encoder without its merger · fusion: the merger(s) · decoder: the language model.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchtune.modules import TransformerSelfAttentionLayer
+
+from torchtune_qwenvl.modules.lora import part_of
+from torchtune_qwenvl.training.distributed import whole
+
+PARTS = ("encoder", "fusion", "decoder")
+VISUAL = ("encoder", "fusion")
+
+
+def trainable_by_part(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
+    """`{part: {name: parameter}}` of what trains; parts that are wholly frozen are absent.
+
+    Raises:
+        ValueError: nothing trains.
+    """
+    parts: dict[str, dict[str, nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parts.setdefault(part_of(name), {})[name] = parameter
+    if not parts:
+        raise ValueError("Nothing to train: set encoder_trainable, fusion_trainable or decoder_trainable.")
+    return {part: parts[part] for part in PARTS if part in parts}
+
+
+def trainable_table(model: nn.Module, learning_rates: Mapping[str, float]) -> str:
+    """One line per part: parameters that train, parameters that are frozen, dtypes, learning rate."""
+    rows = [("part", "trains", "frozen", "dtype", "lr")]
+    named = [(part_of(name), parameter) for name, parameter in model.named_parameters()]
+    for part in PARTS:
+        ours = [parameter for name, parameter in named if name == part]
+        trains = [p for p in ours if p.requires_grad]
+        dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in trains or ours})
+        count, frozen = _numel(trains), _numel(p for p in ours if not p.requires_grad)
+        rate = f"{learning_rates[part]:g}" if trains else "-"
+        rows.append((part, f"{count:,}", f"{frozen:,}", "+".join(dtypes), rate))
+    everything = [parameter for _, parameter in named]
+    trains = [p for p in everything if p.requires_grad]
+    rows.append(("all", f"{_numel(trains):,}", f"{_numel(everything) - _numel(trains):,}", "", ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def checkpoint_activations(model: nn.Module, towers: Mapping[str, bool]) -> None:
+    """Recompute the layers of a tower ("encoder", "decoder") in the backward pass; before `shard`.
+
+    Each layer's own `forward` is wrapped, not the module, so that parameters keep their names, and FSDP's hooks, which
+    sit around `forward`, see one call.
+    """
+    for name, layer in model.named_modules():
+        if isinstance(layer, TransformerSelfAttentionLayer) and towers.get(part_of(name), False):
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+
+
+class GradientCheck:
+    """At the first step, and for the visual parts at the first step with images: does every trainable part learn?
+
+    A part that silently gets no gradient (a detached graph, an adapter that is never called) trains nothing all night.
+    """
+
+    def __init__(self, parts: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
+        self._unchecked = dict(parts)
+
+    def __call__(self, images: int) -> None:
+        """Call after backward; `images`: how many this step had, on all ranks.
+
+        Raises:
+            ValueError: a trainable parameter without a gradient, or a part whose gradients are all zero.
+        """
+        for part in list(self._unchecked):
+            if images or part not in VISUAL:
+                self._check(part, self._unchecked.pop(part))
+
+    @staticmethod
+    def _check(part: str, parameters: Mapping[str, nn.Parameter]) -> None:
+        missing = [name for name, parameter in parameters.items() if parameter.grad is None]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} of {len(parameters)} trainable tensors of the {part} got no gradient at the first "
+                f"step, '{missing[0]}' first: nothing they compute reaches the loss. Freeze this part, or correct "
+                "the model."
+            )
+        if gradient_norm(parameters.values()) == 0:
+            raise ValueError(
+                f"All gradients of the {part} are zero at the first step: it trains, but the loss does not depend on "
+                "it. Freeze it, or correct the model (a LoRA whose two factors are both zero, a detached graph)."
+            )
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The 2-norm over all gradients of all ranks, a scalar; every rank must call."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return whole(torch.nn.utils.get_total_norm(gradients))
+
+
+def _numel(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)

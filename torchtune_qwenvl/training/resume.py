@@ -1,0 +1,221 @@
+"""Folders `step_N/` from which a run goes on as if it had never stopped, to the last bit.
+
+Each rank writes what it holds: its shards of the trainable parameters (the fp32 masters) and of the optimizer's state,
+its random number state; the position in the data is two numbers. Frozen weights come from the checkpoint folder.
+
+    step_40.tmp/rank_0.pt rank_1.pt      all ranks write, flush to disk, and wait for each other
+    step_40/                             rank 0 renames: a folder of this name is complete, or does not exist
+"""
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from torchtune_qwenvl.training.distributed import World, like, local
+
+META = "run.json"
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        step: optimizer steps done.
+        epoch: the epoch that the next batch comes from, counted from 0.
+        samples_done: samples of this epoch that all ranks together have trained on.
+        tokens: tokens that all ranks together have trained on.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    samples_done: int = 0
+    tokens: int = 0
+
+
+def save(
+    output_dir: Path,
+    world: World,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None,
+    progress: Progress,
+    keep_last_n: int | None = None,
+) -> Path:
+    """Write `output_dir/step_N/`; all ranks call. Returns the folder."""
+    folder = output_dir / f"step_{progress.step}"
+    part = folder.with_name(f"{folder.name}.tmp")
+    if world.is_main:
+        for stale in output_dir.glob("step_*.tmp"):
+            shutil.rmtree(stale)
+        part.mkdir(parents=True)
+        meta = {"world_size": world.size, "progress": asdict(progress)}
+        _write(part / META, json.dumps(meta, indent=2).encode())
+    world.barrier()
+    state = {
+        "parameters": {name: local(p.detach()) for name, p in _trainable(model).items()},
+        "optimizer": _map_tensors(optimizer.state_dict(), local),
+        "scheduler": scheduler.state_dict() if scheduler else None,
+        "rng": _random_state(world),
+    }
+    with open(part / f"rank_{world.rank}.pt", "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    world.barrier()
+    if world.is_main:
+        _remove(folder)
+        os.rename(part, folder)
+        _sync_folder(output_dir)
+        _prune(output_dir, keep_last_n)
+    world.barrier()
+    return folder
+
+
+def find(output_dir: Path, resume: bool | str) -> Path | None:
+    """The folder to go on from: the one named, or the last `step_N/`; None starts from the beginning.
+
+    Raises:
+        ValueError: the folder named is none of ours, or a new run would mix its folders with an earlier run's.
+    """
+    last = max(_complete(output_dir), key=_step_of, default=None)
+    if resume is True:
+        return last
+    if not resume:
+        if last is not None:
+            raise ValueError(
+                f"'{last}' is there from an earlier run: go on from it with resume=true, or start anew in another "
+                "output_dir (or remove the step_N folders)."
+            )
+        return None
+    folder = Path(resume)
+    if not (folder / META).is_file() or folder.suffix == ".tmp":
+        raise ValueError(
+            f"resume: expected a finished step_N folder of this recipe, with {META} in it, got '{folder}'. "
+            "resume=true takes the last one of output_dir."
+        )
+    return folder
+
+
+def load(
+    folder: Path,
+    world: World,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None,
+) -> Progress:
+    """Put a saved state back, random numbers last; all ranks call.
+
+    Raises:
+        ValueError: another number of processes, other trainable parameters, or another scheduler than the run had.
+    """
+    meta = json.loads((folder / META).read_text())
+    if meta["world_size"] != world.size:
+        raise ValueError(
+            f"{folder} was written by {meta['world_size']} process(es), this run has {world.size}: each process reads "
+            f"its own part, so resume with --nproc_per_node {meta['world_size']} (over all nodes)."
+        )
+    state = torch.load(folder / f"rank_{world.rank}.pt", map_location="cpu", weights_only=True)
+    parameters = _trainable(model)
+    if different := sorted(state["parameters"].keys() ^ parameters.keys()):
+        raise ValueError(
+            f"{folder} holds other trainable parameters than this model; {len(different)} differ, '{different[0]}' "
+            "first. Resume with the model: section that the run began with."
+        )
+    if (state["scheduler"] is None) != (scheduler is None):
+        raise ValueError(f"{folder}: the run was saved {'with' if scheduler is None else 'without'} an lr_scheduler.")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            local(parameter).copy_(state["parameters"][name])
+    optimizer.load_state_dict(_shard_state(state["optimizer"], optimizer))
+    if scheduler is not None:
+        scheduler.load_state_dict(state["scheduler"])
+    torch.set_rng_state(state["rng"]["cpu"])
+    if world.device.type == "cuda":
+        torch.cuda.set_rng_state(state["rng"]["cuda"], world.device)
+    return Progress(**meta["progress"])
+
+
+def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _shard_state(state: dict, optimizer: Optimizer) -> dict:
+    """Optimizer state as saved -> sharded like the parameters, where a tensor has the shape of its parameter's shard."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def restore(index: int, value: Any) -> Any:
+        reference = parameters[index]
+        if isinstance(value, Tensor) and value.dim() and value.shape == local(reference).shape:
+            return like(value, reference)
+        return value
+
+    per_parameter = {
+        index: {key: restore(index, value) for key, value in entries.items()}
+        for index, entries in state["state"].items()
+    }
+    return {"state": per_parameter, "param_groups": state["param_groups"]}
+
+
+def _random_state(world: World) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if world.device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(world.device)
+    return state
+
+
+def _map_tensors(tree: Any, function: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _map_tensors(value, function) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_map_tensors(value, function) for value in tree]
+    return function(tree) if isinstance(tree, Tensor) else tree
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step_"))
+
+
+def _complete(output_dir: Path) -> list[Path]:
+    names = [path for path in output_dir.glob("step_*") if re.fullmatch(r"step_\d+", path.name)]
+    return [path for path in names if (path / META).is_file()]
+
+
+def _prune(output_dir: Path, keep_last_n: int | None) -> None:
+    if keep_last_n is None:
+        return
+    for folder in sorted(_complete(output_dir), key=_step_of)[: -max(keep_last_n, 1)]:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Renamed first: a kill in the middle of the removal must not leave half a folder under a complete one's name."""
+    if folder.exists():
+        doomed = folder.with_name(f"{folder.name}.old.tmp")
+        os.rename(folder, doomed)
+        shutil.rmtree(doomed)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename lasts through a power cut once the folder itself is on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
