@@ -1,0 +1,148 @@
+"""A conversation as the model's chat template writes it, as pieces instead of one string.
+
+Jinja renders a string in which a user's `<|im_end|>` cannot be told from the template's. Here a turn is a list
+of pieces - text, special tokens, media - so that text stays text. What differs between models is the data of
+`ChatFormat`; `template_check` compares the result with the checkpoint's own Jinja.
+
+    user: [image] "What is this?"   ->   <|im_start|> "user\\n" <|vision_start|> [image] <|vision_end|>
+                                         "What is this?" <|im_end|> "\\n"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torchtune.data import Message
+
+from torchtune_qwenvl.transforms.errors import BadSample
+
+
+@dataclass(frozen=True)
+class Special:
+    """A special token of the template."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class MediaSlot:
+    """Where the sample's image number `index` stands."""
+
+    index: int
+
+
+Piece = str | Special | MediaSlot
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """How a family writes turns.
+
+    Args:
+        roles: torchtune's role -> the role in the header.
+        default_system: text of the system turn put in front when the conversation brings none; None: no turn.
+        turn_start, turn_end: special tokens around a turn.
+        image: special tokens before, for (repeated once per visual token) and after an image.
+        tool_call: text around the content of a message that is a tool call (`Message.ipython`).
+    """
+
+    roles: Mapping[str, str]
+    default_system: str | None
+    turn_start: str = "<|im_start|>"
+    turn_end: str = "<|im_end|>"
+    image: tuple[str, str, str] = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
+    tool_call: tuple[str, str] = ("<tool_call>\n", "\n</tool_call>")
+
+    @property
+    def special_names(self) -> tuple[str, ...]:
+        """Every special token that a rendered conversation can hold."""
+        return (self.turn_start, self.turn_end, *self.image)
+
+    def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> list[Turn]:
+        """The conversation's turns, the default system turn and the opened answer included.
+
+        Raises:
+            BadSample: no message, an unknown role or part.
+        """
+        if not messages:
+            raise BadSample("the conversation is empty", fix="give at least a user and an assistant message")
+        turns = []
+        if self.default_system is not None and messages[0].role != "system":
+            turns.append(self._turn("system", [self.default_system], trained=False))
+        n_media = 0
+        for number, message in enumerate(messages):
+            content = _content_pieces(message, number, n_media)
+            n_media += sum(isinstance(piece, MediaSlot) for piece in content)
+            if message.ipython:
+                content = [self.tool_call[0], *content, self.tool_call[1]]
+            trained = message.role == "assistant" and not message.masked
+            turns.append(self._turn(message.role, content, trained=trained, where=f"message {number}"))
+        if generation_prompt:
+            turns.append(Turn("assistant", self._header("assistant")))
+        return turns
+
+    def write(self, turns: Sequence[Turn]) -> str:
+        """The turns as one string, media as a single placeholder: what the Jinja template gives."""
+        return "".join(self._write_piece(piece) for turn in turns for piece in turn.pieces)
+
+    def _write_piece(self, piece: Piece) -> str:
+        if isinstance(piece, MediaSlot):
+            return "".join(self.image)
+        return piece.name if isinstance(piece, Special) else piece
+
+    def _turn(self, role: str, content: list[Piece], *, trained: bool, where: str = "") -> Turn:
+        if role not in self.roles:
+            raise BadSample(
+                f"unknown role {role!r}",
+                where=where,
+                fix=f"this model's chat template knows {', '.join(self.roles)}",
+            )
+        return Turn(role, self._header(role), content, [Special(self.turn_end), "\n"], trained)
+
+    def _header(self, role: str) -> list[Piece]:
+        return [Special(self.turn_start), f"{self.roles[role]}\n"]
+
+
+@dataclass
+class Turn:
+    """One turn: header, content and ending as pieces; `trained`: content and ending count in the loss."""
+
+    role: str
+    header: list[Piece]
+    content: list[Piece] = field(default_factory=list)
+    ending: list[Piece] = field(default_factory=list)
+    trained: bool = False
+
+    @property
+    def pieces(self) -> list[Piece]:
+        return [*self.header, *self.content, *self.ending]
+
+
+def media_parts(messages: Sequence[Message]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Every image part in order, each with words that say where it stands."""
+    return [
+        (f"message {number}, part {place}", part)
+        for number, message in enumerate(messages)
+        for place, part in enumerate(message.content)
+        if part.get("type") == "image"
+    ]
+
+
+def _content_pieces(message: Message, number: int, n_media: int) -> list[Piece]:
+    pieces: list[Piece] = []
+    for place, part in enumerate(message.content):
+        kind = part.get("type")
+        if kind == "image":
+            pieces.append(MediaSlot(n_media))
+            n_media += 1
+        elif kind == "text" and isinstance(part.get("content"), str):
+            pieces.append(part["content"])
+        else:
+            came = f"{kind!r} with {type(part.get('content')).__name__} content"
+            raise BadSample(
+                f"a content part is a text with a string or an image, not {came}",
+                where=f"message {number}, part {place}",
+            )
+    return pieces

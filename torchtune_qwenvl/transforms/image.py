@@ -1,0 +1,223 @@
+"""Images to patches: smart resize, bicubic, normalise, cut.
+
+Bit-equal to transformers' torchvision backend of Qwen2VLImageProcessor and faster: the decoder's channels-last
+strides go through the resize as they are, and the pixels are put into patch order while they are still bytes.
+
+Axes: n patches, c channels, T frames per patch, p patch side, m merge side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torchtune.modules.transforms import Transform
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from torchtune_qwenvl.transforms.decode import MAX_IMAGE_PIXELS, ImageSource, OpenedImage, open_image
+from torchtune_qwenvl.transforms.errors import BadSample
+
+MAX_ASPECT_RATIO = 200
+IMAGE_OPTIONS = ("min_pixels", "max_pixels", "resized_height", "resized_width")
+_DTYPES = {
+    "uint8": torch.uint8,
+    "fp32": torch.float32,
+    "float32": torch.float32,
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+    "fp16": torch.float16,
+    "float16": torch.float16,
+}
+
+
+def pixel_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """The dtype of patches by name (`uint8`, `fp32`, `bf16`, `fp16`, `float32` …); ValueError for any other."""
+    found = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found not in _DTYPES.values():
+        raise ValueError(f"dtype of the patches is one of {', '.join(_DTYPES)}, got {dtype!r}")
+    return found
+
+
+def smart_resize(
+    height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int
+) -> tuple[int, int]:
+    """Size to which the Qwen-VL models resize: sides multiples of `factor`, area within the limits.
+
+    3000 x 4000 with factor 28, limits 3136 and 1003520 gives 840 x 1148.
+
+    Raises:
+        BadSample: one side is more than 200 times the other.
+    """
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        raise BadSample(
+            f"aspect ratio of {height} x {width} is over {MAX_ASPECT_RATIO}",
+            fix="crop the image or leave it out",
+        )
+    # Python rounds halves to even, here as in the models' own preprocessing.
+    new_height, new_width = (round(side / factor) * factor for side in (height, width))
+    if new_height * new_width > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        new_height, new_width = (
+            max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width)
+        )
+    elif new_height * new_width < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        new_height, new_width = (math.ceil(side * grow / factor) * factor for side in (height, width))
+    return new_height, new_width
+
+
+@dataclass(frozen=True)
+class PlannedImage:
+    """An image of which only the header is read, and the size it will be resized to."""
+
+    opened: OpenedImage
+    height: int
+    width: int
+
+
+class ImageTransform(Transform):
+    """`{"image": image}` -> the same with `pixel_values` and `image_grid_thw`.
+
+    `pixel_values`: [n, c·T·p·p] normalised under a float `dtype`, the T frames being copies; raw [n, c·p·p] under
+    uint8, normalised later on the device. `image_grid_thw`: int64 [1, 3], the grid (1, rows, columns) of patches.
+    Patches stand in blocks of m x m, so that m·m neighbours merge into one token.
+
+    Args:
+        patch_size, temporal_patch_size, merge_size: p, T, m.
+        min_pixels, max_pixels: limits of the resized area.
+        image_mean, image_std: per channel, for pixels in [0, 1].
+        dtype: of `pixel_values`, a torch dtype or its name.
+        max_image_pixels: larger files are refused by their header.
+    """
+
+    def __init__(
+        self,
+        *,
+        patch_size: int,
+        temporal_patch_size: int = 2,
+        merge_size: int = 2,
+        min_pixels: int,
+        max_pixels: int,
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+        dtype: torch.dtype | str = torch.float32,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
+    ) -> None:
+        if not 0 < min_pixels <= max_pixels:
+            raise ValueError(f"expected 0 < min_pixels <= max_pixels, got {min_pixels} and {max_pixels}")
+        self.patch_size, self.temporal_patch_size, self.merge_size = (
+            patch_size,
+            temporal_patch_size,
+            merge_size,
+        )
+        self.min_pixels, self.max_pixels = min_pixels, max_pixels
+        self.image_mean, self.image_std = list(image_mean), list(image_std)
+        self.dtype = pixel_dtype(dtype)
+        self.max_image_pixels = max_image_pixels
+
+    def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> dict[str, Any]:
+        """See the class; `sample` may carry the options that a message's image part may carry."""
+        options = {name: sample[name] for name in IMAGE_OPTIONS if name in sample}
+        patches, grid = self.patches(self.plan(sample["image"], **options))
+        return {**sample, "pixel_values": patches, "image_grid_thw": torch.tensor([grid])}
+
+    def plan(
+        self,
+        source: ImageSource,
+        *,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        resized_height: int | None = None,
+        resized_width: int | None = None,
+        where: str | None = None,
+    ) -> PlannedImage:
+        """Read the header and decide the size.
+
+        Args:
+            source: see `open_image`.
+            min_pixels, max_pixels: limits for this image instead of the transform's.
+            resized_height, resized_width: the size wanted, still rounded and held to the limits.
+            where: words for errors.
+
+        Raises:
+            BadSample: see `open_image`; aspect ratio over 200; options that are no sensible sizes.
+        """
+        opened = open_image(source, max_image_pixels=self.max_image_pixels, where=where)
+        try:
+            low, high = _limits(_or(min_pixels, self.min_pixels), _or(max_pixels, self.max_pixels))
+            height, width = _wanted(opened, resized_height, resized_width)
+            factor = self.patch_size * self.merge_size
+            return PlannedImage(
+                opened, *smart_resize(height, width, factor=factor, min_pixels=low, max_pixels=high)
+            )
+        except BadSample as error:
+            raise error.at(opened.where) from None
+
+    def grid(self, image: PlannedImage) -> tuple[int, int, int]:
+        """(1, rows, columns) in patches."""
+        return 1, image.height // self.patch_size, image.width // self.patch_size
+
+    def merged_grid(self, image: PlannedImage) -> tuple[int, int]:
+        """(rows, columns) in merged patches: one token each."""
+        side = self.patch_size * self.merge_size
+        return image.height // side, image.width // side
+
+    def patches(self, image: PlannedImage) -> tuple[torch.Tensor, tuple[int, int, int]]:
+        """Decode, resize and cut: the patches (see the class) and their grid."""
+        pixels = image.opened.decode()
+        resized = tv.resize(
+            pixels, [image.height, image.width], interpolation=InterpolationMode.BICUBIC, antialias=True
+        )
+        raw = cut_patches(resized, self.patch_size, self.merge_size)
+        patches = raw.flatten(1) if self.dtype == torch.uint8 else self._normalise(raw)
+        return patches, self.grid(image)
+
+    def _normalise(self, raw: torch.Tensor) -> torch.Tensor:
+        # The reference's fp32 operations in the reference's order: any other order differs in the last bit.
+        mean = (torch.tensor(self.image_mean) * 255.0)[:, None]
+        std = (torch.tensor(self.image_std) * 255.0)[:, None]
+        frame = raw.float().sub_(mean).div_(std).to(self.dtype)
+        return frame.unsqueeze(2).expand(-1, -1, self.temporal_patch_size, -1).reshape(len(frame), -1)
+
+
+def cut_patches(pixels: torch.Tensor, patch_size: int, merge_size: int) -> torch.Tensor:
+    """uint8 [c, h, w] with sides multiples of p·m -> uint8 [n, c, p·p], blocks of m x m patches together.
+
+    Patch order of 2 x 4 patches with m = 2:    0 1 4 5
+                                                2 3 6 7
+    """
+    p, m = patch_size, merge_size
+    channels, height, width = pixels.shape
+    # numpy: one pass over bytes, and no thread pool that worker processes would fight over
+    picture = pixels.permute(1, 2, 0).numpy()
+    blocks = picture.reshape(height // (p * m), m, p, width // (p * m), m, p, channels)
+    ordered = np.ascontiguousarray(blocks.transpose(0, 3, 1, 4, 6, 2, 5))
+    return torch.from_numpy(ordered.reshape(-1, channels, p * p))
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _limits(low: int, high: int) -> tuple[int, int]:
+    if any(not isinstance(limit, int) or limit <= 0 for limit in (low, high)):
+        raise BadSample(f"min_pixels and max_pixels are positive integers, got {low!r} and {high!r}")
+    if low > high:
+        raise BadSample(f"min_pixels {low} is more than max_pixels {high}", fix="set both for this image")
+    return low, high
+
+
+def _wanted(opened: OpenedImage, height: int | None, width: int | None) -> tuple[int, int]:
+    if height is None and width is None:
+        return opened.height, opened.width
+    if not all(isinstance(side, int) and side > 0 for side in (height, width)):
+        raise BadSample(
+            f"resized_height and resized_width come together as positive integers, got {height!r} and {width!r}"
+        )
+    assert height is not None and width is not None
+    return height, width

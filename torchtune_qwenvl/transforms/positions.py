@@ -1,0 +1,66 @@
+"""Three-axis positions (t, h, w) of M-RoPE, as the Qwen team's training code gives them.
+
+Text advances all three axes together. Inside a visual block every token gets its frame's time, its row and its
+column, counted from the block's start; the next text position is the maximum over all three axes + 1.
+
+    text text | image of 2 x 3 merged patches | text
+    t  0  1   |  2 2 2  2 2 2                 |  5
+    h  0  1   |  2 2 2  3 3 3                 |  5
+    w  0  1   |  2 3 4  2 3 4                 |  5
+
+transformers 5.23 advances by max(h, w) only, which differs behind a video whose times run further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class VisualBlock:
+    """A run of placeholder tokens.
+
+    Args:
+        start: index of its first token in the sequence.
+        height, width: of its grid, in merged patches.
+        times: temporal position of each temporal patch, from the block's start; an image has one, at 0.
+    """
+
+    start: int
+    height: int
+    width: int
+    times: tuple[int, ...] = (0,)
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.times) * self.height * self.width
+
+
+def mrope_positions(n_tokens: int, blocks: Sequence[VisualBlock]) -> torch.Tensor:
+    """Positions of a sequence of `n_tokens` tokens.
+
+    Args:
+        n_tokens: s, length of the sequence.
+        blocks: its visual blocks, in order, not overlapping.
+
+    Returns:
+        int64 [s, 3], axes (t, h, w).
+    """
+    positions = torch.empty(n_tokens, 3, dtype=torch.int64)
+    done = next_position = 0
+    for block in blocks:
+        n_text = block.start - done
+        positions[done : block.start] = torch.arange(next_position, next_position + n_text)[:, None]
+        next_position += n_text
+        grid = torch.cartesian_prod(
+            torch.tensor(block.times), torch.arange(block.height), torch.arange(block.width)
+        )
+        done = block.start + block.n_tokens
+        positions[block.start : done] = next_position + grid
+        next_position += max(max(block.times), block.height - 1, block.width - 1) + 1
+    n_text = n_tokens - done
+    positions[done:] = torch.arange(next_position, next_position + n_text)[:, None]
+    return positions

@@ -1,0 +1,95 @@
+"""Compare our rendering of the chat template with the checkpoint's own Jinja, once, at load.
+
+A fine-tuned or newer checkpoint may carry another template; training on ours would then teach a format that
+the server does not send. The Jinja runs in a sandbox: it is part of a downloaded file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from torchtune.data import Message
+
+from torchtune_qwenvl.transforms.chat import ChatFormat
+
+_IMAGE = {"type": "image", "content": "probe.png"}
+_TEXT = {"type": "text", "content": " What is\n\nthis? "}
+PROBES: dict[str, list[Message]] = {
+    "one question": [Message("user", "Hello")],
+    "one exchange": [Message("user", [_IMAGE, _TEXT]), Message("assistant", "A cat.\n")],
+    "system, several turns and images": [
+        Message("system", " Be brief. "),
+        Message("user", [_TEXT, _IMAGE, _IMAGE, _TEXT]),
+        Message("assistant", "Two cats."),
+        Message("user", [_IMAGE]),
+        Message("assistant", ""),
+    ],
+    "tool answer": [Message("user", "Hello"), Message("assistant", "Wait."), Message("ipython", "42")],
+}
+
+
+def render_jinja(template: str, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
+    """What the template gives, rendered with the settings and names that transformers gives a template.
+
+    Raises:
+        ValueError: the template cannot be compiled or raises.
+    """
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+    environment.globals["raise_exception"] = _raise
+    try:
+        return environment.from_string(template).render(
+            messages=[_plain(message) for message in messages], add_generation_prompt=generation_prompt
+        )
+    except (TemplateError, TypeError, KeyError) as error:
+        raise ValueError(f"the Jinja chat template fails: {error}") from error
+
+
+def check_template(chat: ChatFormat, template: str, source: str) -> None:
+    """ValueError naming the first differing span if `chat` and the Jinja `template` render a probe differently.
+
+    Args:
+        chat: our rendering.
+        template: Jinja source.
+        source: the file it came from, for the message.
+    """
+    hint = 'pass chat_template="builtin" to go on with the built-in rendering'
+    for name, messages in PROBES.items():
+        for prompt in (False, True):
+            ours = chat.write(chat.render(messages, generation_prompt=prompt))
+            try:
+                theirs = render_jinja(template, messages, generation_prompt=prompt)
+            except ValueError as error:
+                raise ValueError(f"{source}: on the probe {name!r}: {error}; {hint}") from error
+            if ours != theirs:
+                span = _first_difference(ours, theirs)
+                raise ValueError(f"{source}: on the probe {name!r} {span}; {hint}")
+
+
+def _first_difference(ours: str, theirs: str, margin: int = 30) -> str:
+    start = next(
+        (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
+    )
+    shown = slice(max(0, start - margin), start + margin)
+    return f"the renderings differ from character {start} on: the template gives {theirs[shown]!r}, ours {ours[shown]!r}"
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    role = "tool" if message.role == "ipython" else message.role
+    if all(part["type"] == "text" for part in message.content):
+        return {"role": role, "content": message.text_content}
+    parts = [
+        {"type": "text", "text": part["content"]} if part["type"] == "text" else {"type": "image"}
+        for part in message.content
+    ]
+    return {"role": role, "content": parts}
+
+
+def _raise(message: str) -> None:
+    raise TemplateError(message)

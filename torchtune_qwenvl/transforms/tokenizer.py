@@ -1,0 +1,124 @@
+"""Byte-level BPE of the Qwen models on the `tokenizers` library.
+
+Unusual: text is text. `encode` never yields a special token, whatever the string contains (transformers'
+`split_special_tokens=True`). Added tokens that the checkpoint does not mark special, such as `<tool_call>`,
+still become their one id, as they do there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers.models import BPE
+
+# How Qwen2 and its successors cut text into words before BPE; vocab.json and merges.txt do not say it,
+# tokenizer.json does.
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+class ExtraToken(NamedTuple):
+    """One token behind the base vocabulary. `token_id` None means the next free id."""
+
+    content: str
+    special: bool
+    token_id: int | None = None
+
+
+class BPETokenizer:
+    """Text to ids and back.
+
+    Args:
+        path: `tokenizer.json`, or `vocab.json` together with `merges_file`.
+        merges_file: `merges.txt`; None with a `tokenizer.json`.
+        extra_tokens: tokens behind the base vocabulary; those that `path` already has are checked.
+        eos_token, pad_token: names among the added tokens.
+
+    Raises:
+        ValueError: a missing or unreadable file, an added token under another id than expected, an unknown
+            `eos_token` or `pad_token`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        merges_file: str | Path | None = None,
+        *,
+        extra_tokens: Iterable[ExtraToken] = (),
+        eos_token: str = "<|im_end|>",
+        pad_token: str = "<|endoftext|>",
+    ) -> None:
+        self._tokenizer = _read_tokenizer(Path(path), None if merges_file is None else Path(merges_file))
+        self._tokenizer.encode_special_tokens = True
+        _add_tokens(self._tokenizer, extra_tokens, Path(path))
+        added = self._tokenizer.get_added_tokens_decoder()
+        self.special_tokens: dict[str, int] = {token.content: i for i, token in sorted(added.items())}
+        self.base_vocab_size: int = self._tokenizer.get_vocab_size(with_added_tokens=False)
+        self.vocab_size: int = self._tokenizer.get_vocab_size()
+        self.eos_id = self.special_id(eos_token)
+        self.pad_id = self.special_id(pad_token)
+
+    def special_id(self, name: str) -> int:
+        """Id of the added token `name`; ValueError if the tokenizer has none of that name."""
+        if name not in self.special_tokens:
+            known = " ".join(self.special_tokens) or "none"
+            raise ValueError(f"the tokenizer has no added token {name!r}; its added tokens: {known}")
+        return self.special_tokens[name]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, in which nothing is special."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Text of `token_ids` (list or 1-D tensor); bytes that are no UTF-8 become U+FFFD."""
+        return self._tokenizer.decode([int(i) for i in token_ids], skip_special_tokens=skip_special_tokens)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # `tokenizers` loses this flag when pickled, which every spawned worker does.
+        self._tokenizer.encode_special_tokens = True
+
+
+def _read_tokenizer(path: Path, merges_file: Path | None) -> Tokenizer:
+    for file in (path, merges_file):
+        if file is not None and not file.is_file():
+            raise ValueError(
+                f"{file}: no such tokenizer file; give tokenizer.json or vocab.json with merges.txt"
+            )
+    if merges_file is None and path.name == "vocab.json":
+        raise ValueError(f"{path}: vocab.json needs its merges.txt as merges_file")
+    try:
+        if merges_file is None:
+            return Tokenizer.from_file(str(path))
+        model = BPE.from_file(str(path), str(merges_file))
+    except Exception as error:  # `tokenizers` raises bare Exceptions
+        raise ValueError(f"{path}: not a readable tokenizer file: {error}") from error
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _add_tokens(tokenizer: Tokenizer, tokens: Iterable[ExtraToken], path: Path) -> None:
+    # One call per token, in order: the library gives ids in the order of addition.
+    present = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    for token in tokens:
+        if token.content not in present:
+            tokenizer.add_tokens([AddedToken(token.content, special=token.special, normalized=False)])
+        came = tokenizer.token_to_id(token.content)
+        if token.token_id is not None and came != token.token_id:
+            raise ValueError(
+                f"{path}: added token {token.content!r} should have id {token.token_id}, its place in this "
+                f"vocabulary is {came}; vocabulary and tokenizer_config.json do not belong together"
+            )
