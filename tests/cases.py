@@ -47,8 +47,8 @@ def of_scale(ours: Tensor, reference: Tensor) -> float:
 class Case:
     """Prompts of text pieces (numbers of tokens) and images (grids in patches), in any order.
 
-    `Case(hf, [3, (1, 4, 6), 5])` is one row: 3 text tokens, an image between its two marks, 5 text tokens. The
-    last `labelled` text tokens of each row are labelled.
+    `Case(hf, [3, (1, 4, 6), 5])` is one row: 3 text tokens, an image between its two marks, 5 text tokens.
+    The last `labelled` text tokens of each row are labelled.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Case:
         return positions[:, 0].T
 
     def reference_inputs(self) -> dict[str, Any]:
-        """What transformers' model takes, right-padded, `mm_token_type_ids` included; no pixels where no image."""
+        """What transformers' model takes, right-padded, `mm_token_type_ids` included."""
         longest = max(len(sample["tokens"]) for sample in self.samples)
         pad = [longest - len(sample["tokens"]) for sample in self.samples]
         tokens = torch.tensor([s["tokens"] + [0] * n for s, n in zip(self.samples, pad, strict=True)])

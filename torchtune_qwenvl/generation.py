@@ -4,8 +4,8 @@
     rows = generate(model, samples, pad_id=transform.pad_id, stop_tokens=transform.stop_tokens)
     texts = [transform.decode(row) for row in rows]
 
-Unusual: rows of a batch are right-padded and never see each other or their padding, and every row draws from a random
-generator of its own. A row therefore gives the same tokens alone and in any batch.
+Unusual: rows of a batch are right-padded and never see each other or their padding, and every row draws from
+a random generator of its own. A row therefore gives the same tokens alone and in any batch.
 
 b rows, s tokens of the longest prompt, v vocabulary.
 """
@@ -42,7 +42,7 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError(
-                f"sampling: expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1, got {self.temperature}, "
+                f"expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1, got {self.temperature}, "
                 f"{self.top_k} and {self.top_p}"
             )
 
@@ -54,15 +54,15 @@ def generate(
     pad_id: int,
     stop_tokens: Collection[int],
     max_new_tokens: int = 256,
-    sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
+    sampling: Sampling = Sampling(),
     use_cache: bool = True,
 ) -> list[list[int]]:
     """Continue every prompt until a stop token or `max_new_tokens`.
 
     Args:
         model: on its device; put it in eval mode first.
-        samples: prompts as the transform makes them with inference=True; images of several sizes and prompts of
-            several lengths may be mixed.
+        samples: prompts as the transform makes them with inference=True; images of several sizes and prompts
+            of several lengths may be mixed.
         pad_id: fills up short rows.
         stop_tokens: a row ends before any of these.
         max_new_tokens: most tokens per row.
@@ -96,7 +96,7 @@ def stream(
     pad_id: int,
     stop_tokens: Collection[int],
     max_new_tokens: int = 256,
-    sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
+    sampling: Sampling = Sampling(),
     use_cache: bool = True,
 ) -> Iterator[list[int | None]]:
     """Like `generate`, step by step: yields one new token per row, None for rows that have ended."""
