@@ -1,0 +1,178 @@
+"""HF checkpoint folder -> our model -> HF checkpoint folder.
+
+    load_model(folder)                     meta device, then one tensor after the other into its place
+    save_model(model, out, source=folder)  the source is the template: names, shapes, dtypes, files
+
+A sharded run loads by the same `plan_weights` (each rank reads the rows it keeps) and hands `save_folder`
+a mapping that gathers.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchtune_qwenvl.models import get_family
+from torchtune_qwenvl.modules.lora import is_adapter
+from torchtune_qwenvl.training.folder import (
+    CONFIG,
+    INDEX,
+    CheckpointFolder,
+    check_disk_space,
+    read_json,
+    replaced_folder,
+    write_json,
+)
+from torchtune_qwenvl.training.merge import Merger, lora_scaling
+from torchtune_qwenvl.training.shards import read_shard, write_shard
+from torchtune_qwenvl.training.weight_plan import plan_weights
+
+
+def load_model(
+    folder: str | Path,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    **builder_arguments: Any,
+) -> nn.Module:
+    """Build the model that a HF checkpoint folder holds, and load its weights.
+
+    Memory rises by the weights once: the model is built without storage, then filled from the mapped files.
+
+    Args:
+        folder: HF checkpoint folder with config.json and safetensors, published or transformers 5 layout.
+        dtype: of all parameters; None keeps each one's dtype in the files.
+        device: where the parameters go.
+        **builder_arguments: of the family's builder: `encoder_trainable`, `lora_rank`, …
+
+    Raises:
+        ValueError: no checkpoint folder, an unknown model type, a missing or cut off shard, names or
+            shapes that do not fit; each names file and tensor.
+    """
+    with CheckpointFolder(folder) as files:
+        family = get_family(files.config)
+        with torch.device("meta"):
+            model = family.from_config(files.config, **files.image_statistics(), **builder_arguments)
+        parameters = dict(model.named_parameters())
+        plan = plan_weights(files, family.weights, {name: tuple(p.shape) for name, p in parameters.items()})
+        for name, stored in plan.items():
+            data = torch.empty(stored.shape, dtype=dtype or stored.dtype, device=device)
+            replace_parameter(model, name, data.copy_(stored.read()))
+    init_unsaved(model, dtype or next(iter(plan.values())).dtype, device)
+    return model
+
+
+def replace_parameter(model: nn.Module, name: str, data: Tensor) -> None:
+    """Give the parameter `name` new storage; whether it trains stays as it is."""
+    module, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(module)
+    requires_grad = getattr(owner, leaf).requires_grad
+    setattr(owner, leaf, nn.Parameter(data, requires_grad=requires_grad))
+
+
+@torch.no_grad()
+def init_unsaved(model: nn.Module, dtype: torch.dtype, device: str | torch.device) -> None:
+    """Give storage and first values to what no checkpoint file holds: adapters, and the buffers of
+    `rope_init`."""
+    for name, parameter in list(model.named_parameters()):
+        if is_adapter(name):
+            replace_parameter(model, name, torch.empty(parameter.shape, dtype=dtype, device=device))
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                module._buffers[name] = torch.empty_like(buffer, device=device)
+        if hasattr(module, "rope_init"):
+            module.rope_init()
+        if hasattr(module, "lora_a"):
+            module.initialize_parameters()
+        if hasattr(module, "initialize_dora_magnitude"):
+            module.initialize_dora_magnitude()
+
+
+def save_model(
+    model: nn.Module, out_folder: str | Path, source: str | Path, dtype: torch.dtype | None = None
+) -> Path:
+    """Write `model` as a HF checkpoint folder that transformers and servers load; LoRA and DoRA are merged.
+
+    Args:
+        model: a whole model; of a sharded one hand a gathering mapping to `save_folder`.
+        out_folder: as in `save_folder`.
+        source: as in `save_folder`.
+        dtype: as in `save_folder`.
+    """
+    state = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    return save_folder(state, out_folder, source, scaling=lora_scaling(model), dtype=dtype)
+
+
+def save_folder(
+    state: Mapping[str, Tensor],
+    out_folder: str | Path,
+    source: str | Path,
+    *,
+    scaling: Mapping[str, float] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write a HF checkpoint folder with the weights of `state` in the layout of `source`; returns it.
+
+    Names, shapes, dtypes and files are those of `source`, so unchanged weights come out bit for bit;
+    every other file of `source` is copied unchanged. The folder appears under its name only when it is
+    complete and its headers have been read back; an older checkpoint of that name is replaced.
+
+    Args:
+        state: our parameter names to tensors, read one at a time.
+        out_folder: where to.
+        source: the folder that the weights were loaded from.
+        scaling: `lora_scaling(model)` where `state` holds adapters to merge.
+        dtype: of all weights; None keeps those of `source`. config.json then says the new one.
+
+    Raises:
+        ValueError: source and state do not belong together, not enough disk (nothing is written then), or
+            `out_folder` is something else than a checkpoint.
+    """
+    out, source = Path(out_folder).absolute(), Path(source).absolute()
+    check_out_folder(out, source)
+    with CheckpointFolder(source) as files:
+        merger = Merger(state, scaling or {}, get_family(files.config).weights)
+        merger.check(files)
+        shards = [shard.cast(dtype) if dtype else shard for shard in files.shards]
+        sidecars = files.sidecars()
+        check_disk_space(out, sum(s.nbytes for s in shards) + sum(path.stat().st_size for path in sidecars))
+        tensors = merger.tensors(files)
+        with replaced_folder(out) as work:
+            for path in sidecars:
+                shutil.copyfile(path, work / path.name)
+            for shard in shards:
+                entries = shard.entries.values()
+                write_shard(work / shard.file, shard, (next(tensors).to(entry.dtype) for entry in entries))
+            _write_index(work, files, sum(shard.nbytes for shard in shards), dtype)
+            for shard in shards:
+                if read_shard(work / shard.file) != shard:
+                    raise ValueError(f"{work / shard.file}: read back, it differs from what was written")
+    return out
+
+
+def check_out_folder(out: Path, source: Path) -> None:
+    """Raise a ValueError where a checkpoint folder written to `out` would destroy something else."""
+    out, source = Path(out).resolve(), Path(source).resolve()
+    if out == source or out in source.parents:
+        raise ValueError(f"{out} is or holds the source checkpoint {source}: choose another output folder")
+    if out.exists() and not (out / CONFIG).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(
+            f"{out} exists and is no checkpoint folder: it is not replaced, choose another output folder"
+        )
+
+
+def _write_index(work: Path, files: CheckpointFolder, total: int, dtype: torch.dtype | None) -> None:
+    """The index is the source's; where the dtype changes, it and config.json follow."""
+    if (files.path / INDEX).is_file():
+        index = read_json(files.path / INDEX)
+        if dtype is None:
+            shutil.copyfile(files.path / INDEX, work / INDEX)
+        else:
+            index["metadata"] = {**index.get("metadata", {}), "total_size": total}
+            write_json(work / INDEX, index)
+    if dtype is not None:
+        key = "dtype" if "dtype" in files.config else "torch_dtype"
+        write_json(work / CONFIG, {**files.config, key: str(dtype).removeprefix("torch.")})

@@ -1,0 +1,83 @@
+"""Where each of our parameters lies in a checkpoint folder, found from the files' headers alone.
+
+plan = plan_weights(files, table, shapes)
+plan["decoder.norm.scale"].read()         one tensor from the mapped file
+plan["decoder.norm.scale"].read(0, 16)    some rows of it: what one rank of a sharded run keeps
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchtune_qwenvl.modules.lora import is_adapter
+from torchtune_qwenvl.training.folder import CheckpointFolder
+from torchtune_qwenvl.training.weight_table import WeightTable, fits
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """One of our parameters where it lies: part `index` of `count` of the tensor `name` in `files`, along
+    axis 0."""
+
+    files: CheckpointFolder
+    name: str
+    index: int
+    count: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def read(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """Rows [start, stop) in our shape and the file's dtype, backed by the mapped file: copy before
+        writing."""
+        rows = self.shape[0]
+        stop = rows if stop is None else min(stop, rows)
+        first = self.index * rows
+        everything = self.count == 1 and (start, stop) == (0, rows)
+        data = (
+            self.files.read(self.name)
+            if everything
+            else self.files.read(self.name, first + start, first + stop)
+        )
+        return data.reshape(max(0, stop - start), *self.shape[1:])
+
+
+def plan_weights(
+    files: CheckpointFolder, table: WeightTable, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, StoredWeight]:
+    """Find every parameter in the files without reading any.
+
+    Args:
+        files: the open folder.
+        table: the family's names.
+        shapes: our parameters' names and shapes; those of adapters, which files do not hold, are passed over.
+
+    Returns:
+        Our name -> where it lies, in the order of the files.
+
+    Raises:
+        ValueError: a tensor that no parameter takes, a parameter without tensor, a shape that does not fit.
+    """
+    plan: dict[str, StoredWeight] = {}
+    for name, entry in files.entries():
+        where = f"{files.path / files.file_of[name]}: tensor {name}"
+        ours = table.ours(name)
+        if all(our in table.tied and our not in shapes for our in ours) and ours:
+            continue  # a tied head that the file repeats
+        if not ours or any(our not in shapes for our in ours):
+            raise ValueError(
+                f"{where} is unexpected: the model that config.json describes has no such weight"
+            )
+        for index, our in enumerate(ours):
+            if not fits(entry.shape, len(ours), shapes[our]):
+                part = f"1/{len(ours)} of " if len(ours) > 1 else ""
+                raise ValueError(
+                    f"{where} has shape {list(entry.shape)}, but {our} takes {part}it as "
+                    f"{list(shapes[our])}: config.json and weights do not belong together"
+                )
+            plan[our] = StoredWeight(files, name, index, len(ours), tuple(shapes[our]), entry.dtype)
+    if missing := [name for name in shapes if name not in plan and not is_adapter(name)]:
+        names = ", ".join(table.theirs(name).name for name in missing[:3])
+        raise ValueError(f"{files.path}: {len(missing)} tensors are missing, {names} among them")
+    return plan

@@ -1,0 +1,100 @@
+"""Weight names as data: which tensor of a checkpoint file is which parameter of ours, in both directions.
+
+A family writes one `WeightTable`; everything here works on a single name, so that a checkpoint is read,
+written and turned into PEFT's names one tensor at a time. In a pattern `{i}` stands for a number and
+`{p}` for `weight` or `bias`. A tuple on our side means that the file holds several of our parameters
+joined along the first axis:
+
+    "model.visual.blocks.{i}.attn.qkv.{p}": ("...attn.q_proj.{p}", "...attn.k_proj.{p}", "...attn.v_proj.{p}")
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+PLACEHOLDERS = {"{i}": r"(?P<i>\d+)", "{p}": r"(?P<p>weight|bias)"}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where one of our parameters lies: part `index` of `count` equal parts of the tensor `name` along
+    axis 0."""
+
+    name: str
+    index: int
+    count: int
+
+
+@dataclass(frozen=True)
+class WeightTable:
+    """The names of one model family.
+
+    Args:
+        rows: module-tree name in transformers -> our name, or a tuple of ours (see above).
+        prefixes: prefix in a file -> prefix in transformers' module tree, for every layout that is read
+            or written; the first that fits counts.
+        tied: our parameter that a tied model lacks -> the one it shares; a file may still repeat it.
+    """
+
+    rows: Mapping[str, str | tuple[str, ...]]
+    prefixes: Mapping[str, str]
+    tied: Mapping[str, str] = field(default_factory=dict)
+
+    def module_name(self, file_name: str) -> str:
+        """`file_name` as transformers' module tree (and so PEFT) spells it."""
+        for prefix, canonical in self.prefixes.items():
+            if file_name.startswith(prefix):
+                return canonical + file_name.removeprefix(prefix)
+        return file_name
+
+    def ours(self, file_name: str) -> tuple[str, ...]:
+        """Our parameters that the tensor `file_name` holds, in their order along axis 0; empty if unknown."""
+        name = self.module_name(file_name)
+        for pattern, targets in self._forward:
+            if match := pattern.fullmatch(name):
+                return tuple(target.format(**match.groupdict()) for target in targets)
+        return ()
+
+    def theirs(self, our_name: str) -> Piece:
+        """Where transformers' module tree keeps our parameter; a ValueError for a name that no row makes."""
+        for pattern, name, index, count in self._backward:
+            if match := pattern.fullmatch(our_name):
+                return Piece(name.format(**match.groupdict()), index, count)
+        raise ValueError(f"{our_name}: no row of the weight table gives this parameter a name in the files")
+
+    @cached_property
+    def _forward(self) -> list[tuple[re.Pattern[str], tuple[str, ...]]]:
+        return [(_compile(name), _as_tuple(targets)) for name, targets in self.rows.items()]
+
+    @cached_property
+    def _backward(self) -> list[tuple[re.Pattern[str], str, int, int]]:
+        return [
+            (_compile(target), name, index, len(_as_tuple(targets)))
+            for name, targets in self.rows.items()
+            for index, target in enumerate(_as_tuple(targets))
+        ]
+
+
+def fits(stored: tuple[int, ...], pieces: int, wanted: tuple[int, ...]) -> bool:
+    """Whether a part of a stored tensor can become a parameter: the same rows, and the same values in each.
+
+    A convolution kernel [d, c, t, p, p] is our matrix [d, c*t*p*p]; a matrix is never reshaped, only a
+    longer shape.
+    """
+    if not stored or stored[0] % pieces:
+        return False
+    part = (stored[0] // pieces, *stored[1:])
+    flattened = len(stored) > 2 and (part[0], torch.Size(part[1:]).numel()) == tuple(wanted)
+    return part == tuple(wanted) or flattened
+
+
+def _as_tuple(targets: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (targets,) if isinstance(targets, str) else targets
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    parts = re.split(r"(\{\w\})", pattern)
+    return re.compile("".join(PLACEHOLDERS.get(part) or re.escape(part) for part in parts))
