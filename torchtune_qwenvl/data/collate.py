@@ -6,6 +6,7 @@ Axes: b batch, s sequence, n patches, m images, k labelled positions, c channels
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -93,15 +94,18 @@ def _check(sample: Mapping[str, Any] | SkippedSample) -> None:
 
 
 def _row(values: Any) -> Tensor:
-    return torch.as_tensor(values, dtype=torch.int64)
+    if isinstance(values, Tensor):
+        return values.to(torch.int64, copy=True)
+    # Through numpy: SFTDataset's labels are numpy integers, over which torch.as_tensor is slow.
+    return torch.from_numpy(np.array(values, dtype=np.int64))
 
 
 def _labels(sample: Mapping[str, Any], ignore_idx: int) -> Tensor:
     if "labels" in sample:
-        labels = _row(sample["labels"]).clone()
+        labels = _row(sample["labels"])
         labels[labels == CROSS_ENTROPY_IGNORE_IDX] = ignore_idx
     else:
-        labels = _row(sample["tokens"]).clone()
+        labels = _row(sample["tokens"])
         labels[torch.as_tensor(sample["mask"], dtype=torch.bool)] = ignore_idx
     labels[:1] = ignore_idx
     return labels

@@ -18,7 +18,8 @@ import datasets
 
 from torchtune_qwenvl.transforms.errors import BadSample
 
-_GAP = re.compile(r"\s*,?\s*")
+_SPACE = re.compile(r"\s*")
+_COMMA = re.compile(r"\s*,\s*|\s*(?=\])")
 
 
 class Records(Protocol):
@@ -183,22 +184,25 @@ def _index_array(path: Path) -> Iterator[tuple[int, int, int]]:
         ) from error
 
 
-def _elements(text: str, offset: int) -> Iterator[tuple[int, int, int]]:
+def _elements(text: str, bom: int) -> Iterator[tuple[int, int, int]]:
     decoder = json.JSONDecoder()
-    place, line = text.index("[") + 1, 1 + text.count("\n", 0, text.index("["))
-    offset += place  # what stands before the first bracket is white space: a byte a character
-    while True:
-        gap = _GAP.match(text, place)
-        assert gap is not None
-        line += gap[0].count("\n")
-        offset += len(gap[0])
-        place = gap.end()
-        if text.startswith("]", place):
-            if text[place + 1 :].strip():
-                raise json.JSONDecodeError("text after the array", text, place + 1)
-            return
-        _, end = decoder.raw_decode(text, place)
-        length = len(text[place:end].encode())
-        yield offset, length, line
+    place, offset, line = 0, bom, 1
+
+    def advance(end: int) -> None:
+        nonlocal place, offset, line
+        offset += len(text[place:end].encode())
         line += text.count("\n", place, end)
-        offset, place = offset + length, end
+        place = end
+
+    advance(_SPACE.match(text, text.index("[") + 1).end())  # type: ignore[union-attr]
+    while not text.startswith("]", place):
+        _, end = decoder.raw_decode(text, place)
+        start, first_line = offset, line
+        advance(end)
+        yield start, offset - start, first_line
+        gap = _COMMA.match(text, place)
+        if gap is None:
+            raise json.JSONDecodeError("Expecting ',' or ']'", text, place)
+        advance(gap.end())
+    if text[place + 1 :].strip():
+        raise json.JSONDecodeError("Text after the array", text, place + 1)

@@ -114,7 +114,12 @@ def _is_saved_dataset(path: Path) -> bool:
 
 
 def _load(source: Any, split: str, data_files: Any, kwargs: Mapping[str, Any]) -> Records:
-    table = datasets.load_dataset(source, split=split, data_files=data_files, **kwargs)
+    try:
+        table = datasets.load_dataset(source, split=split, data_files=data_files, **kwargs)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"dataset source {source}: no file, folder or glob here, and datasets.load_dataset says: {error}"
+        ) from error
     if not isinstance(table, datasets.Dataset):
         raise ValueError(
             f"{source}: expected one dataset with numbered rows, got {type(table).__name__}: name one split "
