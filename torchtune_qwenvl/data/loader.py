@@ -66,7 +66,7 @@ class Loader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, done = self.sampler.epoch, self.sampler.samples_done
+        self.position = epoch, done = self.sampler.epoch, self.sampler.samples_done
         for batch in self._batches:
             done = min(done + self.sampler.step_samples, self.sampler.n)
             self.position = (epoch, done)
