@@ -4,6 +4,7 @@ A head of width d rotates f = d/2 pairs (i, i + f). Pair i turns by `positions[a
 
     ViT, head 80:      20 frequencies by the row, then the same 20 by the column
     decoder, head 128: 64 frequencies, the first 16 by t, the next 24 by h, the last 24 by w (M-RoPE)
+    the same interleaved: t h w t h w … for 60 of them, the last 4 by t
 
 n tokens, a axes, f frequencies, h heads, d head width. Source: Su et al. 2021, arXiv:2104.09864; Qwen2-VL,
 arXiv:2409.12191, section 2.1.
@@ -86,6 +87,19 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate queries or keys [n, h, d]; computed in the tables' dtype, returned in x's."""
     return _Rotate.apply(x, *rotation)
+
+
+def chunked_axes(sections: Sequence[int]) -> list[int]:
+    """Neighbouring frequencies share an axis: [2, 1, 1] -> [0, 0, 1, 2]."""
+    return [axis for axis, section in enumerate(sections) for _ in range(section)]
+
+
+def interleaved_axes(sections: Sequence[int]) -> list[int]:
+    """Axes take turns as long as each lasts, the first fills up: [4, 2, 2] -> [0, 1, 2, 0, 1, 2, 0, 0]."""
+    axes = [0] * sum(sections)
+    for axis, section in enumerate(sections[1:], start=1):
+        axes[axis : section * len(sections) : len(sections)] = [axis] * section
+    return axes
 
 
 def inverse_frequencies(width: int, theta: float) -> Tensor:
