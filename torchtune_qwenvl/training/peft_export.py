@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.lora import is_adapter
 from torchtune_qwenvl.training.checkpoint import check_out_folder
-from torchtune_qwenvl.training.folder import check_disk_space, replaced_folder, write_json
+from torchtune_qwenvl.training.folder import CheckpointFolder, check_disk_space, replaced_folder, write_json
 from torchtune_qwenvl.training.merge import lora_scaling
 from torchtune_qwenvl.training.weight_table import WeightTable
 
@@ -80,7 +80,7 @@ def save_adapter_folder(
     for module, parts in groups.items():
         for leaf, tensor in _fused_adapter(state, module, parts, table).items():
             tensors[f"{PREFIX}{module}.{leaf}"] = tensor
-    saved = _full_tensors(state, full, table)
+    saved = _full_tensors(state, full, table, _shapes(source, table))
     tensors |= {PREFIX + name: tensor for name, tensor in saved.items()}
     config = _adapter_config(groups, tensors, scaling, source)
     config["modules_to_save"] = sorted({name.rpartition(".")[0] for name in saved}) or None
@@ -132,8 +132,17 @@ def _magnitude(state: Mapping[str, Tensor], ours: str, adapted: bool) -> Tensor:
     return torch.linalg.norm(_value(state, f"{ours}.weight").float(), dim=1)
 
 
+def _shapes(source: str | Path, table: WeightTable) -> dict[str, tuple[int, ...]]:
+    """Shape of each of the base model's tensors under its name in transformers' module tree."""
+    with CheckpointFolder(source) as files:
+        return {table.module_name(name): entry.shape for name, entry in files.entries()}
+
+
 def _full_tensors(
-    state: Mapping[str, Tensor], full: Collection[str], table: WeightTable
+    state: Mapping[str, Tensor],
+    full: Collection[str],
+    table: WeightTable,
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, Tensor]:
     """transformers' tensors of every module that holds one of the parameters `full`; a tied head among
     them."""
@@ -148,7 +157,8 @@ def _full_tensors(
         for leaf in ("weight", "bias"):
             ours = [table.tied.get(n, n) if n not in names else n for n in table.ours(f"{module}.{leaf}")]
             if ours and names.issuperset(ours):
-                found[f"{module}.{leaf}"] = torch.cat([_value(state, name) for name in ours]).clone()
+                whole = torch.cat([_value(state, name) for name in ours])
+                found[f"{module}.{leaf}"] = whole.reshape(shapes.get(f"{module}.{leaf}", whole.shape))
     return found
 
 

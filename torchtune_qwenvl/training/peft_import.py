@@ -15,7 +15,7 @@ from torchtune_qwenvl.modules.lora import ATTENTION_LINEARS, MLP_LINEARS, PARTS,
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.training.folder import read_json
 from torchtune_qwenvl.training.peft_export import ADAPTER_CONFIG, ADAPTER_WEIGHTS, METADATA, PREFIX
-from torchtune_qwenvl.training.weight_table import WeightTable
+from torchtune_qwenvl.training.weight_table import WeightTable, fits
 
 LEAVES = {
     "lora_A.weight": "lora_a.weight",
@@ -115,9 +115,9 @@ def load_adapter(model: VisionLanguageModel, folder: str | Path) -> VisionLangua
     loaded = set()
     for name, tensor in adapter.tensors():
         name = adapter.table.tied.get(name, name) if name not in parameters else name
-        if name not in parameters or parameters[name].shape != tensor.shape:
+        if name not in parameters or not fits(tuple(tensor.shape), 1, tuple(parameters[name].shape)):
             raise ValueError(f"{folder}: {name} {list(tensor.shape)} does not fit the model; {_ADVICE}")
-        parameters[name].copy_(tensor)
+        parameters[name].copy_(tensor.reshape(parameters[name].shape))
         loaded.add(name)
     if missing := [name for name, p in parameters.items() if p.requires_grad and name not in loaded]:
         raise ValueError(f"{folder}: holds nothing for {missing[0]}, which the model trains; {_ADVICE}")
