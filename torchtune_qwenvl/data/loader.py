@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from torchtune_qwenvl.data.collate import collate as default_collate
-from torchtune_qwenvl.data.dataset import Guarded, SkippedSample
+from torchtune_qwenvl.data.dataset import BadRecord, Guarded, SkippedSample
 from torchtune_qwenvl.data.sampler import ResumableSampler
 
 log = logging.getLogger(__name__)
@@ -66,8 +66,10 @@ class Loader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, done = self.sampler.epoch, self.sampler.samples_done
+        self.position = epoch, done = self.sampler.epoch, self.sampler.samples_done
         for batch in self._batches:
+            if isinstance(batch, BadRecord):
+                raise BadRecord(str(batch))
             done = min(done + self.sampler.step_samples, self.sampler.n)
             self.position = (epoch, done)
             self._count(batch)
@@ -118,7 +120,7 @@ def build_loader(
     """
     sampler.set_batch_size(batch_size)
     batches = DataLoader(
-        Guarded(dataset, on_bad_sample),
+        _Reported(Guarded(dataset, on_bad_sample)),
         batch_sampler=sampler,
         collate_fn=partial(_make_batch, collate=collate, padding_idx=padding_idx, ignore_idx=ignore_idx),
         num_workers=num_workers,
@@ -131,13 +133,30 @@ def build_loader(
     return Loader(batches, sampler)
 
 
+class _Reported(Dataset):
+    """Hands a bad sample's error out as a value, so that the main process raises it without a worker's
+    traceback."""
+
+    def __init__(self, dataset: Guarded) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> Mapping[str, Any] | SkippedSample | BadRecord:
+        try:
+            return self.dataset[index]
+        except BadRecord as error:
+            return BadRecord(str(error))
+
+
 def _make_batch(
-    samples: Sequence[Mapping[str, Any] | SkippedSample],
+    samples: Sequence[Mapping[str, Any] | SkippedSample | BadRecord],
     collate: Callable[..., dict[str, Any]],
     padding_idx: int,
     ignore_idx: int,
-) -> Batch:
-    kept = [sample for sample in samples if not isinstance(sample, SkippedSample)]
+) -> Batch | BadRecord:
+    for sample in samples:
+        if isinstance(sample, BadRecord):
+            return sample
+    kept = [sample for sample in samples if isinstance(sample, Mapping)]
     inputs = collate(kept or [_one_pad_token(padding_idx)], padding_idx=padding_idx, ignore_idx=ignore_idx)
     return Batch(
         inputs=inputs,

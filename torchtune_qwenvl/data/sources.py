@@ -35,16 +35,20 @@ def open_source(
     Raises:
         ValueError: nothing there, an unknown kind of file, or a dataset that streams.
     """
-    source, data_files = _plain(source), _plain(data_files)
+    source, data_files, name = _plain(source), _plain(data_files), split.split("[")[0]
     if isinstance(source, datasets.Dataset):
         return ArrowRecords(source, "the dataset")
     if isinstance(data_files, Mapping) and _is_local(source, data_files.values()):
-        if split.split("[")[0] not in data_files:
+        if name not in data_files:
             raise ValueError(f"split {split!r}: data_files has {', '.join(data_files)}")
-        data_files = data_files[split.split("[")[0]]
+        data_files = data_files[name]
     elif not (isinstance(source, list) or _is_local(source, _as_list(data_files))):
         return _load(source, split, data_files, load_dataset_kwargs)
-    return _slice(_open_files(_list_files(source, data_files), split), split)
+    elif name != "train" and not (isinstance(source, (str, Path)) and _is_saved_dataset(Path(source))):
+        raise ValueError(
+            f"split {split!r}: local files are the split train; name the file of the other split"
+        )
+    return _slice(_open_files(_list_files(source, data_files), name), split)
 
 
 def _plain(value: Any) -> Any:
@@ -90,15 +94,15 @@ def _expand(path: Path) -> list[Path]:
     return found
 
 
-def _open_files(files: Sequence[Path], split: str) -> Records:
-    sources = [_open_file(file, split) for file in files]
+def _open_files(files: Sequence[Path], name: str) -> Records:
+    sources = [_open_file(file, name) for file in files]
     return sources[0] if len(sources) == 1 else JoinedRecords(sources)
 
 
-def _open_file(file: Path, split: str) -> Records:
+def _open_file(file: Path, name: str) -> Records:
     if file.is_dir():
         saved = datasets.load_from_disk(str(file))
-        table = saved[split.split("[")[0]] if isinstance(saved, datasets.DatasetDict) else saved
+        table = saved[name] if isinstance(saved, datasets.DatasetDict) else saved
         return ArrowRecords(table, str(file))
     if file.suffix != ".parquet":
         return JsonRecords(file)

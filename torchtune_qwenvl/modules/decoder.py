@@ -71,6 +71,8 @@ class VisionLanguageDecoder(nn.Module):
         segments: Segments,
         keep: Tensor | None = None,
         cache: KVCache | None = None,
+        visual: Tensor | None = None,
+        deepstack: Sequence[Tensor] = (),
     ) -> Tensor:
         """Embeddings to what the head reads.
 
@@ -80,6 +82,8 @@ class VisionLanguageDecoder(nn.Module):
             segments: rows (or documents); unused once a cache holds the prompt.
             keep: [k] indices of the tokens the head is to see; None for all.
             cache: filled by the prompt, extended by every further token.
+            visual: [v] indices of the visual tokens, where there are deepstack features.
+            deepstack: [v, w] features, the i-th added to the visual tokens behind layer i.
 
         Returns:
             Normalised states [n or k, w].
@@ -87,4 +91,6 @@ class VisionLanguageDecoder(nn.Module):
         rotation = self.rotary(positions, x.dtype)
         for i, layer in enumerate(self.layers):
             x = layer(x, rotation=rotation, segments=segments, cache=cache.layers[i] if cache else None)
+            if i < len(deepstack) and visual is not None:
+                x = x.index_add(0, visual, deepstack[i].to(x.dtype))
         return self.norm(x if keep is None else x.index_select(0, keep))

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
-from torchtune.modules.peft import DoRALinear, LoRALinear
+from torchtune.modules.peft import LoRALinear
+
+from torchtune_qwenvl.modules.dora import DoRALinear
 
 Part = Literal["encoder", "fusion", "decoder"]
 Mode = Literal["frozen", "lora", "full"]
@@ -36,7 +38,7 @@ def is_adapter(parameter_name: str) -> bool:
 
 @dataclass(frozen=True)
 class Adapter:
-    """LoRA on the linears named in `targets`; torchtune's LoRALinear or DoRALinear."""
+    """LoRA on the linears named in `targets`; torchtune's LoRALinear, or our DoRALinear."""
 
     targets: frozenset[str]
     rank: int

@@ -1,10 +1,11 @@
 """Axial rotary embedding. Unusual: which position axis turns which frequency is data, not code.
 
-The first 2f of a head's d values form f pairs, (i, i + f) or, interleaved, (2i, 2i + 1); the others stay.
+The first 2f of a head's d values form f pairs, (i, i + f) or neighbours (2i, 2i + 1); the others stay.
 Pair i turns by `positions[axes[i]] * frequencies[i]`:
 
     ViT, head 80:      20 frequencies by the row, then the same 20 by the column
     decoder, head 128: 64 frequencies, the first 16 by t, the next 24 by h, the last 24 by w (M-RoPE)
+    the same interleaved: t h w t h w … for 60 of them, the last 4 by t
     partial, head 128: 32 frequencies for the first 64 values, 8 by t, 12 by h, 12 by w
 
 n tokens, a axes, f frequencies, h heads, d head width. Source: Su et al. 2021, arXiv:2104.09864; Qwen2-VL,
@@ -24,12 +25,12 @@ from torch import Tensor
 class Rotation(NamedTuple):
     """cos and sin [n, 1, f] of every token's angles, made once per forward and shared by all layers.
 
-    `interleaved`: pairs are neighbours (2i, 2i + 1), not halves (i, i + f).
+    `neighbours`: pairs are (2i, 2i + 1), not (i, i + f).
     """
 
     cos: Tensor
     sin: Tensor
-    interleaved: bool = False
+    neighbours: bool = False
 
 
 class AxialRotary:
@@ -42,17 +43,17 @@ class AxialRotary:
         frequencies: [f] radians per position step, fp32.
         axes: for each frequency the axis of the positions that turns it.
         scale: factor on cos and sin (YaRN's attention factor).
-        interleaved: which values of a head form pairs, see `Rotation`.
+        neighbours: which values of a head form pairs, see `Rotation`.
     """
 
     def __init__(
-        self, frequencies: Tensor, axes: Sequence[int], scale: float = 1.0, interleaved: bool = False
+        self, frequencies: Tensor, axes: Sequence[int], scale: float = 1.0, neighbours: bool = False
     ) -> None:
         if len(axes) != len(frequencies):
             raise ValueError(
                 f"one axis per frequency: got {len(axes)} axes for {len(frequencies)} frequencies"
             )
-        self.scale, self.interleaved = scale, interleaved
+        self.scale, self.neighbours = scale, neighbours
         self._host = (frequencies.float(), torch.tensor(list(axes), device="cpu"))
         self._on: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
@@ -66,21 +67,21 @@ class AxialRotary:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             angles = (positions.float().index_select(1, axes) * frequencies).unsqueeze(1)
             cos, sin = ((x * self.scale).to(dtype) for x in (angles.cos(), angles.sin()))
-            return Rotation(cos, sin, self.interleaved)
+            return Rotation(cos, sin, self.neighbours)
 
 
 class _Rotate(torch.autograd.Function):
     """Turn pairs. The gradient is the turn by the negative angle: only the tables are kept."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor, neighbours: bool) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        ctx.interleaved = interleaved
-        return _turn(x, Rotation(cos, sin, interleaved), 1)
+        ctx.neighbours = neighbours
+        return _turn(x, Rotation(cos, sin, neighbours), 1)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        return _turn(grad, Rotation(*ctx.saved_tensors, ctx.interleaved), -1), None, None, None
+        return _turn(grad, Rotation(*ctx.saved_tensors, ctx.neighbours), -1), None, None, None
 
 
 def _turn(x: Tensor, rotation: Rotation, sign: int) -> Tensor:
@@ -99,7 +100,7 @@ def _turn(x: Tensor, rotation: Rotation, sign: int) -> Tensor:
 def _pairs(x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
     """Views of the first and of the second values of all pairs, [..., d] -> twice [..., f]."""
     f = rotation.cos.shape[-1]
-    if rotation.interleaved:
+    if rotation.neighbours:
         return x[..., 0 : 2 * f : 2], x[..., 1 : 2 * f : 2]
     return x[..., :f], x[..., f : 2 * f]
 
@@ -107,6 +108,19 @@ def _pairs(x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate queries or keys [n, h, d]; computed in the tables' dtype, returned in x's."""
     return _Rotate.apply(x, *rotation)
+
+
+def chunked_axes(sections: Sequence[int]) -> list[int]:
+    """Neighbouring frequencies share an axis: [2, 1, 1] -> [0, 0, 1, 2]."""
+    return [axis for axis, section in enumerate(sections) for _ in range(section)]
+
+
+def interleaved_axes(sections: Sequence[int]) -> list[int]:
+    """Axes take turns as long as each lasts, the first fills up: [4, 2, 2] -> [0, 1, 2, 0, 1, 2, 0, 0]."""
+    axes = [0] * sum(sections)
+    for axis, section in enumerate(sections[1:], start=1):
+        axes[axis : section * len(sections) : len(sections)] = [axis] * section
+    return axes
 
 
 def inverse_frequencies(width: int, theta: float) -> Tensor:

@@ -121,29 +121,36 @@ class VisionLanguageModel(nn.Module):
             raise ValueError("mask: none is taken, attention runs over rows; drop it from the batch")
         layout = layout or {}
         b, s = tokens.shape
-        x = self._embed(tokens, encoder_input, layout, decoding=cache is not None and not cache.empty)
+        decoding = cache is not None and not cache.empty
+        x, visual = self._embed(tokens, encoder_input, layout, decoding)
         positions = self._positions(tokens, input_pos, encoder_input).reshape(b * s, -1)
         segments = Segments.rows(b, s, tokens.device)
         if cache is not None:
-            return self._next_logits(x, positions, segments, cache, s)
+            return self._next_logits(x, positions, segments, cache, s, visual)
         if labels is None:
-            states = self.decoder(x, positions=positions, segments=segments).view(b, s, -1)
+            states = self.decoder(x, positions=positions, segments=segments, **visual).view(b, s, -1)
             if self.num_output_chunks:
                 return [self.output(chunk) for chunk in states.chunk(self.num_output_chunks, dim=1)]
             return self.output(states)
         labelled = layout["labelled"] if "labelled" in layout else labelled_positions(labels)
-        states = self.decoder(x, positions=positions, segments=segments, keep=labelled)
+        states = self.decoder(x, positions=positions, segments=segments, keep=labelled, **visual)
         targets = labels.flatten().index_select(0, labelled + 1)
         loss = chunked_cross_entropy(states, targets, self.output, self.loss_chunk_tokens)
         return loss, torch.full((), len(labelled), dtype=torch.int64, device=loss.device)
 
     def _next_logits(
-        self, x: Tensor, positions: Tensor, segments: Segments, cache: KVCache, s: int
+        self,
+        x: Tensor,
+        positions: Tensor,
+        segments: Segments,
+        cache: KVCache,
+        s: int,
+        visual: Mapping[str, Any],
     ) -> Tensor:
         cache.reserve(s)
         starts = torch.arange(0, len(x), s, device=x.device)
         last = starts + cache.lengths - 1 if cache.prefilling else starts
-        states = self.decoder(x, positions=positions, segments=segments, keep=last, cache=cache)
+        states = self.decoder(x, positions=positions, segments=segments, keep=last, cache=cache, **visual)
         cache.advance()
         return self.output(states).unsqueeze(1)
 
@@ -163,13 +170,16 @@ class VisionLanguageModel(nn.Module):
         encoder_input: Mapping[str, Any] | None,
         layout: Mapping[str, Tensor],
         decoding: bool,
-    ) -> Tensor:
-        """Embeddings [b * s, w] with the visual tokens in the places of their placeholders."""
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Embeddings [b * s, w] with the visual tokens in the places of their placeholders.
+
+        With them what the decoder takes beside: those places and the deepstack features, if there are any.
+        """
         flat = tokens.flatten()
         x = self.decoder.tok_embeddings(flat)
         x = x.to(_compute_dtype(x))  # under autocast the residual stream is in the compute dtype
         if decoding:
-            return x
+            return x, {}
         places = layout["visual"] if "visual" in layout else self._visual_positions(flat)
         vision = _vision_input(encoder_input)
         if vision is None:
@@ -177,14 +187,16 @@ class VisionLanguageModel(nn.Module):
                 raise ValueError(
                     f"tokens hold {len(places)} placeholders of visual tokens, but no images came"
                 )
-            return self._with_idle_encoder(x)
-        features = self.vision_encoder(**vision)
+            return self._with_idle_encoder(x), {}
+        deepstack: list[Tensor] = []
+        features = self.vision_encoder(**vision, deepstack=deepstack)
         if len(places) != len(features):
             raise ValueError(
                 f"the images give {len(features)} visual tokens, tokens hold {len(places)} placeholders "
                 f"(ids {self.image_token_id}, {self.video_token_id}): both must come from the same samples"
             )
-        return x.index_copy(0, places, features.to(x.dtype))
+        x = x.index_copy(0, places, features.to(x.dtype))
+        return x, {"visual": places, "deepstack": deepstack} if deepstack else {}
 
     def _visual_positions(self, flat: Tensor) -> Tensor:
         return ((flat == self.image_token_id) | (flat == self.video_token_id)).nonzero().squeeze(1)
@@ -198,8 +210,9 @@ class VisionLanguageModel(nn.Module):
         trains = self.training and any(p.requires_grad for p in self.vision_encoder.parameters())
         if not (distributed or trains):
             return x
-        features = self.vision_encoder(*self.vision_encoder.dummy_pixels())
-        return x + 0 * features.sum().to(x.dtype)
+        features: list[Tensor] = []
+        features.append(self.vision_encoder(*self.vision_encoder.dummy_pixels(), deepstack=features))
+        return x + 0 * torch.stack(features).sum().to(x.dtype)
 
 
 def _vision_input(encoder_input: Mapping[str, Any] | None) -> dict[str, Any] | None:

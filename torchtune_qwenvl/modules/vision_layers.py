@@ -85,16 +85,28 @@ class PatchMerger(nn.Module):
     """Norm, then the m x m patches of a block side by side, then an MLP to the decoder's width.
 
     Args:
-        norm: acts on single patches [n, d].
+        norm: acts on single patches [n, d], or on whole blocks.
         mlp: m * m * d -> decoder width.
         merge: m.
+        norm_after: whether `norm` comes behind the joining, on [n / m^2, m * m * d].
     """
 
-    def __init__(self, *, norm: nn.Module, mlp: nn.Module, merge: int) -> None:
+    def __init__(self, *, norm: nn.Module, mlp: nn.Module, merge: int, norm_after: bool = False) -> None:
         super().__init__()
         self.norm, self.mlp = norm, mlp
         self.block = merge * merge
+        self.norm_after = norm_after
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, d] in merge-block order -> [n / m^2, decoder width]."""
+        if self.norm_after:
+            return self.mlp(self.norm(x.unflatten(0, (-1, self.block)).flatten(1)))
         return self.mlp(self.norm(x).unflatten(0, (-1, self.block)).flatten(1))
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), OpenAI CLIP's approximation of GELU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise."""
+        return x * torch.sigmoid(1.702 * x)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.lora import is_adapter
+from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.training.folder import (
     CONFIG,
     INDEX,
@@ -36,7 +37,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     **builder_arguments: Any,
-) -> nn.Module:
+) -> VisionLanguageModel:
     """Build the model that a HF checkpoint folder holds, and load its weights.
 
     Memory rises by the weights once: the model is built without storage, then filled from the mapped files.
@@ -83,12 +84,10 @@ def init_unsaved(model: nn.Module, dtype: torch.dtype, device: str | torch.devic
         for name, buffer in module._buffers.items():
             if buffer is not None and buffer.is_meta:
                 module._buffers[name] = torch.empty_like(buffer, device=device)
-        if hasattr(module, "rope_init"):
-            module.rope_init()
-        if hasattr(module, "lora_a"):
-            module.initialize_parameters()
-        if hasattr(module, "initialize_dora_magnitude"):
-            module.initialize_dora_magnitude()
+        # In this order: DoRA's magnitudes are the norms of weights with a fresh adapter.
+        for method in ("rope_init", "initialize_parameters", "initialize_dora_magnitude"):
+            if hasattr(module, method):
+                getattr(module, method)()
 
 
 def save_model(
@@ -153,14 +152,17 @@ def save_folder(
     return out
 
 
-def check_out_folder(out: Path, source: Path) -> None:
-    """Raise a ValueError where a checkpoint folder written to `out` would destroy something else."""
+def check_out_folder(out: Path, source: Path, proof: str = CONFIG) -> None:
+    """Raise a ValueError where a folder written to `out` would destroy something else.
+
+    An existing folder is replaced only if it holds the file `proof`, which tells an older export.
+    """
     out, source = Path(out).resolve(), Path(source).resolve()
     if out == source or out in source.parents:
         raise ValueError(f"{out} is or holds the source checkpoint {source}: choose another output folder")
-    if out.exists() and not (out / CONFIG).is_file() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out / proof).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(
-            f"{out} exists and is no checkpoint folder: it is not replaced, choose another output folder"
+            f"{out} exists and holds no {proof}: it is not replaced, choose another output folder"
         )
 
 

@@ -113,7 +113,9 @@ def _load(path: Path, chain: tuple[Path, ...] = ()) -> dict:
         raise ValueError(f"Config {path} includes itself, through {' -> '.join(p.name for p in chain)}.")
     content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     if not isinstance(content, dict):
-        raise ValueError(f"Config {path}: expected `key: value` lines at the top, got a {type(content).__name__}.")
+        raise ValueError(
+            f"Config {path}: expected `key: value` lines at the top, got a {type(content).__name__}."
+        )
     parents = content.pop("include", [])
     merged: dict = {}
     for parent in [parents] if isinstance(parents, str) else parents:
@@ -139,7 +141,9 @@ def _parse_override(text: str) -> tuple[tuple[str, ...], Any]:
     key, equals, _ = text.partition("=")
     if not equals or not key or key[0] in "+-":
         hint = key.lstrip("+-") or "key"
-        raise ValueError(f"Expected overrides of the form key=value, got '{text}'. Write {hint}=VALUE, no prefix.")
+        raise ValueError(
+            f"Expected overrides of the form key=value, got '{text}'. Write {hint}=VALUE, no prefix."
+        )
     path = tuple(key.split("."))
     value: Any = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
     for part in path:
@@ -162,7 +166,9 @@ def _check_keys(schema: dict, tree: dict, prefix: str = "") -> None:
         name = prefix + str(key)
         if key not in schema:
             known = [path for path in _dotted(schema, prefix)]
-            raise ValueError(f"Unknown config key '{name}'.{_nearest(name, known)} base.yaml lists every key.")
+            raise ValueError(
+                f"Unknown config key '{name}'.{_nearest(name, known)} base.yaml lists every key."
+            )
         default = schema[key]
         if name in SLOTS:
             if value is not None and not (isinstance(value, dict) and COMPONENT in value):

@@ -42,7 +42,9 @@ class FlopCounter:
         self.per_pair = sum(path.through_layer(layer) for layer in decoder.layers)
         self.per_token = path.flops
         path = _Path(learns=path.learns or _trains(decoder.norm))
-        path.through(decoder.output if any(True for _ in decoder.output.parameters()) else decoder.tok_embeddings)
+        path.through(
+            decoder.output if any(True for _ in decoder.output.parameters()) else decoder.tok_embeddings
+        )
         self.per_label = path.flops
 
     def __call__(
@@ -64,7 +66,9 @@ class FlopCounter:
             patches = t * h * w
             total += (self._embed.flops / frames + self.per_patch) * patches
             total += self.per_visual_token * patches / self.merge**2
-            total += self.per_frame_pair * t * (h * w) ** 2 + self.per_window_pair * t * self._window_pairs(h, w)
+            total += self.per_frame_pair * t * (h * w) ** 2 + self.per_window_pair * t * self._window_pairs(
+                h, w
+            )
         return total
 
     def _window_pairs(self, h: int, w: int) -> int:

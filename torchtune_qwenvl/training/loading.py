@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from torchtune_qwenvl.models import get_family
-from torchtune_qwenvl.training.checkpoint import plan_weights
 from torchtune_qwenvl.training.distributed import local
 from torchtune_qwenvl.training.folder import CheckpointFolder
+from torchtune_qwenvl.training.weight_plan import plan_weights
 
 
 @torch.no_grad()

@@ -3,9 +3,9 @@
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 
@@ -60,24 +60,21 @@ class Work:
         tokens: tokens, padding left out.
         images: images and clips.
         flops: floating-point operations, see `FlopCounter`.
+        skipped: samples left out.
+        dropped_turns: turns that truncation cut.
     """
 
     labelled: int = 0
     tokens: int = 0
     images: int = 0
     flops: float = 0.0
+    skipped: int = 0
+    dropped_turns: int = 0
 
-    def __add__(self, other: "Work") -> "Work":
-        return Work(
-            self.labelled + other.labelled,
-            self.tokens + other.tokens,
-            self.images + other.images,
-            self.flops + other.flops,
-        )
-
-    def summed(self, world: World) -> torch.Tensor:
-        """[labelled, tokens, images, flops] of all ranks, float64 on the device, without waiting for it."""
-        counts = torch.tensor([self.labelled, self.tokens, self.images, self.flops], dtype=torch.float64)
+    @staticmethod
+    def total(parts: Iterable["Work"], world: World) -> torch.Tensor:
+        """Sum over batches and ranks, float64 on the device in the order above, without waiting for it."""
+        counts = torch.tensor([astuple(part) for part in parts], dtype=torch.float64).sum(dim=0)
         return world.sum(counts.to(world.device, non_blocking=True))
 
 
@@ -86,10 +83,11 @@ class Meter:
 
     def __init__(self, world: World, peak: float | None) -> None:
         self._world, self._peak = world, peak
+        self._skipped = self._dropped_turns = 0
         self._restart()
 
     def add(self, work: torch.Tensor) -> None:
-        """One step's `Work.summed`; read from the device only when a line is logged."""
+        """One step's `Work.total`; read from the device only when a line is logged."""
         self._work = work if self._work is None else self._work + work
         self._steps += 1
 
@@ -108,18 +106,25 @@ class Meter:
         self._began += time.perf_counter() - start
 
     def report(self) -> dict[str, float]:
-        """Figures since the last call, over all ranks; waiting and memory are this rank's. Waits for the device."""
+        """Figures since the last call over all ranks; waits for the device.
+
+        Waiting and memory are this rank's; memory, skipped samples and dropped turns count from the start.
+        """
         assert self._work is not None, "report() before the first step"
-        _, tokens, images, flops = self._work.tolist()
+        work = Work(*self._work.tolist())
+        self._skipped += work.skipped
+        self._dropped_turns += work.dropped_turns
         seconds = time.perf_counter() - self._began
-        per_device = flops / seconds / self._world.size
+        per_device = work.flops / seconds / self._world.size
         figures = {
-            "tokens_per_second": tokens / seconds,
-            "images_per_second": images / seconds,
+            "tokens_per_second": work.tokens / seconds,
+            "images_per_second": work.images / seconds,
             "seconds_per_step": seconds / self._steps,
             "data_wait_seconds": self._waited / self._steps,
             "peak_memory_gib": peak_memory_gib(self._world.device),
             "tflops_per_device": per_device / 1e12,
+            "skipped_samples": self._skipped,
+            "dropped_turns": self._dropped_turns,
         }
         if self._peak is not None:
             figures["mfu"] = per_device / self._peak

@@ -22,7 +22,9 @@ def learning_rates(cfg: DictConfig, parts: Mapping[str, object]) -> dict[str, fl
     rates = {part: default if rate is None else rate for part, rate in rates.items()}
     unset = [part for part, rate in rates.items() if rate is None]
     if unset:
-        raise ValueError(f"No learning rate for the {', '.join(unset)}: set optimizer.lr or learning_rates.{unset[0]}.")
+        raise ValueError(
+            f"No learning rate for the {', '.join(unset)}: set optimizer.lr or learning_rates.{unset[0]}."
+        )
     return {part: float(rate) for part, rate in rates.items()}
 
 
@@ -50,7 +52,9 @@ def current_learning_rates(optimizer: Optimizer) -> dict[str, float]:
     return {group["part"]: float(group["lr"]) for group in optimizer.param_groups}
 
 
-def build_scheduler(node: DictConfig | None, optimizer: Optimizer, num_training_steps: int) -> LRScheduler | None:
+def build_scheduler(
+    node: DictConfig | None, optimizer: Optimizer, num_training_steps: int
+) -> LRScheduler | None:
     """The schedule of `node`, which gets `num_training_steps` where it asks for it and does not set it itself."""
     if node is None:
         return None

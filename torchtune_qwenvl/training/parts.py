@@ -48,7 +48,9 @@ def trainable_table(model: nn.Module, learning_rates: Mapping[str, float]) -> st
     trains = [p for p in everything if p.requires_grad]
     rows.append(("all", f"{_numel(trains):,}", f"{_numel(everything) - _numel(trains):,}", "", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+    )
 
 
 def checkpoint_activations(model: nn.Module, towers: Mapping[str, bool]) -> None:
@@ -71,14 +73,14 @@ class GradientCheck:
     def __init__(self, parts: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
         self._unchecked = dict(parts)
 
-    def __call__(self, images: int) -> None:
-        """Call after backward; `images`: how many this step had, on all ranks.
+    def __call__(self, images: Tensor) -> None:
+        """Call after backward; `images`: how many this step had, on all ranks. Reads it until all is checked.
 
         Raises:
             ValueError: a trainable parameter without a gradient, or a part whose gradients are all zero.
         """
         for part in list(self._unchecked):
-            if images or part not in VISUAL:
+            if images.item() or part not in VISUAL:
                 self._check(part, self._unchecked.pop(part))
 
     @staticmethod

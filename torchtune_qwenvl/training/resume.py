@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from torchtune_qwenvl.training.distributed import World, like, local
+from torchtune_qwenvl.training.folder import check_disk_space
 
 META = "run.json"
 
@@ -54,19 +55,21 @@ def save(
     """Write `output_dir/step_N/`; all ranks call. Returns the folder."""
     folder = output_dir / f"step_{progress.step}"
     part = folder.with_name(f"{folder.name}.tmp")
-    if world.is_main:
-        for stale in output_dir.glob("step_*.tmp"):
-            shutil.rmtree(stale)
-        part.mkdir(parents=True)
-        meta = {"world_size": world.size, "progress": asdict(progress)}
-        _write(part / META, json.dumps(meta, indent=2).encode())
-    world.barrier()
     state = {
         "parameters": {name: local(p.detach()) for name, p in _trainable(model).items()},
         "optimizer": _map_tensors(optimizer.state_dict(), local),
         "scheduler": scheduler.state_dict() if scheduler else None,
         "rng": _random_state(world),
     }
+    if world.is_main:
+        # The ranks' parts are of about one size, and often on one disk.
+        check_disk_space(output_dir, world.size * _nbytes(state))
+        for stale in output_dir.glob("step_*.tmp"):
+            shutil.rmtree(stale)
+        part.mkdir(parents=True)
+        meta = {"world_size": world.size, "progress": asdict(progress)}
+        _write(part / META, json.dumps(meta, indent=2).encode())
+    world.barrier()
     with open(part / f"rank_{world.rank}.pt", "wb") as file:
         torch.save(state, file)
         file.flush()
@@ -132,7 +135,9 @@ def load(
             "first. Resume with the model: section that the run began with."
         )
     if (state["scheduler"] is None) != (scheduler is None):
-        raise ValueError(f"{folder}: the run was saved {'with' if scheduler is None else 'without'} an lr_scheduler.")
+        raise ValueError(
+            f"{folder}: the run was saved {'with' if scheduler is None else 'without'} an lr_scheduler."
+        )
     with torch.no_grad():
         for name, parameter in parameters.items():
             local(parameter).copy_(state["parameters"][name])
@@ -179,6 +184,12 @@ def _map_tensors(tree: Any, function: Any) -> Any:
     if isinstance(tree, list):
         return [_map_tensors(value, function) for value in tree]
     return function(tree) if isinstance(tree, Tensor) else tree
+
+
+def _nbytes(tree: Any) -> int:
+    if isinstance(tree, (dict, list)):
+        return sum(map(_nbytes, tree.values() if isinstance(tree, dict) else tree))
+    return tree.nbytes if isinstance(tree, Tensor) else 0
 
 
 def _step_of(folder: Path) -> int:

@@ -38,5 +38,7 @@ def validation_loss(
     model.train(was_training)
     loss_sum, n = world.sum(total).tolist()
     if n == 0:
-        raise ValueError("val_dataset: no labelled token in it, so there is no loss to compute. Check its answers.")
+        raise ValueError(
+            "val_dataset: no labelled token in it, so there is no loss to compute. Check its answers."
+        )
     return loss_sum / n

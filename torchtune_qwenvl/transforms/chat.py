@@ -1,8 +1,8 @@
 """A conversation as the model's chat template writes it, as pieces instead of one string.
 
-Jinja renders a string in which a user's `<|im_end|>` cannot be told from the template's. Here a turn is a list
-of pieces - text, special tokens, media - so that text stays text. What differs between models is the data of
-`ChatFormat`; `template_check` compares the result with the checkpoint's own Jinja.
+Jinja renders a string in which a user's `<|im_end|>` cannot be told from the template's. Here a turn is a
+list of pieces - text, special tokens, media - so that text stays text. What differs between models is
+`ChatFormat`'s data; `template_check` compares the result with the checkpoint's own Jinja.
 
     user: [image] "What is this?"   ->   <|im_start|> "user\\n" <|vision_start|> [image] <|vision_end|>
                                          "What is this?" <|im_end|> "\\n"

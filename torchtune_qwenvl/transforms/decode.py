@@ -1,14 +1,16 @@
 """Image files and objects to uint8 RGB, with the size known before anything is decoded.
 
-The rules: EXIF orientation applied, alpha composited on white, 16-bit scaled to 8, palettes and CMYK converted,
-the first frame of an animation. JPEG goes through torchvision, whose channels-last result is kept: the
-bit-equal resize is several times faster on it; everything else goes through Pillow.
+The rules: EXIF orientation applied, alpha composited on white, 16-bit scaled to 8, palettes and CMYK
+converted, the first frame of an animation. JPEG goes through torchvision, whose channels-last result is kept:
+the bit-equal resize is several times faster on it; everything else goes through Pillow.
 """
 
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,21 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.transforms.rgb import array_to_rgb, hwc_to_chw, rgb_tensor
 
 # Pillow's own warning threshold: beyond it, it takes a file for a decompression bomb.
 MAX_IMAGE_PIXELS = 89_478_485
 _ORIENTATION = 0x0112  # EXIF tag
+# What Pillow and torchvision answer damaged files with.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    RuntimeError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 _FIX = "repair or remove the file, or set on_bad_sample: skip"
 
 ImageSource = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor
@@ -30,7 +43,7 @@ ImageSource = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor
 
 @dataclass(frozen=True)
 class OpenedImage:
-    """An image whose header is read. `where` names it in errors; `decode()` gives uint8 [3, height, width]."""
+    """An image whose header is read; `where` names it in errors."""
 
     where: str
     height: int
@@ -45,7 +58,7 @@ class OpenedImage:
         """
         try:
             pixels = self._decode()
-        except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
+        except _DAMAGE as error:
             if isinstance(error, BadSample):
                 raise
             raise BadSample(f"cannot be decoded: {error}", where=self.where, fix=_FIX) from error
@@ -76,20 +89,12 @@ def open_image(
         str(source) if isinstance(source, str | Path) else f"image given as {type(source).__name__}"
     )
     if isinstance(source, np.ndarray | torch.Tensor):
-        opened = _open_array(source, where)
-    elif isinstance(source, str | Path | bytes | Image.Image):
-        opened = _open_encoded(source, where)
-    else:
-        raise BadSample(
-            "an image is a path, bytes, PIL image, numpy array or tensor", where=where, fix="convert it"
-        )
-    if opened.height * opened.width > max_image_pixels:
-        raise BadSample(
-            f"{opened.height} x {opened.width} pixels, more than max_image_pixels = {max_image_pixels}",
-            where=where,
-            fix="shrink the file, or raise max_image_pixels if you trust it",
-        )
-    return opened
+        return _open_array(source, where, max_image_pixels)
+    if isinstance(source, str | Path | bytes | Image.Image):
+        return _open_encoded(source, where, max_image_pixels)
+    raise BadSample(
+        f"expected a path, bytes, PIL image, numpy array or tensor, got {type(source).__name__}", where=where
+    )
 
 
 def decode_image(source: ImageSource, *, max_image_pixels: int = MAX_IMAGE_PIXELS) -> torch.Tensor:
@@ -103,46 +108,69 @@ def image_size(source: ImageSource, *, max_image_pixels: int = MAX_IMAGE_PIXELS)
     return opened.height, opened.width
 
 
-def _open_encoded(source: str | Path | bytes | Image.Image, where: str) -> OpenedImage:
-    image = source if isinstance(source, Image.Image) else _open_pillow(source, where)
-    orientation = image.getexif().get(_ORIENTATION, 1)
-    width, height = image.size
-    if orientation in (5, 6, 7, 8):
-        height, width = width, height
-    if not isinstance(source, Image.Image) and image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
-        return OpenedImage(where, height, width, lambda: _decode_jpeg(source, image, orientation))
-    return OpenedImage(where, height, width, lambda: _decode_pillow(image, orientation))
-
-
-def _open_pillow(source: str | Path | bytes, where: str) -> Image.Image:
+def _open_encoded(source: str | Path | bytes | Image.Image, where: str, max_image_pixels: int) -> OpenedImage:
     try:
-        if isinstance(source, bytes):
-            if not source:
-                raise BadSample("the image has 0 bytes", where=where, fix=_FIX)
-            return Image.open(io.BytesIO(source))
-        if Path(source).is_file() and Path(source).stat().st_size == 0:
-            raise BadSample("the file has 0 bytes", where=where, fix=_FIX)
-        return Image.open(source)
+        with _pillow(source) as image:
+            _check_size(*image.size, max_image_pixels, where)
+            orientation = _orientation(image)
+            in_torchvision = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
+            width, height = image.size
     except FileNotFoundError:
         raise BadSample("no such image file", where=where, fix="check the path and image_root") from None
     except UnidentifiedImageError:
-        raise BadSample("not an image that Pillow knows", where=where, fix=_FIX) from None
-    except Image.DecompressionBombError as error:
-        raise BadSample(str(error), where=where, fix="shrink the file") from None
-    except (OSError, SyntaxError, ValueError) as error:
+        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size  # type: ignore[arg-type]
+        what = "not an image that Pillow knows" if size else "0 bytes, expected an image"
+        raise BadSample(what, where=where, fix=_FIX) from None
+    except _DAMAGE as error:
         if isinstance(error, BadSample):
             raise
         raise BadSample(f"cannot be opened: {error}", where=where, fix=_FIX) from error
+    if orientation in (5, 6, 7, 8):
+        height, width = width, height
+    if in_torchvision and not isinstance(source, Image.Image):
+        return OpenedImage(where, height, width, lambda: _decode_jpeg(source, orientation))
+    return OpenedImage(where, height, width, lambda: _decode_pillow(source))
 
 
-def _decode_jpeg(source: str | Path | bytes, image: Image.Image, orientation: int) -> torch.Tensor:
+def _pillow(source: str | Path | bytes | Image.Image) -> AbstractContextManager[Image.Image]:
+    if isinstance(source, Image.Image):
+        return nullcontext(source)
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":  # Pillow turns these itself, and gives the turned size
+        return 1
+    # Pillow's own PNG method decodes the whole picture to see whether EXIF stands behind it.
+    exif = Image.Image.getexif(image)
+    if image.format == "PNG" and "exif" not in image.info and (stream := getattr(image, "fp", None)):
+        late = _late_png_exif(stream)
+        if late:
+            exif.load(late)
+    return exif.get(_ORIENTATION, 1)
+
+
+def _late_png_exif(stream: Any) -> bytes:
+    """The eXIf chunk, which may stand anywhere in a PNG; the stream's position stays."""
+    came_from = stream.tell()
+    stream.seek(8)  # behind the signature
+    found = b""
+    while len(head := stream.read(8)) == 8 and not found:
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        found = stream.read(length) if kind == b"eXIf" else b""
+        stream.seek(4 if found else length + 4, io.SEEK_CUR)
+    stream.seek(came_from)
+    return found
+
+
+def _decode_jpeg(source: str | Path | bytes, orientation: int) -> torch.Tensor:
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     try:
         pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
     except (
         RuntimeError
     ):  # rare codings torchvision lacks; for a damaged file Pillow's message is the better one
-        return _decode_pillow(image, orientation)
+        return _decode_pillow(source)
     return _ORIENT[orientation](pixels) if orientation in _ORIENT else pixels
 
 
@@ -158,36 +186,21 @@ _ORIENT: dict[int, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-def _decode_pillow(image: Image.Image, orientation: int) -> torch.Tensor:
-    upright = image if orientation == 1 else ImageOps.exif_transpose(image)
-    return _channels_first(np.array(_to_rgb(upright)))
+def _decode_pillow(source: str | Path | bytes | Image.Image) -> torch.Tensor:
+    with _pillow(source) as image:
+        return rgb_tensor(ImageOps.exif_transpose(image))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        image = _to_8_bit(image)
-    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
+def _check_size(width: int, height: int, max_image_pixels: int, where: str) -> None:
+    if height * width > max_image_pixels:
         raise BadSample(
-            f"pixel values of mode {image.mode!r} from {values.min()} to {values.max()} have no fixed range",
-            fix="save the image with 8 or 16 bits per channel",
+            f"{height} x {width} pixels, more than max_image_pixels = {max_image_pixels}",
+            where=where,
+            fix="shrink the file, or raise max_image_pixels if you trust it",
         )
-    return Image.fromarray(_scale_16_bit(values))
 
 
-def _scale_16_bit(values: Any) -> Any:
-    # The high byte, as Pillow takes it where it reads 16-bit colour: grey and colour files agree.
-    return (values.astype(np.int64) >> 8).astype(np.uint8)
-
-
-def _open_array(source: np.ndarray | torch.Tensor, where: str) -> OpenedImage:
+def _open_array(source: np.ndarray | torch.Tensor, where: str, max_image_pixels: int) -> OpenedImage:
     values = (
         source.cpu().permute(1, 2, 0).numpy()
         if isinstance(source, torch.Tensor) and source.ndim == 3
@@ -209,18 +222,8 @@ def _open_array(source: np.ndarray | torch.Tensor, where: str) -> OpenedImage:
             fix="convert it; floats have no fixed range",
         )
     height, width, channels = values.shape
+    _check_size(width, height, max_image_pixels, where)
     if values.dtype == np.uint8 and channels == 3:
-        pixels = source if isinstance(source, torch.Tensor) else _channels_first(source)
+        pixels = source if isinstance(source, torch.Tensor) else hwc_to_chw(source)
         return OpenedImage(where, height, width, lambda: pixels.cpu())
-    return OpenedImage(where, height, width, lambda: _decode_array(values))
-
-
-def _decode_array(values: np.ndarray) -> torch.Tensor:
-    values = _scale_16_bit(values) if values.dtype == np.uint16 else values
-    image = Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else np.ascontiguousarray(values))
-    return _channels_first(np.array(_to_rgb(image)))
-
-
-def _channels_first(values: np.ndarray) -> torch.Tensor:
-    writable = values if values.flags.writeable else values.copy()
-    return torch.from_numpy(writable).permute(2, 0, 1)
+    return OpenedImage(where, height, width, lambda: array_to_rgb(values))

@@ -1,8 +1,8 @@
 """What a checkpoint folder says about its tokenizer, template and images.
 
-Two generations of files say the same: published folders have preprocessor_config.json and list the added tokens in
-tokenizer_config.json, transformers 5 writes processor_config.json and has the added tokens in tokenizer.json. Nothing
-is guessed: a folder that lacks a file that is needed is an error.
+Two generations of files say the same: published folders have preprocessor_config.json and list the added
+tokens in tokenizer_config.json, transformers 5 writes processor_config.json and has the added tokens in
+tokenizer.json. Nothing is guessed: a folder that lacks a file that is needed is an error.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ def _check_against_model(path: Path, image: Mapping[str, Any], vision: Mapping[s
     ):
         if theirs in vision and vision[theirs] != image[ours]:
             raise ValueError(
-                f"{path}: the image processor's {ours} is {image[ours]}, config.json's {theirs} {vision[theirs]}; "
-                "files of two checkpoints?"
+                f"{path}: the image processor's {ours} is {image[ours]}, config.json's {theirs} "
+                f"{vision[theirs]}; files of two checkpoints?"
             )
 
 

@@ -1,7 +1,7 @@
 """Images to patches: smart resize, bicubic, normalise, cut.
 
-Bit-equal to transformers' torchvision backend of Qwen2VLImageProcessor and faster: the decoder's channels-last
-strides go through the resize as they are, and the pixels are put into patch order while they are still bytes.
+Bit-equal to transformers' torchvision backend of Qwen2VLImageProcessor and faster: the decoder's
+channels-last strides go through the resize as they are, and pixels are put into patch order as bytes.
 
 Axes: n patches, c channels, T frames per patch, p patch side, m merge side.
 """
@@ -36,9 +36,9 @@ _DTYPES = {
 
 
 def pixel_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """The dtype of patches by name (`uint8`, `fp32`, `bf16`, `fp16`, `float32` …); ValueError for any other."""
+    """The dtype of patches, also by name (`uint8`, `fp32`, `bf16` …); ValueError for any other."""
     found = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if found not in _DTYPES.values():
+    if found is None or found not in _DTYPES.values():
         raise ValueError(f"dtype of the patches is one of {', '.join(_DTYPES)}, got {dtype!r}")
     return found
 
@@ -83,9 +83,9 @@ class PlannedImage:
 class ImageTransform(Transform):
     """`{"image": image}` -> the same with `pixel_values` and `image_grid_thw`.
 
-    `pixel_values`: [n, c·T·p·p] normalised under a float `dtype`, the T frames being copies; raw [n, c·p·p] under
-    uint8, normalised later on the device. `image_grid_thw`: int64 [1, 3], the grid (1, rows, columns) of patches.
-    Patches stand in blocks of m x m, so that m·m neighbours merge into one token.
+    `pixel_values`: [n, c·T·p·p] normalised under a float `dtype`, the T frames being copies; raw [n, c·p·p]
+    under uint8, normalised later on the device. `image_grid_thw`: int64 [1, 3], the grid (1, rows, columns)
+    of patches. Patches stand in blocks of m x m, so that m·m neighbours merge into one token.
 
     Args:
         patch_size, temporal_patch_size, merge_size: p, T, m.
@@ -217,7 +217,8 @@ def _wanted(opened: OpenedImage, height: int | None, width: int | None) -> tuple
         return opened.height, opened.width
     if not all(isinstance(side, int) and side > 0 for side in (height, width)):
         raise BadSample(
-            f"resized_height and resized_width come together as positive integers, got {height!r} and {width!r}"
+            "expected resized_height and resized_width together, as positive integers, "
+            f"got {height!r} and {width!r}"
         )
     assert height is not None and width is not None
     return height, width

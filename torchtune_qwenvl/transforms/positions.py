@@ -1,7 +1,7 @@
 """Three-axis positions (t, h, w) of M-RoPE, as the Qwen team's training code gives them.
 
-Text advances all three axes together. Inside a visual block every token gets its frame's time, its row and its
-column, counted from the block's start; the next text position is the maximum over all three axes + 1.
+Text advances all three axes together. Inside a visual block every token gets its frame's time, its row and
+its column, counted from the block's start; the next text position is the maximum over all three axes + 1.
 
     text text | image of 2 x 3 merged patches | text
     t  0  1   |  2 2 2  2 2 2                 |  5

@@ -52,7 +52,7 @@ def render_jinja(template: str, messages: Sequence[Message], *, generation_promp
 
 
 def check_template(chat: ChatFormat, template: str, source: str) -> None:
-    """ValueError naming the first differing span if `chat` and the Jinja `template` render a probe differently.
+    """ValueError naming the first differing span if `chat` and `template` render a probe differently.
 
     Args:
         chat: our rendering.
@@ -77,7 +77,10 @@ def _first_difference(ours: str, theirs: str, margin: int = 30) -> str:
         (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
     )
     shown = slice(max(0, start - margin), start + margin)
-    return f"the renderings differ from character {start} on: the template gives {theirs[shown]!r}, ours {ours[shown]!r}"
+    return (
+        f"the renderings differ from character {start} on: the template gives {theirs[shown]!r}, "
+        f"ours {ours[shown]!r}"
+    )
 
 
 def _plain(message: Message) -> dict[str, Any]:

@@ -1,15 +1,14 @@
 """A conversation with images to what the model takes: tokens, mask, positions, patches.
 
-Order matters: tokens are counted from image headers first, the length policy is applied, and only then are the
-images that stay decoded. What differs between families comes in as parts: tokenizer, chat format, image transform.
+Order matters: tokens are counted from image headers first, the length policy is applied, and only then are
+the images that stay decoded. What differs between families comes in as parts: tokenizer, chat format, image
+transform.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -17,35 +16,26 @@ from torchtune.data import Message, PromptTemplateInterface
 from torchtune.modules.transforms import Transform
 from torchtune.modules.transforms.tokenizers import ModelTokenizer
 
-from torchtune_qwenvl.transforms.chat import ChatFormat, MediaSlot, Piece, Special, Turn, media_parts
+from torchtune_qwenvl.transforms.chat import ChatFormat, Turn, media_parts
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.image import IMAGE_OPTIONS, ImageTransform, PlannedImage
-from torchtune_qwenvl.transforms.positions import VisualBlock, mrope_positions
+from torchtune_qwenvl.transforms.positions import mrope_positions
 from torchtune_qwenvl.transforms.tokenizer import BPETokenizer
 from torchtune_qwenvl.transforms.truncation import Policy, turns_that_fit
-
-
-@dataclass(frozen=True)
-class _TurnTokens:
-    """Ids of one turn; `mask` True = not trained on; `media`: (index of the first placeholder, image number)."""
-
-    role: str
-    tokens: list[int]
-    mask: list[bool]
-    media: list[tuple[int, int]]
+from torchtune_qwenvl.transforms.turns import TurnEncoder, TurnTokens, join_turns, visual_blocks
 
 
 class VisionLanguageTransform(ModelTokenizer, Transform):
     """torchtune's ModelTokenizer and Transform in one, for one model family.
 
-    Only an assistant's content, the end-of-turn token and the newline behind it are trained on (the Qwen team's
-    rule), and nothing of a message with `masked=True`; `masked=False` on another role changes nothing.
+    Only an assistant's content, the end-of-turn token and the newline behind it are trained on (the Qwen
+    team's rule), and nothing of a message with `masked=True`; `masked=False` on another role changes nothing.
 
     Args:
         tokenizer, chat, image_transform: the parts.
         max_seq_len: longest sample in tokens; None: no limit.
-        truncation: what happens to a longer one: "drop_turns" leaves out trailing exchanges with their images,
-            "drop" gives the sample up; see `turns_that_fit`.
+        truncation: what happens to a longer one: "drop_turns" leaves out trailing exchanges with their
+            images, "drop" gives the sample up; see `turns_that_fit`.
         prompt_template: torchtune's, applied to the messages first.
         stop_tokens: ids that end generation; default end of turn and padding.
         context_length: the model's `max_position_embeddings`; longer samples are warned about.
@@ -73,8 +63,8 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         self.eos_id, self.pad_id = tokenizer.eos_id, tokenizer.pad_id
         self.bos_id: int | None = None
         self.stop_tokens = [self.eos_id, self.pad_id] if stop_tokens is None else list(stop_tokens)
-        self._template_ids = {name: tokenizer.special_id(name) for name in chat.special_names}
-        self.image_token_id = self._template_ids[chat.image[1]]
+        self._encode_turn = TurnEncoder(chat, tokenizer)
+        self.image_token_id = self._encode_turn.image_token_id
 
     @property
     def base_vocab_size(self) -> int:
@@ -108,7 +98,7 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
             turn.header = []
         if not tokenize_end:
             turn.ending = []
-        return self._encode_turn(turn, self._plan([message])).tokens
+        return self._encode_turn(turn, self._grids(self._plan([message]))).tokens
 
     def tokenize_messages(
         self, messages: Sequence[Message], *, add_eos: bool = True
@@ -122,8 +112,8 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         turns = self._turns(messages)
         if not add_eos:
             turns[-1].ending = []
-        kept = self._fit([self._encode_turn(turn, self._plan(messages)) for turn in turns], self.truncation)
-        return _joined(kept)
+        grids = self._grids(self._plan(messages))
+        return join_turns(self._fit([self._encode_turn(turn, grids) for turn in turns], self.truncation))
 
     def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> dict[str, Any]:
         """`{"messages": [...]}` to one example of the model's input.
@@ -133,12 +123,12 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
 
         Args:
             sample: has `messages`.
-            inference: open the assistant's turn behind the last message; an empty assistant message at the end, as
-                torchtune's recipes add it, stands for the same. Too long raises, turns are never dropped.
+            inference: open the assistant's turn behind the last message; an empty assistant message at the
+                end, as torchtune's recipes add it, stands for the same. Too long raises: no turn is dropped.
 
         Returns:
-            `tokens` list[int] of length s · `mask` list[bool], True = not trained on · `input_pos` int64 [s, 3] ·
-            `encoder_input["vision"]`: `images` list of [n, features], `grid_thw` int64 [images, 3] ·
+            `tokens` list[int] of length s · `mask` list[bool], True = not trained on · `input_pos` int64
+            [s, 3] · `encoder_input["vision"]`: `images` list of [n, features], `grid_thw` int64 [images, 3] ·
             `dropped_turns` where the policy left some out.
 
         Raises:
@@ -149,18 +139,18 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         if inference:
             messages = _without_open_answer(messages)
         plans = self._plan(messages)
-        turns = [
-            self._encode_turn(turn, plans) for turn in self._turns(messages, generation_prompt=inference)
-        ]
+        grids = self._grids(plans)
+        rendered = self._turns(messages, generation_prompt=inference)
+        turns = [self._encode_turn(turn, grids) for turn in rendered]
         kept = self._fit(turns, "drop" if inference else self.truncation)
-        tokens, mask = _joined(kept)
+        tokens, mask = join_turns(kept)
         if not inference and all(mask):
             raise BadSample(
                 "nothing to train on: no assistant turn that is not masked",
                 fix="give an answer, or call with inference=True for a prompt",
             )
         self._warn_if_long(len(tokens))
-        blocks, numbers = self._blocks(kept, plans)
+        blocks, numbers = visual_blocks(kept, grids)
         encoded = [self.image_transform.patches(plans[number]) for number in numbers]
         result: dict[str, Any] = {
             "tokens": tokens,
@@ -192,63 +182,20 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
                 raise error.at(where) from None
         return plans
 
-    def _fit(self, turns: list[_TurnTokens], policy: Policy) -> list[_TurnTokens]:
+    def _grids(self, plans: Sequence[PlannedImage]) -> list[tuple[int, int]]:
+        return [self.image_transform.merged_grid(plan) for plan in plans]
+
+    def _fit(self, turns: list[TurnTokens], policy: Policy) -> list[TurnTokens]:
         roles, lengths = [turn.role for turn in turns], [len(turn.tokens) for turn in turns]
         return turns[: turns_that_fit(roles, lengths, self.max_seq_len, policy)]
-
-    def _encode_turn(self, turn: Turn, plans: Sequence[PlannedImage]) -> _TurnTokens:
-        tokens: list[int] = []
-        media: list[tuple[int, int]] = []
-        for piece in _merge_text(turn.pieces):
-            if isinstance(piece, MediaSlot):
-                before, placeholder, after = (self._template_ids[name] for name in self.chat.image)
-                rows, columns = self.image_transform.merged_grid(plans[piece.index])
-                media.append((len(tokens) + 1, piece.index))
-                tokens += [before, *[placeholder] * (rows * columns), after]
-            elif isinstance(piece, Special):
-                tokens.append(self._template_ids[piece.name])
-            else:
-                tokens += self.tokenizer.encode(piece)
-        mask = [True] * len(tokens)
-        if turn.trained:
-            # Counted, not searched: a newline at the start of an answer merges with the header's into one token,
-            # which the Qwen team's rule leaves to the header.
-            n_header = len(self._encode_turn(Turn(turn.role, turn.header), plans).tokens)
-            mask[n_header:] = [False] * (len(tokens) - n_header)
-        return _TurnTokens(turn.role, tokens, mask, media)
-
-    def _blocks(
-        self, turns: Sequence[_TurnTokens], plans: Sequence[PlannedImage]
-    ) -> tuple[list[VisualBlock], list[int]]:
-        blocks, numbers, offset = [], [], 0
-        for turn in turns:
-            for start, number in turn.media:
-                rows, columns = self.image_transform.merged_grid(plans[number])
-                blocks.append(VisualBlock(offset + start, rows, columns))
-                numbers.append(number)
-            offset += len(turn.tokens)
-        return blocks, numbers
 
     def _warn_if_long(self, n_tokens: int) -> None:
         if self.context_length is not None and n_tokens > self.context_length:
             warnings.warn(
-                f"a sample has {n_tokens} tokens, the model's max_position_embeddings is {self.context_length}; "
-                "set max_seq_len",
+                f"a sample has {n_tokens} tokens, the model's max_position_embeddings is "
+                f"{self.context_length}; set max_seq_len",
                 stacklevel=3,
             )
-
-
-def _joined(turns: Sequence[_TurnTokens]) -> tuple[list[int], list[bool]]:
-    tokens = [token for turn in turns for token in turn.tokens]
-    return tokens, [masked for turn in turns for masked in turn.mask]
-
-
-def _merge_text(pieces: Sequence[Piece]) -> list[Piece]:
-    # The template's text and the user's meet in one string, and BPE merges across the seam.
-    merged: list[Piece] = []
-    for is_text, group in groupby(pieces, key=lambda piece: isinstance(piece, str)):
-        merged += ["".join(str(piece) for piece in group)] if is_text else group
-    return merged
 
 
 def _without_open_answer(messages: list[Message]) -> list[Message]:

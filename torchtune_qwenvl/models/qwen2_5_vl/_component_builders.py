@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from torch import nn
-from torchtune.modules import FeedForward, RMSNorm
+from torchtune.modules import RMSNorm
 
-from torchtune_qwenvl.modules.decoder import TiedOutput, VisionLanguageDecoder
-from torchtune_qwenvl.modules.layers import Attention, TransformerLayer
-from torchtune_qwenvl.modules.lora import Adapter, make_linear
-from torchtune_qwenvl.modules.rope import AxialRotary, inverse_frequencies, yarn_frequencies
-from torchtune_qwenvl.modules.vision_layers import PatchEmbed, PatchMerger
+from torchtune_qwenvl.models._builders import (
+    VISION_EPS,
+    attention,
+    decoder,
+    merger,
+    swiglu,
+    text_rotary,
+    vision_rotary,
+)
+from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
+from torchtune_qwenvl.modules.layers import TransformerLayer
+from torchtune_qwenvl.modules.lora import Adapter
+from torchtune_qwenvl.modules.rope import chunked_axes
+from torchtune_qwenvl.modules.vision_layers import PatchEmbed
 from torchtune_qwenvl.modules.vision_transformer import VisionTransformer
-
-_VISION_EPS = 1e-6  # fixed in the reference, no entry of config.json
-_VISION_THETA = 1e4
 
 
 def qwen2_5_vl_vision_encoder(
@@ -56,14 +61,12 @@ def qwen2_5_vl_vision_encoder(
         adapter: LoRA on the layers.
         merger_adapter: LoRA on the merger.
     """
-    head_dim = width // num_heads
-    axis = inverse_frequencies(head_dim // 2, _VISION_THETA)
     layers = [
         TransformerLayer(
-            _attention(width, num_heads, num_heads, causal=False, output_bias=True, adapter=adapter),
-            _swiglu(width, inner_width, bias=True, adapter=adapter),
-            sa_norm=RMSNorm(width, _VISION_EPS),
-            mlp_norm=RMSNorm(width, _VISION_EPS),
+            attention(width, num_heads, num_heads, causal=False, output_bias=True, adapter=adapter),
+            swiglu(width, inner_width, bias=True, adapter=adapter),
+            sa_norm=RMSNorm(width, VISION_EPS),
+            mlp_norm=RMSNorm(width, VISION_EPS),
         )
         for _ in range(depth)
     ]
@@ -77,8 +80,8 @@ def qwen2_5_vl_vision_encoder(
             std=image_std,
         ),
         layers=layers,
-        merger=_merger(width, out_width, merge_size, merger_adapter),
-        rotary=AxialRotary(axis.repeat(2), [0] * len(axis) + [1] * len(axis)),
+        merger=merger(width, out_width, merge_size, norm=RMSNorm(width, VISION_EPS), adapter=merger_adapter),
+        rotary=vision_rotary(width // num_heads),
         merge=merge_size,
         window=window_size // patch_size // merge_size,
         full_attention=full_attention,
@@ -117,62 +120,17 @@ def qwen2_5_vl_decoder(
         adapter: LoRA on the layers.
     """
     head_dim = width // num_heads
-    scale = 1.0
-    if yarn is None:
-        frequencies = inverse_frequencies(head_dim, rope_theta)
-    else:
-        frequencies, scale = yarn_frequencies(head_dim, rope_theta, **yarn)
-    axes = [axis for axis, section in enumerate(mrope_section) for _ in range(section)]
-    layers = [
-        TransformerLayer(
-            _attention(width, num_heads, num_kv_heads, causal=True, output_bias=False, adapter=adapter),
-            _swiglu(width, inner_width, bias=False, adapter=adapter),
-            sa_norm=RMSNorm(width, norm_eps),
-            mlp_norm=RMSNorm(width, norm_eps),
-        )
-        for _ in range(depth)
-    ]
-    tok_embeddings = nn.Embedding(vocab_size, width)
-    return VisionLanguageDecoder(
-        tok_embeddings=tok_embeddings,
-        layers=layers,
-        norm=RMSNorm(width, norm_eps),
-        output=TiedOutput(tok_embeddings) if tied else nn.Linear(width, vocab_size, bias=False),
-        rotary=AxialRotary(frequencies, axes, scale),
-        kv_heads=num_kv_heads,
+    return decoder(
+        vocab_size=vocab_size,
+        depth=depth,
+        width=width,
+        num_kv_heads=num_kv_heads,
         head_dim=head_dim,
+        tied=tied,
+        norm_eps=norm_eps,
+        rotary=text_rotary(head_dim, chunked_axes(mrope_section), rope_theta, yarn),
+        attention=lambda: attention(
+            width, num_heads, num_kv_heads, causal=True, output_bias=False, adapter=adapter
+        ),
+        mlp=lambda _: swiglu(width, inner_width, bias=False, adapter=adapter),
     )
-
-
-def _attention(
-    width: int, heads: int, kv_heads: int, *, causal: bool, output_bias: bool, adapter: Adapter | None
-) -> Attention:
-    head_dim = width // heads
-    shapes = {
-        "q_proj": (width, heads * head_dim, True),
-        "k_proj": (width, kv_heads * head_dim, True),
-        "v_proj": (width, kv_heads * head_dim, True),
-        "output_proj": (heads * head_dim, width, output_bias),
-    }
-    linears = {
-        name: make_linear(name, i, o, bias=bias, adapter=adapter) for name, (i, o, bias) in shapes.items()
-    }
-    return Attention(**linears, head_dim=head_dim, causal=causal)
-
-
-def _swiglu(width: int, inner: int, *, bias: bool, adapter: Adapter | None) -> FeedForward:
-    return FeedForward(
-        gate_proj=make_linear("w1", width, inner, bias=bias, adapter=adapter),
-        down_proj=make_linear("w2", inner, width, bias=bias, adapter=adapter),
-        up_proj=make_linear("w3", width, inner, bias=bias, adapter=adapter),
-    )
-
-
-def _merger(width: int, out_width: int, merge: int, adapter: Adapter | None) -> PatchMerger:
-    inner = width * merge * merge
-    mlp = FeedForward(
-        gate_proj=make_linear("w1", inner, inner, bias=True, adapter=adapter),
-        down_proj=make_linear("w2", inner, out_width, bias=True, adapter=adapter),
-        activation=nn.GELU(),
-    )
-    return PatchMerger(norm=RMSNorm(width, _VISION_EPS), mlp=mlp, merge=merge)

@@ -8,11 +8,12 @@ All builders take the same arguments beside the size: `image_mean`, `image_std`,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torchtune_qwenvl.models._builders import assemble
+from torchtune_qwenvl.models._hf_config import read_config, yarn_arguments
 from torchtune_qwenvl.models.qwen2_5_vl._component_builders import (
     qwen2_5_vl_decoder,
     qwen2_5_vl_vision_encoder,
@@ -43,7 +44,7 @@ def qwen2_5_vl_from_config(
     Raises:
         ValueError: for a config that is missing, incomplete or unsupported, and for contradicting arguments.
     """
-    config = normalise_config(_read(config))
+    config = normalise_config(read_config(config))
     text, vision = config["text_config"], config["vision_config"]
     training = plan_training(**trainable)
     encoder = qwen2_5_vl_vision_encoder(
@@ -72,18 +73,12 @@ def qwen2_5_vl_from_config(
         inner_width=text["intermediate_size"],
         tied=config["tie_word_embeddings"],
         norm_eps=text["rms_norm_eps"],
+        mrope_section=text["rope_parameters"]["mrope_section"],
+        rope_theta=text["rope_parameters"]["rope_theta"],
+        yarn=yarn_arguments(text),
         adapter=training.adapters["decoder"],
-        **_rope_arguments(text),
     )
-    return VisionLanguageModel(
-        vision_encoder=encoder,
-        decoder=decoder,
-        image_token_id=config["image_token_id"],
-        video_token_id=config["video_token_id"],
-        training_plan=training,
-        config=config,
-        loss_chunk_tokens=loss_chunk_tokens,
-    )
+    return assemble(config, encoder, decoder, training, loss_chunk_tokens)
 
 
 def qwen2_5_vl_3b(**arguments: Any) -> VisionLanguageModel:
@@ -109,27 +104,3 @@ def qwen2_5_vl_72b(**arguments: Any) -> VisionLanguageModel:
 def _published(size: str, arguments: dict[str, Any]) -> VisionLanguageModel:
     scale = {"image_mean": IMAGE_MEAN, "image_std": IMAGE_STD}
     return qwen2_5_vl_from_config(published_config(size), **{**scale, **arguments})
-
-
-def _read(config: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
-    if isinstance(config, Mapping):
-        return config
-    path = Path(config)
-    path = path / "config.json" if path.is_dir() else path
-    if not path.is_file():
-        raise ValueError(f"no config.json at {path}: expected that of a Qwen2.5-VL checkpoint folder")
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _rope_arguments(text: Mapping[str, Any]) -> dict[str, Any]:
-    rope = text["rope_parameters"]
-    arguments = {"mrope_section": rope["mrope_section"], "rope_theta": rope["rope_theta"]}
-    if rope["rope_type"] == "yarn":
-        original = rope.get("original_max_position_embeddings") or text["max_position_embeddings"]
-        arguments["yarn"] = {
-            "factor": rope["factor"],
-            "original_length": original,
-            "beta_fast": rope.get("beta_fast") or 32.0,
-            "beta_slow": rope.get("beta_slow") or 1.0,
-        }
-    return arguments

@@ -1,0 +1,238 @@
+"""Fine-tune a vision-language model, fully or with LoRA, on one process or many.
+
+    tune run torchtune_qwenvl/recipes/finetune.py --config qwen2_5_vl/3B_lora dataset.source=data.json
+    tune run --nproc_per_node 8 torchtune_qwenvl/recipes/finetune.py --config qwen2_5_vl/7B_full ...
+
+What is unusual: the loss is the mean over the labelled tokens of the whole step, all its micro-batches and all ranks
+(they are counted on the host before the first forward pass), so neither changes what is learnt. Several processes
+shard everything (FSDP2); with one, the same lines run without. Every key is in configs/base.yaml.
+"""
+
+import math
+import sys
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torchtune.config import instantiate
+from torchtune.utils import get_logger
+from tqdm import tqdm
+
+from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
+from torchtune_qwenvl.data.sampler import ResumableSampler
+from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
+from torchtune_qwenvl.training import resume
+from torchtune_qwenvl.training.batches import collate_for, on_device, work_of
+from torchtune_qwenvl.training.config import parse_arguments
+from torchtune_qwenvl.training.distributed import join_world, leave_world, shard
+from torchtune_qwenvl.training.export import export
+from torchtune_qwenvl.training.flops import FlopCounter
+from torchtune_qwenvl.training.folder import CheckpointFolder
+from torchtune_qwenvl.training.loading import load_weights
+from torchtune_qwenvl.training.metrics import Meter, Work, peak_flops
+from torchtune_qwenvl.training.optim import (
+    build_optimizer,
+    build_scheduler,
+    current_learning_rates,
+    learning_rates,
+)
+from torchtune_qwenvl.training.parts import (
+    GradientCheck,
+    checkpoint_activations,
+    gradient_norm,
+    trainable_by_part,
+    trainable_table,
+)
+from torchtune_qwenvl.training.precision import autocast, compute_dtype, set_parameter_dtypes
+from torchtune_qwenvl.training.validation import validation_loss
+
+log = get_logger("INFO")
+
+
+class FinetuneRecipe:
+    """Set up, train, finish; see `main`. Subclass it, or copy this file, to change what a step does."""
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg = cfg
+        self.world = join_world(cfg.device)
+        self.output_dir = Path(cfg.output_dir)
+        self.compute = compute_dtype(cfg.dtype)
+        self.autocast = partial(autocast, self.world.device, self.compute)
+
+    def setup(self) -> None:
+        """Everything that a step needs, in the order in which one needs the other."""
+        cfg, world = self.cfg, self.world
+        if world.is_main:
+            for component in cfg.prepare:
+                instantiate(component)
+        world.barrier()
+        torch.manual_seed(cfg.seed)
+        found = resume.find(self.output_dir, cfg.resume)
+        self.transform = instantiate(cfg.tokenizer)
+        self.model = self.build_model()
+        self.parts = trainable_by_part(self.model)
+        rates = learning_rates(cfg, self.parts)
+        self.optimizer = build_optimizer(cfg.optimizer, self.parts, rates)
+        self.loader = self.build_loader(cfg.dataset, cfg.shuffle)
+        self.val_loader = self.build_loader(cfg.val_dataset, shuffle=False) if cfg.val_dataset else None
+        steps = math.ceil(len(self.loader) / cfg.gradient_accumulation_steps)
+        self.steps_per_epoch = min(steps, cfg.max_steps_per_epoch or steps)
+        self.total_steps = cfg.epochs * self.steps_per_epoch
+        self.scheduler = build_scheduler(cfg.lr_scheduler, self.optimizer, self.total_steps)
+        # What is random from here on (dropout) differs between ranks.
+        torch.manual_seed(cfg.seed + world.rank)
+        self.progress = resume.Progress()
+        if found is not None:
+            self.progress = resume.load(found, world, self.model, self.optimizer, self.scheduler)
+        self.check_gradients = GradientCheck(self.parts)
+        self.flops = FlopCounter(self.model)
+        self.meter = Meter(world, peak_flops(world.device, cfg.device_peak_tflops))
+        self.logger = instantiate(cfg.metric_logger) if world.is_main else None
+        if self.logger is not None:
+            self.logger.log_config(cfg)
+            start = f"resumed from {found}, step {self.progress.step}" if found else "from the checkpoint"
+            log.info(f"{trainable_table(self.model, rates)}\n{self.total_steps} steps, {start}")
+
+    def build_model(self) -> VisionLanguageModel:
+        """Built without storage, sharded, then filled from the checkpoint folder: a rank reads what it keeps."""
+        cfg = self.cfg
+        with CheckpointFolder(cfg.checkpoint_dir) as files:
+            with torch.device("meta"):
+                model = instantiate(cfg.model, **files.image_statistics())
+            set_parameter_dtypes(model, self.compute, masters=not cfg.optimizer.get("bf16_stochastic_round"))
+            checkpoint_activations(model, cfg.activation_checkpointing)
+            shard(model, self.world, self.compute)
+            load_weights(model, files, self.world.device)
+        return model.train()
+
+    def build_loader(self, dataset: DictConfig, shuffle: bool) -> Loader:
+        """Batches of this rank's share of a dataset; the same number on every rank."""
+        cfg, world = self.cfg, self.world
+        samples = instantiate(dataset, self.transform)
+        sampler = ResumableSampler(
+            len(samples),
+            batch_size=cfg.batch_size,
+            seed=cfg.seed,
+            shuffle=shuffle,
+            rank=world.rank,
+            world_size=world.size,
+        )
+        return build_loader(
+            samples,
+            batch_size=cfg.batch_size,
+            sampler=sampler,
+            collate=collate_for(self.model),
+            padding_idx=self.transform.pad_id,
+            on_bad_sample=cfg.on_bad_sample,
+            num_workers=cfg.num_workers,
+            pin_memory=world.device.type == "cuda",
+        )
+
+    def train(self) -> None:
+        """All epochs, from where the progress stands."""
+        with tqdm(
+            total=self.total_steps, initial=self.progress.step, disable=not self.world.is_main
+        ) as self.bar:
+            for epoch in range(self.progress.epoch, self.cfg.epochs):
+                self.train_epoch(epoch)
+
+    def train_epoch(self, epoch: int) -> None:
+        """The steps of an epoch, from the first sample that no step has seen."""
+        done = self.progress.samples_done if epoch == self.progress.epoch else 0
+        self.loader.sampler.set_position(epoch, done)
+        batches = iter(self.loader)
+        while self.progress.step < (epoch + 1) * self.steps_per_epoch:
+            with self.meter.waiting():
+                step_batches = list(islice(batches, self.cfg.gradient_accumulation_steps))
+            rates = current_learning_rates(self.optimizer)
+            loss, norm, work = self.step(step_batches)
+            self.progress.step += 1
+            self.progress.epoch, self.progress.samples_done = self.loader.position
+            self.meter.add(work)
+            self.bar.update()
+            if self.is_due(self.cfg.log_every_n_steps):
+                self.log_step(loss, norm, rates)
+            with self.meter.paused():
+                if self.val_loader is not None and self.is_due(self.cfg.run_val_every_n_steps):
+                    self.validate()
+                if self.is_due(self.cfg.save_every_n_steps):
+                    self.save()
+
+    def step(self, batches: list[Batch]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """One optimizer step. Returns loss and gradient norm (before clipping) of all ranks, and its `Work`."""
+        work = Work.total(
+            (work_of(batch, self.transform.pad_id, self.flops) for batch in batches), self.world
+        )
+        labelled = work[0].clamp(min=1).float()
+        loss = torch.zeros((), device=self.world.device)
+        for batch in batches:
+            with self.autocast():
+                loss_sum, _ = self.model(**on_device(batch, self.world.device))
+            # Sharded gradients are averaged over the ranks, ours are to be summed.
+            (loss_sum * self.world.size / labelled).backward()
+            loss += loss_sum.detach()
+        self.check_gradients(images=work[2])
+        norm = gradient_norm(self.model.parameters())
+        if self.cfg.clip_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.cfg.clip_grad_norm, norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.scheduler is not None:
+            self.scheduler.step()
+        return self.world.sum(loss) / labelled, norm, work
+
+    def is_due(self, every: int | None) -> bool:
+        """Whether something that happens every so many steps, and after the last one, happens now."""
+        step = self.progress.step
+        return every is not None and (step % every == 0 or step == self.total_steps)
+
+    def log_step(self, loss: torch.Tensor, norm: torch.Tensor, rates: dict[str, float]) -> None:
+        """Loss and gradient norm (before clipping), the learning rates of this step, and the meter's figures."""
+        figures = {"loss": loss.item(), "grad_norm": norm.item()}
+        figures |= {f"lr_{part}": rate for part, rate in rates.items()} | self.meter.report()
+        self.bar.set_postfix(loss=f"{figures['loss']:.4f}")
+        if self.logger is not None:
+            self.logger.log_dict(figures, step=self.progress.step)
+
+    def validate(self) -> None:
+        """Loss on the validation set."""
+        assert self.val_loader is not None
+        self.val_loader.sampler.set_position(0)
+        batches = (on_device(batch, self.world.device) for batch in self.val_loader)
+        loss = validation_loss(self.model, batches, self.world, self.autocast)
+        if self.logger is not None:
+            self.logger.log("val_loss", loss, step=self.progress.step)
+            self.bar.write(f"step {self.progress.step}: val_loss {loss:.4f}")
+
+    def save(self) -> None:
+        """Everything that a resumed run needs."""
+        keep = self.cfg.keep_last_n
+        resume.save(
+            self.output_dir, self.world, self.model, self.optimizer, self.scheduler, self.progress, keep
+        )
+
+    def finish(self) -> None:
+        """Write what was trained as folders that others load, then call the components of `finish:`."""
+        cfg = self.cfg
+        export(
+            self.model, self.world, cfg.checkpoint_dir, self.output_dir, cfg.export_dtype, cfg.merge_adapter
+        )
+        for component in cfg.finish:
+            instantiate(component, self.model, self.transform, self.output_dir)
+        if self.logger is not None:
+            self.logger.close()
+        leave_world()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run with the command line `--config NAME [key=value ...]`."""
+    recipe = FinetuneRecipe(parse_arguments(sys.argv[1:] if argv is None else argv))
+    recipe.setup()
+    recipe.train()
+    recipe.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

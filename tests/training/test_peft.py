@@ -1,0 +1,196 @@
+"""Adapters out: PEFT on transformers' model, and the merged folder, compute what ours computes."""
+
+import json
+
+import pytest
+import tiny
+import torch
+from cases import Case, of_scale
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from torchtune_qwenvl import load_model, save_model
+from torchtune_qwenvl.data import collate
+from torchtune_qwenvl.modules.lora import is_adapter
+from torchtune_qwenvl.training.peft_export import save_adapter, save_adapter_folder
+from torchtune_qwenvl.training.peft_import import adapter_arguments, load_adapter
+
+ATTENTION = ["q_proj", "k_proj", "v_proj", "output_proj"]
+RANK = {"lora_rank": 3, "lora_alpha": 5}
+EVERYWHERE = {
+    "encoder_trainable": "lora",
+    "fusion_trainable": "lora",
+    "decoder_trainable": "lora",
+    "lora_attn_modules": ATTENTION,
+    "apply_lora_to_mlp": True,
+    **RANK,
+}
+SETTINGS = {
+    "every linear": EVERYWHERE,
+    "every linear, DoRA": {**EVERYWHERE, "use_dora": True},
+    "q and v": {**EVERYWHERE, "lora_attn_modules": ["q_proj", "v_proj"]},
+    "k and output, DoRA": {**EVERYWHERE, "lora_attn_modules": ["k_proj", "output_proj"], "use_dora": True},
+    "decoder alone": {**EVERYWHERE, "encoder_trainable": "frozen", "fusion_trainable": False},
+    "full vision": {**EVERYWHERE, "encoder_trainable": "full", "fusion_trainable": "full"},
+    "full merger": {**EVERYWHERE, "fusion_trainable": True, "apply_lora_to_mlp": False},
+    "full decoder": {**EVERYWHERE, "decoder_trainable": "full"},
+}
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+def source(request, tmp_path_factory):
+    return tiny.save_tiny_folder(tmp_path_factory.mktemp("peft") / "source", tie=request.param, seed=2)
+
+
+@pytest.fixture(scope="module")
+def inputs(source):
+    """(our batch, transformers' inputs) of two rows with images."""
+    hf = Qwen2_5_VLForConditionalGeneration.from_pretrained(source)
+    case = Case(hf, [3, (1, 10, 14), 9], [2, (1, 4, 6), 3, (1, 8, 8), 5])
+    batch = collate(case.samples, padding_idx=0)
+    batch.pop("labels")
+    theirs = case.reference_inputs()
+    theirs.pop("labels")
+    return batch, theirs
+
+
+@torch.no_grad()
+def trained(source, **arguments):
+    """A model in which everything that trains has moved away from where it started."""
+    model = load_model(source, **arguments).eval()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            shift = torch.randn_like(parameter) * (0.05 if parameter.ndim > 1 else 0.1)
+            parameter.copy_(parameter * (1 + shift) if name.endswith("magnitude") else parameter + shift)
+    return model
+
+
+@torch.no_grad()
+def logits_of(model, inputs):
+    logits = model(**inputs)
+    return getattr(logits, "logits", logits)
+
+
+def compare(ours, theirs, attention_mask):
+    real = attention_mask.bool()
+    assert of_scale(theirs[real], ours[real]) <= 1e-5
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS.keys())
+def test_peft_and_merged_folder_compute_what_ours_computes(
+    source, inputs, tmp_path, setting, peft_without_torchao
+):
+    batch, theirs = inputs
+    model = trained(source, **setting)
+    expected = logits_of(model, batch)
+    base = Qwen2_5_VLForConditionalGeneration.from_pretrained(source)
+    before = logits_of(base, theirs)
+    assert of_scale(before, expected) > 1e-2  # the adapters do something
+
+    save_model(model, tmp_path / "merged", source=source)
+    merged, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        tmp_path / "merged", output_loading_info=True
+    )
+    assert not any(info.values()), info
+    compare(expected, logits_of(merged, theirs), theirs["attention_mask"])
+
+    save_adapter(model, tmp_path / "adapter", source=source)
+    adapted = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    compare(expected, logits_of(adapted, theirs), theirs["attention_mask"])
+    assert stored_names(adapted) == set(load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
+
+
+def stored_names(adapted):
+    from peft import get_peft_model_state_dict
+
+    return set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS.keys())
+def test_our_adapter_folder_comes_back_bit_for_bit(source, tmp_path, setting):
+    model = trained(source, **setting)
+    save_adapter(model, tmp_path / "adapter", source=source)
+    arguments = adapter_arguments(tmp_path / "adapter", source)
+    again = load_adapter(load_model(source, **arguments), tmp_path / "adapter")
+    ours, loaded = dict(model.named_parameters()), dict(again.named_parameters())
+    assert ours.keys() == loaded.keys()
+    assert {n: p.requires_grad for n, p in ours.items()} == {n: p.requires_grad for n, p in loaded.items()}
+    assert all(torch.equal(ours[name], loaded[name]) for name in ours)
+
+
+def test_fused_projections_are_block_diagonal_with_their_own_rank(source, tmp_path):
+    model = trained(source, **SETTINGS["q and v"])
+    save_adapter(model, tmp_path / "adapter", source=source)
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (3, 5)
+    assert config["rank_pattern"] == {f"model.visual.blocks.{i}.attn.qkv": 6 for i in range(3)}
+    assert config["alpha_pattern"] == {f"model.visual.blocks.{i}.attn.qkv": 10 for i in range(3)}
+    assert all(
+        name.startswith(("model.visual.", "model.language_model.")) for name in config["target_modules"]
+    )
+    b = load_file(tmp_path / "adapter" / "adapter_model.safetensors")[
+        "base_model.model.model.visual.blocks.0.attn.qkv.lora_B.weight"
+    ]
+    attention = model.vision_encoder.layers[0].attn
+    assert torch.equal(b[:64, :3], attention.q_proj.lora_b.weight)
+    assert torch.equal(b[128:, 3:], attention.v_proj.lora_b.weight)
+    assert not b[64:128].any() and not b[:64, 3:].any() and not b[128:, :3].any()
+
+
+def test_a_fresh_adapter_with_zero_matrices_finds_its_parts_again(source, tmp_path):
+    """lora_B is all zeros before the first step: which parts are adapted must not be read off the values."""
+    arguments = {**SETTINGS["q and v"], "decoder_trainable": "frozen"}
+    save_adapter(load_model(source, **arguments), tmp_path / "adapter", source=source)
+    found = adapter_arguments(tmp_path / "adapter", source)
+    assert found["lora_attn_modules"] == ["q_proj", "v_proj"]
+    assert found["decoder_trainable"] == "frozen"
+    load_adapter(load_model(source, **found), tmp_path / "adapter")
+
+
+def test_dora_keeps_the_bias(source):
+    """Scaling it too, as torchtune's module does, is what neither PEFT nor any merge computes."""
+    linear = load_model(source, **SETTINGS["every linear, DoRA"]).decoder.layers[0].attn.q_proj
+    with torch.no_grad():
+        linear.magnitude.mul_(2)
+        x = torch.randn(4, 64)
+        torch.testing.assert_close(linear(x), 2 * x @ linear.weight.T + linear.bias)
+
+
+def test_no_adapter_is_an_error(source, tmp_path):
+    with pytest.raises(ValueError, match=r'"lora".*save_model'):
+        save_adapter(load_model(source), tmp_path / "adapter", source=source)
+
+
+def test_different_factors_within_one_fused_module_are_refused(source, tmp_path):
+    model = load_model(source, **SETTINGS["q and v"])
+    scaling = {"vision_encoder.layers.0.attn.q_proj": 1.0, "vision_encoder.layers.0.attn.v_proj": 2.0}
+    with pytest.raises(
+        ValueError, match=r"blocks.0.attn.qkv: its parts have different alpha / rank.*save_model"
+    ):
+        save_adapter_folder(dict(model.named_parameters()), tmp_path / "a", source, scaling=scaling)
+
+
+def test_folders_that_do_not_fit_are_told(source, tmp_path):
+    save_adapter(load_model(source, **SETTINGS["decoder alone"]), tmp_path / "adapter", source=source)
+    with pytest.raises(
+        ValueError, match=r"lora_a.weight \[3, \d+\] does not fit the model.*adapter_arguments"
+    ):
+        load_adapter(load_model(source), tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"holds nothing for vision_encoder"):
+        load_adapter(load_model(source, **EVERYWHERE), tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"not an adapter folder, adapter_config.json is missing"):
+        adapter_arguments(source, source)
+    weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    save_file(weights, tmp_path / "adapter" / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=r"not written by torchtune_qwenvl"):
+        adapter_arguments(tmp_path / "adapter", source)
+
+
+def test_only_what_trains_is_in_the_folder(source, tmp_path):
+    model = load_model(source, **SETTINGS["decoder alone"])
+    save_adapter(model, tmp_path / "adapter", source=source)
+    stored = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert sum(t.numel() for t in stored.values()) == sum(
+        p.numel() for name, p in model.named_parameters() if is_adapter(name)
+    )

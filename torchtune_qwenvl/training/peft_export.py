@@ -1,0 +1,195 @@
+"""Adapters as PEFT keeps them: adapter_config.json + adapter_model.safetensors, for transformers' module
+tree.
+
+Modules are addressed by their full names, one tower apart from the other: a bare `q_proj` or `proj` would
+hit both. Where the files fuse what we split, LoRA on our parts is one block-diagonal LoRA on the whole.
+With q and v adapted, rank r each, and s rows per projection:
+
+    lora_A  [2r, d] = | A_q |        lora_B  [3s, 2r] = | B_q   0  |        rank 2r, alpha 2 * alpha: the same
+                      | A_v |                           |  0    0  |        factor alpha / rank
+                                                        |  0   B_v |
+
+DoRA's magnitudes are per row, so they are joined; a part without adapter keeps the norms of its own rows.
+Parts that train fully beside LoRA go whole into `modules_to_save`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from torchtune_qwenvl.models import get_family
+from torchtune_qwenvl.modules.lora import is_adapter
+from torchtune_qwenvl.training.checkpoint import check_out_folder
+from torchtune_qwenvl.training.folder import CheckpointFolder, check_disk_space, replaced_folder, write_json
+from torchtune_qwenvl.training.merge import lora_scaling
+from torchtune_qwenvl.training.weight_table import WeightTable
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+METADATA = "torchtune_qwenvl.lora_modules"
+
+
+def save_adapter(model: nn.Module, out_folder: str | Path, source: str | Path) -> Path:
+    """Write the adapters of `model`, and its fully trained parts, as a PEFT adapter folder; returns it.
+
+    Args:
+        model: a whole model with at least one "lora" part.
+        out_folder: where to; it appears complete or not at all.
+        source: the checkpoint folder that the model was loaded from; the adapter's base model.
+
+    Raises:
+        ValueError: the model has no adapter, or not enough disk.
+    """
+    parameters = dict(model.named_parameters())
+    full = {name for name, p in parameters.items() if p.requires_grad and not is_adapter(name)}
+    state = {name: parameter.detach() for name, parameter in parameters.items()}
+    return save_adapter_folder(state, out_folder, source, scaling=lora_scaling(model), full=full)
+
+
+def save_adapter_folder(
+    state: Mapping[str, Tensor],
+    out_folder: str | Path,
+    source: str | Path,
+    *,
+    scaling: Mapping[str, float],
+    full: Collection[str] = (),
+) -> Path:
+    """`save_adapter` for parameters by name, read one at a time.
+
+    Args:
+        state: our parameters; base weights are read only of what `full` names and, for DoRA, of fused parts.
+        out_folder: as in `save_adapter`.
+        source: as in `save_adapter`.
+        scaling: `lora_scaling(model)`.
+        full: parameters that were trained beside the adapters.
+    """
+    if not scaling:
+        raise ValueError('no part of the model is set to "lora": there is no adapter; use save_model')
+    out = Path(out_folder).absolute()
+    check_out_folder(out, Path(source), proof=ADAPTER_CONFIG)
+    table = get_family(source).weights
+    groups = _groups(scaling, table)
+    tensors: dict[str, Tensor] = {}
+    for module, parts in groups.items():
+        for leaf, tensor in _fused_adapter(state, module, parts, table).items():
+            tensors[f"{PREFIX}{module}.{leaf}"] = tensor
+    saved = _full_tensors(state, full, table, _shapes(source, table))
+    tensors |= {PREFIX + name: tensor for name, tensor in saved.items()}
+    config = _adapter_config(groups, tensors, scaling, source)
+    config["modules_to_save"] = sorted({name.rpartition(".")[0] for name in saved}) or None
+    check_disk_space(out, sum(tensor.nbytes for tensor in tensors.values()))
+    with replaced_folder(out) as work:
+        write_json(work / ADAPTER_CONFIG, config)
+        modules = {module: list(parts.values()) for module, parts in groups.items()}
+        save_file(tensors, work / ADAPTER_WEIGHTS, {"format": "pt", METADATA: json.dumps(modules)})
+    return out
+
+
+def _groups(scaling: Mapping[str, float], table: WeightTable) -> dict[str, dict[int, str]]:
+    """transformers' module -> {place in it: our module with an adapter}, in order."""
+    groups: dict[str, dict[int, str]] = {}
+    for ours in scaling:
+        piece = table.theirs(f"{ours}.weight")
+        groups.setdefault(piece.name.removesuffix(".weight"), {})[piece.index] = ours
+    for module, parts in groups.items():
+        if len({scaling[ours] for ours in parts.values()}) > 1:
+            raise ValueError(
+                f"{module}: its parts have different alpha / rank, PEFT knows one: use save_model"
+            )
+    return {module: dict(sorted(parts.items())) for module, parts in sorted(groups.items())}
+
+
+def _fused_adapter(
+    state: Mapping[str, Tensor], module: str, parts: Mapping[int, str], table: WeightTable
+) -> dict[str, Tensor]:
+    """PEFT's tensors of one module of transformers from the adapters of our modules in it."""
+    whole = [name.removesuffix(".weight") for name in table.ours(f"{module}.weight")]
+    a = [_value(state, f"{ours}.lora_a.weight") for ours in parts.values()]
+    b = [_value(state, f"{ours}.lora_b.weight") for ours in parts.values()]
+    rows, rank = b[0].shape[0], sum(block.shape[1] for block in b)
+    joined = b[0].new_zeros(rows * len(whole), rank)
+    column = 0
+    for place, block in zip(parts, b, strict=True):
+        joined[place * rows : (place + 1) * rows, column : column + block.shape[1]] = block
+        column += block.shape[1]
+    tensors = {"lora_A.weight": torch.cat(a), "lora_B.weight": joined}
+    if f"{next(iter(parts.values()))}.magnitude" in set(state):
+        norms = [_magnitude(state, ours, adapted=ours in parts.values()) for ours in whole]
+        tensors["lora_magnitude_vector"] = torch.cat(norms)
+    return tensors
+
+
+def _magnitude(state: Mapping[str, Tensor], ours: str, adapted: bool) -> Tensor:
+    if adapted:
+        return _value(state, f"{ours}.magnitude")
+    return torch.linalg.norm(_value(state, f"{ours}.weight").float(), dim=1)
+
+
+def _shapes(source: str | Path, table: WeightTable) -> dict[str, tuple[int, ...]]:
+    """Shape of each of the base model's tensors under its name in transformers' module tree."""
+    with CheckpointFolder(source) as files:
+        return {table.module_name(name): entry.shape for name, entry in files.entries()}
+
+
+def _full_tensors(
+    state: Mapping[str, Tensor],
+    full: Collection[str],
+    table: WeightTable,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, Tensor]:
+    """transformers' tensors of every module that holds one of the parameters `full`; a tied head among
+    them."""
+    names, found = set(state), {}
+    modules = {table.theirs(name).name.rpartition(".")[0] for name in full}
+    modules |= {
+        table.theirs(head).name.rpartition(".")[0]
+        for head, embedding in table.tied.items()
+        if embedding in full and head not in names
+    }
+    for module in sorted(modules):
+        for leaf in ("weight", "bias"):
+            ours = [table.tied.get(n, n) if n not in names else n for n in table.ours(f"{module}.{leaf}")]
+            if ours and names.issuperset(ours):
+                whole = torch.cat([_value(state, name) for name in ours])
+                found[f"{module}.{leaf}"] = whole.reshape(shapes.get(f"{module}.{leaf}", whole.shape))
+    return found
+
+
+def _adapter_config(
+    groups: Mapping[str, Mapping[int, str]],
+    tensors: Mapping[str, Tensor],
+    scaling: Mapping[str, float],
+    source: str | Path,
+) -> dict[str, Any]:
+    ranks = {module: tensors[f"{PREFIX}{module}.lora_A.weight"].shape[0] for module in groups}
+    alphas = {module: scaling[next(iter(groups[module].values()))] * ranks[module] for module in groups}
+    rank, alpha = _commonest(ranks.values()), _commonest(alphas.values())
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(source),
+        "inference_mode": True,
+        "bias": "none",
+        "lora_dropout": 0.0,
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {module: r for module, r in ranks.items() if r != rank},
+        "alpha_pattern": {module: a for module, a in alphas.items() if a != alpha},
+        "target_modules": list(groups),
+        "use_dora": any(name.endswith("lora_magnitude_vector") for name in tensors),
+    }
+
+
+def _commonest(values: Collection[Any]) -> Any:
+    return Counter(values).most_common(1)[0][0]
+
+
+def _value(state: Mapping[str, Tensor], name: str) -> Tensor:
+    return state[name].detach().cpu().contiguous()
