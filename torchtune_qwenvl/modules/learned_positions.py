@@ -34,18 +34,26 @@ class LearnedPositions(nn.Module):
         nn.init.normal_(self.weight, std=0.02)
         self.side, self.stretch = side, stretch
 
-    def forward(self, grids: Sequence[tuple[int, int, int]]) -> Tensor:
-        """Grids (t, h, w) -> [sum of t * h * w, d] fp32 in merge-block order; frames of a grid are alike."""
-        with torch.autocast(self.weight.device.type, enabled=False):
+    def forward(self, grids: Sequence[Grid], merge: int, device: torch.device) -> Tensor:
+        """Positions of all patches; the frames of a grid are alike.
+
+        Args:
+            grids: (t, h, w) per image or clip.
+            merge: m.
+            device: where the patches are.
+
+        Returns:
+            [sum of t * h * w, d] in fp32 and in merge-block order.
+        """
+        with torch.autocast(device.type, enabled=False):
             table = self.weight.float().view(self.side, self.side, -1)
-            frames = {(h, w): self._frame(table, h, w) for _, h, w in grids}
+            frames = {(h, w): self._frame(table, h, w, merge) for _, h, w in grids}
             return torch.cat([frames[h, w] for t, h, w in grids for _ in range(t)])
 
-    def _frame(self, table: Tensor, h: int, w: int) -> Tensor:
+    def _frame(self, table: Tensor, h: int, w: int, merge: int) -> Tensor:
         rows, columns = (self.stretch(n, self.side).to(table.device, non_blocking=True) for n in (h, w))
         grid = torch.einsum("hi,ijd,wj->hwd", rows, table, columns)
-        blocks = grid.unflatten(1, (-1, self.merge)).unflatten(0, (-1, self.merge))
-        return blocks.transpose(1, 2).flatten(0, 3)
+        return grid.unflatten(1, (-1, merge)).unflatten(0, (-1, merge)).transpose(1, 2).flatten(0, 3)
 
 
 @lru_cache(maxsize=1024)

@@ -81,7 +81,8 @@ class _Rotate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        return _turn(grad, Rotation(*ctx.saved_tensors, ctx.neighbours), -1), None, None, None
+        cos, sin = ctx.saved_tensors
+        return _turn(grad, Rotation(cos, sin, ctx.neighbours), -1), None, None, None
 
 
 def _turn(x: Tensor, rotation: Rotation, sign: int) -> Tensor:
