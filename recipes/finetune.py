@@ -155,7 +155,7 @@ class FinetuneRecipe:
             if self.is_due(self.cfg.log_every_n_steps):
                 self.log_step(loss, norm, rates)
             with self.meter.paused():
-                if self.val_loader is not None and self.is_due(self.cfg.run_val_every_n_steps):
+                if self.is_due(self.cfg.run_val_every_n_steps):
                     self.validate()
                 if self.is_due(self.cfg.save_every_n_steps):
                     self.save()
@@ -197,14 +197,19 @@ class FinetuneRecipe:
             self.logger.log_dict(figures, step=self.progress.step)
 
     def validate(self) -> None:
-        """Loss on the validation set."""
-        assert self.val_loader is not None
-        self.val_loader.sampler.set_position(0)
-        batches = (on_device(batch, self.world.device) for batch in self.val_loader)
-        loss = validation_loss(self.model, batches, self.world, self.autocast)
-        if self.logger is not None:
-            self.logger.log("val_loss", loss, step=self.progress.step)
-            self.bar.write(f"step {self.progress.step}: val_loss {loss:.4f}")
+        """Loss on the validation set, and what the components of `evaluate:` measure."""
+        figures: dict[str, float] = {}
+        if self.val_loader is not None:
+            self.val_loader.sampler.set_position(0)
+            batches = (on_device(batch, self.world.device) for batch in self.val_loader)
+            figures["val_loss"] = validation_loss(self.model, batches, self.world, self.autocast)
+        for component in self.cfg.evaluate:
+            with self.autocast():
+                figures |= instantiate(component, self.model, self.transform)
+        if self.logger is not None and figures:
+            self.logger.log_dict(figures, step=self.progress.step)
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            self.bar.write(f"step {self.progress.step}: {shown}")
 
     def save(self) -> None:
         """Everything that a resumed run needs."""

@@ -75,10 +75,9 @@ def test_visual_tokens(hf, ours, grids):
 
 
 def test_the_bounds_would_catch_a_small_mistake(hf, ours):
-    """A norm's epsilon of 1e-5 instead of 1e-6 in one layer of the decoder is seen."""
-    case = Case(hf, *ROWS["one image"])
-    batch = collate(case.samples, padding_idx=0)
-    labels = batch.pop("labels")
+    """An epsilon of 1e-4 instead of 1e-6 in one norm of the decoder is seen."""
+    batch = collate(Case(hf, *ROWS["one image"]).samples, padding_idx=0)
+    batch.pop("labels")
     before = ours(**batch)
     norm = ours.decoder.layers[0].mlp_norm
     norm.eps = 1e-4
@@ -86,7 +85,6 @@ def test_the_bounds_would_catch_a_small_mistake(hf, ours):
         assert of_scale(ours(**batch), before) > 5e-6
     finally:
         norm.eps = 1e-6
-    assert labels.shape == before.shape[:2]
 
 
 def test_chunks_of_the_loss_and_of_the_logits_change_nothing(hf):
