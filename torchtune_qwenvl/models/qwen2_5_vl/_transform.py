@@ -96,10 +96,10 @@ class Qwen2_5_VLTransform(VisionLanguageTransform):
         path: vocab.json or tokenizer.json.
         merges_file: merges.txt beside a vocab.json.
         patch_size, temporal_patch_size, merge_size, min_pixels, max_pixels, image_mean, image_std, dtype,
-            max_image_pixels: of `ImageTransform`; None for a pixel limit: the image processor's class default.
+            max_image_pixels: of `ImageTransform`; None for a pixel limit: the published class default.
         max_seq_len, truncation, prompt_template, stop_tokens: of `VisionLanguageTransform`.
-        special_tokens_path: a tokenizer.json or tokenizer_config.json that lists the added tokens; default: the
-            published 22 with a vocab.json, the file's own with a tokenizer.json.
+        special_tokens_path: a tokenizer.json or tokenizer_config.json that lists the added tokens; default:
+            the published 22 with a vocab.json, the file's own with a tokenizer.json.
         tokenizer: a ready one instead of `path`.
         context_length: of `VisionLanguageTransform`.
 
@@ -185,8 +185,8 @@ def load_qwen2_5_vl_transform(
     """The transform of a checkpoint folder, every value from its files.
 
     Args:
-        folder: has config.json, tokenizer and image processor files, published or as transformers 5 saves them.
-        chat_template: "folder": our rendering must equal the folder's Jinja template; "builtin": go on without.
+        folder: has config.json, tokenizer and image processor files, as published or as transformers 5 saves.
+        chat_template: "folder": our rendering must equal the folder's Jinja; "builtin": go on without.
         prompt_template: see `qwen2_5_vl_transform`.
         overrides: arguments of `Qwen2_5_VLTransform` instead of the folder's values.
 
