@@ -94,13 +94,22 @@ def vision_rotary(head_dim: int) -> AxialRotary:
 
 
 def text_rotary(
-    head_dim: int, axes: Sequence[int], rope_theta: float, yarn: Mapping[str, Any] | None = None
+    rotary_dim: int,
+    axes: Sequence[int],
+    rope_theta: float,
+    yarn: Mapping[str, Any] | None = None,
+    *,
+    neighbours: bool = False,
 ) -> AxialRotary:
-    """M-RoPE: `axes` says for each frequency which position turns it; `yarn` of a stretched context."""
+    """M-RoPE on the first `rotary_dim` values of a head.
+
+    `axes` says for each frequency which position turns it; `yarn` is of a stretched context; `neighbours`
+    turns pairs (2i, 2i + 1).
+    """
     if yarn is None:
-        return AxialRotary(inverse_frequencies(head_dim, rope_theta), axes)
-    frequencies, scale = yarn_frequencies(head_dim, rope_theta, **yarn)
-    return AxialRotary(frequencies, axes, scale)
+        return AxialRotary(inverse_frequencies(rotary_dim, rope_theta), axes, neighbours=neighbours)
+    frequencies, scale = yarn_frequencies(rotary_dim, rope_theta, **yarn)
+    return AxialRotary(frequencies, axes, scale, neighbours)
 
 
 def decoder(
@@ -115,12 +124,15 @@ def decoder(
     rotary: AxialRotary,
     attention: Callable[[], nn.Module],
     mlp: Callable[[int], nn.Module],
+    norm_branches: bool = False,
 ) -> VisionLanguageDecoder:
-    """A pre-norm RMS decoder; `attention()` and `mlp(i)` make the parts of layer i."""
+    """A pre-norm RMS decoder; `attention()` and `mlp(i)` make the parts of layer i.
+
+    With `norm_branches` what a branch adds to the stream is normalised as well.
+    """
+    slots = ("sa_norm", "mlp_norm", *(("sa_scale", "mlp_scale") if norm_branches else ()))
     layers = [
-        TransformerLayer(
-            attention(), mlp(i), sa_norm=RMSNorm(width, norm_eps), mlp_norm=RMSNorm(width, norm_eps)
-        )
+        TransformerLayer(attention(), mlp(i), **{slot: RMSNorm(width, norm_eps) for slot in slots})
         for i in range(depth)
     ]
     tok_embeddings = nn.Embedding(vocab_size, width)

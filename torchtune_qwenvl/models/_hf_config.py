@@ -12,7 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_TOP = ("model_type", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+_TOP = ("model_type", "image_token_id", "video_token_id")
+_VISION_MARKS = ("vision_start_token_id", "vision_end_token_id")
 _TEXT = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "rms_norm_eps", "max_position_embeddings",
@@ -34,6 +35,7 @@ def read_config(config: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
 def normalise_config(
     raw: Mapping[str, Any],
     *,
+    top: Collection[str] = _VISION_MARKS,
     text: Collection[str] = (),
     vision: Collection[str],
     vision_defaults: Mapping[str, Any] | None = None,
@@ -43,6 +45,7 @@ def normalise_config(
 
     Args:
         raw: the parsed config.json.
+        top: entries of the top level needed beside those of every family.
         text: entries of the text part needed beside those of every family.
         vision: entries of the vision part needed.
         vision_defaults: what a missing one means; transformers 4 leaves out what equals its class default.
@@ -57,7 +60,7 @@ def normalise_config(
     heads = required(text_config, "num_attention_heads", "text")
     vision_config = {**(vision_defaults or {}), **vision_config}
     config = {
-        **{name: required(raw, name, "top level") for name in _TOP},
+        **{name: required(raw, name, "top level") for name in (*_TOP, *top)},
         "tie_word_embeddings": bool(raw.get("tie_word_embeddings") or text_config.get("tie_word_embeddings")),
         "dtype": first(raw, "dtype", "torch_dtype")
         or first(text_config, "dtype", "torch_dtype")
@@ -137,6 +140,11 @@ def head_width(text: Mapping[str, Any]) -> int:
     return text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
 
 
+def rotary_width(text: Mapping[str, Any]) -> int:
+    """How many values of a head are rotated: all, or the share that a partial rotary embedding has."""
+    return int(head_width(text) * text["rope_parameters"].get("partial_rotary_factor", 1.0))
+
+
 def _rope_parameters(text: Mapping[str, Any], default_theta: float | None) -> dict[str, Any]:
     rope = dict(first(text, "rope_parameters", "rope_scaling") or {})
     kind = rope.pop("type", None)
@@ -151,6 +159,8 @@ def _rope_parameters(text: Mapping[str, Any], default_theta: float | None) -> di
         )
     if "rope_theta" not in rope:
         rope["rope_theta"] = text.get("rope_theta") or default_theta or required(text, "rope_theta", "text")
+    if text.get("partial_rotary_factor"):  # published; in rope_parameters since 5.x
+        rope.setdefault("partial_rotary_factor", text["partial_rotary_factor"])
     return {"rope_type": _ROPE_TYPES[kind], **rope}
 
 
@@ -164,6 +174,9 @@ def _check_text(text: Mapping[str, Any]) -> None:
     if "head_dim" not in text:
         check_multiple(text["hidden_size"], heads, "hidden_size over num_attention_heads")
     check_multiple(heads, text["num_key_value_heads"], "num_attention_heads over num_key_value_heads")
-    sections, half = text["rope_parameters"]["mrope_section"], head_width(text) / 2
+    sections, half = text["rope_parameters"]["mrope_section"], rotary_width(text) / 2
     if sum(sections) != half or len(sections) != 3:
-        raise ValueError(f"config.json: mrope_section {sections}: expected 3 that sum to half a head, {half}")
+        raise ValueError(
+            f"config.json: mrope_section {sections}: expected 3 that sum to half a head (of what of it is "
+            f"rotated), {half}"
+        )

@@ -104,6 +104,40 @@ class PatchMerger(nn.Module):
         return self.mlp(self.norm(x).unflatten(0, (-1, self.block)).flatten(1))
 
 
+class GatedPatchMerger(nn.Module):
+    """Norm, a convolution over each m x m block, then a gated MLP at the decoder's width w.
+
+    Args:
+        norm: acts on single patches [n, d].
+        downsample: d * m * m -> w, the convolution as a matrix: kernel [w, d, m, m] in files.
+        proj: w -> w.
+        proj_norm: acts on [n / m^2, w].
+        mlp: w -> w, gated.
+        merge: m.
+    """
+
+    def __init__(
+        self,
+        *,
+        norm: nn.Module,
+        downsample: nn.Module,
+        proj: nn.Module,
+        proj_norm: nn.Module,
+        mlp: nn.Module,
+        merge: int,
+    ) -> None:
+        super().__init__()
+        self.norm, self.downsample = norm, downsample
+        self.proj, self.proj_norm, self.mlp = proj, proj_norm, mlp
+        self.block = merge * merge
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, d] in merge-block order -> [n / m^2, w]."""
+        # A kernel's values run through d first, then through the block: so must the block's.
+        blocks = self.norm(x).unflatten(0, (-1, self.block)).transpose(1, 2).flatten(1)
+        return self.mlp(F.gelu(self.proj_norm(self.proj(self.downsample(blocks)))))
+
+
 class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), OpenAI CLIP's approximation of GELU."""
 

@@ -30,6 +30,7 @@ class VisionTransformer(nn.Module):
         merge: m.
         window: side of an attention window in visual tokens; None for full attention everywhere.
         full_attention: indexes of the layers that see the whole frame although there are windows.
+        patch_norm: acts on embedded patches [n, d].
         position_embed: (grids, m, device) -> [n, d], added to the patches; not with windows.
         deepstack_mergers: layer index -> merger of what comes out of that layer, by rising index.
     """
@@ -44,13 +45,14 @@ class VisionTransformer(nn.Module):
         merge: int,
         window: int | None = None,
         full_attention: Collection[int] = (),
+        patch_norm: nn.Module | None = None,
         position_embed: nn.Module | None = None,
         deepstack_mergers: Mapping[int, nn.Module] | None = None,
     ) -> None:
         super().__init__()
         if window is not None and (position_embed is not None or deepstack_mergers):
             raise ValueError("position_embed and deepstack_mergers take patches as they come: no window")
-        self.patch_embed = patch_embed
+        self.patch_embed, self.patch_norm = patch_embed, patch_norm
         self.position_embed = position_embed
         self.layers = nn.ModuleList(layers)
         self.merger = merger
@@ -94,6 +96,8 @@ class VisionTransformer(nn.Module):
             pixel_values = blocks.index_select(0, plan.order).flatten(0, 1)
         rotation = self.rotary(plan.positions)
         x = self.patch_embed(pixel_values)
+        if self.patch_norm is not None:
+            x = self.patch_norm(x)
         if self.position_embed is not None:
             x = x + self.position_embed(grids, self.merge, x.device).to(x.dtype)
         for i, layer in enumerate(self.layers):
