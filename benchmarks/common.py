@@ -68,6 +68,7 @@ def compare_processes(
         pipes[name], theirs = context.Pipe()
         processes.append(context.Process(target=_serve, args=(make_side, threads, theirs), daemon=True))
         processes[-1].start()
+        theirs.close()  # so that a side that dies ends the run
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     values: dict[str, object] = {}
     for repeat in range(warmup + repeats):

@@ -21,6 +21,7 @@ from common import compare_processes, describe_machine
 BATCH, IMAGE_TOKENS, TEXT_TOKENS, LABELLED = 2, 256, 130, 128
 GRID = (1, 32, 32)  # patches; 2 x 2 of them make one token
 IMAGE_TOKEN, VISION_START, VISION_END = 151655, 151652, 151653
+MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -77,8 +78,7 @@ def reference_side(folder: Path, dtype: torch.dtype):
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     tokens, labels = make_tokens()
-    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
-    std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
     frames = (make_pixels().view(-1, 3, 1, 196) / 255 - mean) / std
     pixel_values = frames.expand(-1, 3, 2, 196).reshape(-1, 3 * 2 * 196).to(dtype)
 
@@ -103,7 +103,7 @@ def our_side(folder: Path, dtype: torch.dtype):
     from torchtune_qwenvl import load_model
     from torchtune_qwenvl.data import collate
 
-    model = load_model(folder, dtype=dtype).train()
+    model = load_model(folder, dtype=dtype, image_mean=MEAN, image_std=STD).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     tokens, labels = make_tokens()
     pixels = make_pixels().chunk(BATCH)

@@ -1,4 +1,4 @@
-"""Attention over segments against dense masks: on the CPU for any lengths, on CUDA for torch's varlen kernel."""
+"""Attention over segments against dense masks: any lengths on the CPU, torch's varlen kernel on CUDA."""
 
 import pytest
 import torch

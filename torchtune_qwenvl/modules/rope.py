@@ -1,10 +1,12 @@
 """Axial rotary embedding. Unusual: which position axis turns which frequency is data, not code.
 
-A head of width d rotates f = d/2 pairs (i, i + f). Pair i turns by `positions[axes[i]] * frequencies[i]`:
+The first 2f of a head's d values form f pairs, (i, i + f) or neighbours (2i, 2i + 1); the others stay.
+Pair i turns by `positions[axes[i]] * frequencies[i]`:
 
     ViT, head 80:      20 frequencies by the row, then the same 20 by the column
     decoder, head 128: 64 frequencies, the first 16 by t, the next 24 by h, the last 24 by w (M-RoPE)
     the same interleaved: t h w t h w … for 60 of them, the last 4 by t
+    partial, head 128: 32 frequencies for the first 64 values, 8 by t, 12 by h, 12 by w
 
 n tokens, a axes, f frequencies, h heads, d head width. Source: Su et al. 2021, arXiv:2104.09864; Qwen2-VL,
 arXiv:2409.12191, section 2.1.
@@ -21,10 +23,14 @@ from torch import Tensor
 
 
 class Rotation(NamedTuple):
-    """cos and sin [n, 1, f] of every token's angles, made once per forward and shared by all layers."""
+    """cos and sin [n, 1, f] of every token's angles, made once per forward and shared by all layers.
+
+    `neighbours`: pairs are (2i, 2i + 1), not (i, i + f).
+    """
 
     cos: Tensor
     sin: Tensor
+    neighbours: bool = False
 
 
 class AxialRotary:
@@ -37,14 +43,17 @@ class AxialRotary:
         frequencies: [f] radians per position step, fp32.
         axes: for each frequency the axis of the positions that turns it.
         scale: factor on cos and sin (YaRN's attention factor).
+        neighbours: which values of a head form pairs, see `Rotation`.
     """
 
-    def __init__(self, frequencies: Tensor, axes: Sequence[int], scale: float = 1.0) -> None:
+    def __init__(
+        self, frequencies: Tensor, axes: Sequence[int], scale: float = 1.0, neighbours: bool = False
+    ) -> None:
         if len(axes) != len(frequencies):
             raise ValueError(
                 f"one axis per frequency: got {len(axes)} axes for {len(frequencies)} frequencies"
             )
-        self.scale = scale
+        self.scale, self.neighbours = scale, neighbours
         self._host = (frequencies.float(), torch.tensor(list(axes), device="cpu"))
         self._on: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
@@ -57,31 +66,44 @@ class AxialRotary:
         frequencies, axes = self._on[device]
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             angles = (positions.float().index_select(1, axes) * frequencies).unsqueeze(1)
-            return Rotation((angles.cos() * self.scale).to(dtype), (angles.sin() * self.scale).to(dtype))
+            cos, sin = ((x * self.scale).to(dtype) for x in (angles.cos(), angles.sin()))
+            return Rotation(cos, sin, self.neighbours)
 
 
 class _Rotate(torch.autograd.Function):
-    """Turn pairs (i, i + f). The gradient is the turn by the negative angle: only the tables are kept."""
+    """Turn pairs. The gradient is the turn by the negative angle: only the tables are kept."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor, neighbours: bool) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin, 1)
+        ctx.neighbours = neighbours
+        return _turn(x, Rotation(cos, sin, neighbours), 1)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         cos, sin = ctx.saved_tensors
-        return _turn(grad, cos, sin, -1), None, None
+        return _turn(grad, Rotation(cos, sin, ctx.neighbours), -1), None, None, None
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+def _turn(x: Tensor, rotation: Rotation, sign: int) -> Tensor:
     """(a, b) -> (a cos - b sin, b cos + a sin), in the tables' dtype and back to x's."""
+    cos, sin, _ = rotation
     out = torch.empty(x.shape, dtype=cos.dtype, device=x.device)
-    a, b = x.to(cos.dtype).chunk(2, dim=-1)
-    out_a, out_b = out.chunk(2, dim=-1)
+    a, b = _pairs(x.to(cos.dtype), rotation)
+    out_a, out_b = _pairs(out, rotation)
     torch.mul(a, cos, out=out_a).addcmul_(b, sin, value=-sign)
     torch.mul(b, cos, out=out_b).addcmul_(a, sin, value=sign)
+    turned = 2 * cos.shape[-1]
+    out[..., turned:] = x[..., turned:]
     return out.to(x.dtype)
+
+
+def _pairs(x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+    """Views of the first and of the second values of all pairs, [..., d] -> twice [..., f]."""
+    f = rotation.cos.shape[-1]
+    if rotation.neighbours:
+        return x[..., 0 : 2 * f : 2], x[..., 1 : 2 * f : 2]
+    return x[..., :f], x[..., f : 2 * f]
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:

@@ -80,14 +80,13 @@ def open_image(
         source: path, encoded bytes, PIL image, array [h, w] or [h, w, 1 | 3 | 4], tensor [1 | 3 | 4, h, w].
             Arrays and tensors are uint8 or uint16.
         max_image_pixels: an image of more pixels is refused before it is decoded.
-        where: words for errors; default the path.
+        where: words for errors, put before the path.
 
     Raises:
         BadSample: a missing, empty or non-image file, too many pixels, another type or shape.
     """
-    where = where or (
-        str(source) if isinstance(source, str | Path) else f"image given as {type(source).__name__}"
-    )
+    name = str(source) if isinstance(source, str | Path) else f"image given as {type(source).__name__}"
+    where = f"{where}, {name}" if where else name
     if isinstance(source, np.ndarray | torch.Tensor):
         return _open_array(source, where, max_image_pixels)
     if isinstance(source, str | Path | bytes | Image.Image):

@@ -142,7 +142,7 @@ class ImageTransform(Transform):
             source: see `open_image`.
             min_pixels, max_pixels: limits for this image instead of the transform's.
             resized_height, resized_width: the size wanted, still rounded and held to the limits.
-            where: words for errors.
+            where: words for errors, put before the path.
 
         Raises:
             BadSample: see `open_image`; aspect ratio over 200; options that are no sensible sizes.
@@ -182,7 +182,7 @@ class ImageTransform(Transform):
         mean = (torch.tensor(self.image_mean) * 255.0)[:, None]
         std = (torch.tensor(self.image_std) * 255.0)[:, None]
         frame = raw.float().sub_(mean).div_(std).to(self.dtype)
-        return frame.unsqueeze(2).expand(-1, -1, self.temporal_patch_size, -1).reshape(len(frame), -1)
+        return torch.stack([frame] * self.temporal_patch_size, dim=2).flatten(1)
 
 
 def cut_patches(pixels: torch.Tensor, patch_size: int, merge_size: int) -> torch.Tensor:

@@ -176,10 +176,7 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         plans = []
         for where, part in media_parts(messages):
             options = {name: part[name] for name in IMAGE_OPTIONS if part.get(name) is not None}
-            try:
-                plans.append(self.image_transform.plan(part["content"], **options))
-            except BadSample as error:
-                raise error.at(where) from None
+            plans.append(self.image_transform.plan(part["content"], where=where, **options))
         return plans
 
     def _grids(self, plans: Sequence[PlannedImage]) -> list[tuple[int, int]]:
