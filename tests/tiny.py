@@ -176,10 +176,29 @@ def write_processor_files(path: Path, base: int = TINY_BASE, family: str = "qwen
         tokens = sorted(ByteLevel.alphabet()) + [merge.replace(" ", "") for merge in MERGES]
         _write_json(path / "vocab.json", {token: i for i, token in enumerate(tokens)})
         (path / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES]) + "\n", encoding="utf-8")
+    write_tokenizer_config(path, base, family)
+    _write_json(path / "chat_template.json", {"chat_template": kind.template})
+    _write_json(
+        path / "preprocessor_config.json",
+        {
+            **kind.pixels,
+            "patch_size": kind.patch,
+            "temporal_patch_size": 2,
+            "merge_size": 2,
+            "image_mean": kind.image_mean,
+            "image_std": kind.image_std,
+            "image_processor_type": "Qwen2VLImageProcessor",
+            "processor_class": kind.processor,
+        },
+    )
+
+
+def write_tokenizer_config(path: Path, base: int, family: str) -> None:
+    """tokenizer_config.json as published, the added tokens behind `base` ordinary ones."""
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
     added = {
         str(base + i): {"content": token, **flags, "special": i < N_SPECIAL}
-        for i, token in enumerate(kind.added_tokens)
+        for i, token in enumerate(FAMILIES[family].added_tokens)
     }
     _write_json(
         path / "tokenizer_config.json",
@@ -197,20 +216,6 @@ def write_processor_files(path: Path, base: int = TINY_BASE, family: str = "qwen
             "split_special_tokens": False,
             "tokenizer_class": "Qwen2Tokenizer",
             "unk_token": None,
-        },
-    )
-    _write_json(path / "chat_template.json", {"chat_template": kind.template})
-    _write_json(
-        path / "preprocessor_config.json",
-        {
-            **kind.pixels,
-            "patch_size": kind.patch,
-            "temporal_patch_size": 2,
-            "merge_size": 2,
-            "image_mean": kind.image_mean,
-            "image_std": kind.image_std,
-            "image_processor_type": "Qwen2VLImageProcessor",
-            "processor_class": kind.processor,
         },
     )
 

@@ -28,7 +28,7 @@ PROBES: dict[str, list[Message]] = {
         Message("user", [_IMAGE]),
         Message("assistant", ""),
     ],
-    "tool answers": [
+    "tool answer": [
         Message("user", "Hello"),
         Message("assistant", "Wait."),
         Message("ipython", "42"),
