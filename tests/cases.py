@@ -5,27 +5,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen2_5_VLForConditionalGeneration
 
-from torchtune_qwenvl.models.qwen2_5_vl import qwen2_5_vl_from_config
-from torchtune_qwenvl.models.qwen2_5_vl._weights import QWEN2_5_VL_WEIGHTS
+from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 Grid = tuple[int, int, int]
 
 
-def renamed(named: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """transformers' weights (or gradients) under our names and in our shapes."""
+def renamed(hf: nn.Module, named: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Weights (or gradients) of transformers' model under our names and in our shapes."""
+    table = get_family(hf.config.to_dict()).weights
     for name, tensor in named.items():
-        ours = QWEN2_5_VL_WEIGHTS.ours(name)
+        ours = table.ours(name)
         tensor = tensor.flatten(1) if tensor.ndim == 5 else tensor
         yield from zip(ours, tensor.chunk(len(ours)), strict=True)
 
 
-def ours_like(hf: Qwen2_5_VLForConditionalGeneration, **arguments: Any) -> VisionLanguageModel:
+def ours_like(hf: nn.Module, **arguments: Any) -> VisionLanguageModel:
     """Our model with the weights of transformers'; adapters keep their own."""
-    model = qwen2_5_vl_from_config(hf.config.to_dict(), **arguments)
-    weights = dict(renamed({name: p.detach().clone() for name, p in hf.named_parameters()}))
+    config = hf.config.to_dict()
+    model = get_family(config).from_config(config, **arguments)
+    weights = dict(renamed(hf, {name: p.detach().clone() for name, p in hf.named_parameters()}))
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected and all("lora" in name or "magnitude" in name for name in missing)
     for module in model.modules():
@@ -79,9 +79,10 @@ class Case:
         }
 
     def _pixels(self, n: int, raw: bool) -> Tensor:
+        still = 3 * self.hf.config.vision_config.patch_size**2
         if raw:
-            return torch.randint(0, 256, (n, 3 * 14 * 14), generator=self._generator).to(torch.uint8)
-        return torch.randn(n, 3 * 2 * 14 * 14, generator=self._generator)
+            return torch.randint(0, 256, (n, still), generator=self._generator).to(torch.uint8)
+        return torch.randn(n, 2 * still, generator=self._generator)
 
     def _positions(self, tokens: list[int], grids: Tensor) -> Tensor:
         ids = torch.tensor([tokens])

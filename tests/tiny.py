@@ -1,7 +1,7 @@
-"""Tiny Qwen2.5-VL models, checkpoint folders and images for the tests; transformers writes them.
+"""Tiny models of every family, checkpoint folders and images for the tests; transformers writes them.
 
-Sizes keep what is unusual about the real model: windows of 4 x 4 merged tokens beside one layer with full
-attention, grouped key/value heads, three M-RoPE sections, a fused qkv in the files.
+Sizes keep what is unusual about the real models (`tiny_families.py`): grouped key/value heads, three M-RoPE
+sections, a fused qkv in the files. Where no family is named it is Qwen2.5-VL.
 """
 
 import json
@@ -12,19 +12,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_families import ADDED_TOKENS, FAMILIES, N_SPECIAL
+from tiny_families import CHAT_TEMPLATE as CHAT_TEMPLATE
+from tiny_families import IMAGE_MEAN as IMAGE_MEAN
+from tiny_families import IMAGE_STD as IMAGE_STD
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import AutoProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-
-# The 22 added tokens in the published order; those after `<|video_pad|>` are not marked special.
-ADDED_TOKENS = [
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
-    "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>",
-    "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<tool_call>", "</tool_call>", "<|fim_prefix|>",
-    "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>",
-]  # fmt: skip
-N_SPECIAL = 14
 
 # Enough merges that words are more than their bytes ("Ġ" is the byte-level space).
 MERGES = [
@@ -33,39 +28,6 @@ MERGES = [
 ]  # fmt: skip
 TINY_BASE = 256 + len(MERGES)
 REAL_BASE = 151643
-
-IMAGE_MEAN = [0.48145466, 0.4578275, 0.40821073]
-IMAGE_STD = [0.26862954, 0.26130258, 0.27577711]
-
-# Renders what the published template renders.
-CHAT_TEMPLATE = """\
-{%- set seen = namespace(images=0, videos=0) -%}
-{%- for message in messages -%}
-{%- if loop.first and message['role'] != 'system' -%}
-{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}
-{%- endif -%}
-{{- '<|im_start|>' + message['role'] + '\\n' -}}
-{%- if message['content'] is string -%}
-{{- message['content'] -}}
-{%- else -%}
-{%- for part in message['content'] -%}
-{%- if part['type'] == 'image' or 'image' in part or 'image_url' in part -%}
-{%- set seen.images = seen.images + 1 -%}
-{%- if add_vision_id -%}{{- 'Picture ' ~ seen.images ~ ': ' -}}{%- endif -%}
-{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
-{%- elif part['type'] == 'video' or 'video' in part -%}
-{%- set seen.videos = seen.videos + 1 -%}
-{%- if add_vision_id -%}{{- 'Video ' ~ seen.videos ~ ': ' -}}{%- endif -%}
-{{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
-{%- elif 'text' in part -%}
-{{- part['text'] -}}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{{- '<|im_end|>\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
-"""
 
 
 def shared_data() -> Path:
@@ -82,47 +44,28 @@ def token_id(token: str, base: int = TINY_BASE) -> int:
 
 def tiny_hf_config(
     *,
+    family: str = "qwen2_5_vl",
     tie: bool = False,
     vocab_size: int = 512,
     text: dict[str, Any] | None = None,
     vision: dict[str, Any] | None = None,
     **changes: Any,
-) -> Qwen2_5_VLConfig:
+) -> PreTrainedConfig:
     """Config of a tiny model; `text` and `vision` change entries of the two towers, `changes` the top level.
 
     With a `vocab_size` above 151,643 special tokens take the published ids, else the tiny tokenizer's.
     """
     base = REAL_BASE if vocab_size > REAL_BASE else TINY_BASE
     text_config = {
+        **FAMILIES[family].text,
         "vocab_size": vocab_size,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-6,
-        "max_position_embeddings": 4096,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
         "bos_token_id": token_id("<|endoftext|>", base),
         "eos_token_id": token_id("<|im_end|>", base),
         "pad_token_id": token_id("<|endoftext|>", base),
     }
-    vision_config = {
-        "depth": 3,
-        "hidden_size": 64,
-        "intermediate_size": 100,
-        "num_heads": 4,
-        "out_hidden_size": 64,
-        "fullatt_block_indexes": [1],
-        "window_size": 112,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "tokens_per_second": 2,
-    }
-    return Qwen2_5_VLConfig(
+    return FAMILIES[family].config(
         text_config={**text_config, **(text or {})},
-        vision_config={**vision_config, **(vision or {})},
+        vision_config={**FAMILIES[family].vision, **(vision or {})},
         **{
             "tie_word_embeddings": tie,
             "image_token_id": token_id("<|image_pad|>", base),
@@ -134,18 +77,20 @@ def tiny_hf_config(
     )
 
 
-def tiny_hf_model(seed: int = 0, **changes: Any) -> Qwen2_5_VLForConditionalGeneration:
+def tiny_hf_model(seed: int = 0, **changes: Any) -> PreTrainedModel:
     """The reference model of `tiny_hf_config(**changes)`: fp32, eval, all parameters random (norms around 1).
 
     A fresh model has norms of 1 and biases of 0, behind which swapped or dropped ones would hide.
     """
-    model = Qwen2_5_VLForConditionalGeneration(tiny_hf_config(**changes)).float().eval()
+    config = tiny_hf_config(**changes)
+    model = FAMILIES[config.model_type].model(config).float().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.rand(parameter.shape, generator=generator) * 2 - 1
-            is_norm = "norm" in name or "ln_q" in name
-            scale = 0.05 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
+            is_norm = ("norm" in name or "ln_q" in name) and name.endswith("weight")
+            fan_in = parameter.shape[-1] if parameter.ndim == 3 else parameter[0].numel()
+            scale = 0.05 if parameter.ndim == 1 else fan_in**-0.5
             parameter.copy_(1 + 0.2 * noise if is_norm else 1.7 * scale * noise)
     return model
 
@@ -157,7 +102,7 @@ def save_tiny_folder(
     layout: str = "published",
     max_shard_size: str = "1GB",
     dtype: torch.dtype = torch.float32,
-    model: Qwen2_5_VLForConditionalGeneration | None = None,
+    model: PreTrainedModel | None = None,
     **changes: Any,
 ) -> Path:
     """Write a tiny checkpoint folder with tokenizer, template and processor files; returns `path`.
@@ -171,10 +116,13 @@ def save_tiny_folder(
     model = (model or tiny_hf_model(seed, **changes)).to(dtype)
     model.save_pretrained(path, max_shard_size=max_shard_size, save_original_format=layout != "in_memory")
     write_processor_files(
-        path, base=REAL_BASE if model.config.text_config.vocab_size > REAL_BASE else TINY_BASE
+        path,
+        base=REAL_BASE if model.config.text_config.vocab_size > REAL_BASE else TINY_BASE,
+        family=model.config.model_type,
     )
     if layout == "published":
-        _write_json(path / "config.json", flat_config(model.config, dtype))
+        write = flat_config if FAMILIES[model.config.model_type].flat else nested_config
+        _write_json(path / "config.json", write(model.config, dtype))
     else:
         AutoProcessor.from_pretrained(path).save_pretrained(path)
         for old in ("vocab.json", "merges.txt", "preprocessor_config.json", "chat_template.json"):
@@ -182,7 +130,7 @@ def save_tiny_folder(
     return path
 
 
-def flat_config(config: Qwen2_5_VLConfig, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+def flat_config(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """config.json as published before 5.x: text entries at the top, `rope_scaling`, `torch_dtype`."""
     nested = config.to_dict()
     text = {k: v for k, v in nested["text_config"].items() if k not in ("model_type", "layer_types", "dtype")}
@@ -193,7 +141,7 @@ def flat_config(config: Qwen2_5_VLConfig, dtype: torch.dtype = torch.float32) ->
     return {
         **text,
         **top,
-        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "architectures": [FAMILIES[config.model_type].model.__name__],
         "rope_theta": rope["rope_theta"],
         "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]},
         "torch_dtype": str(dtype).removeprefix("torch."),
@@ -202,8 +150,25 @@ def flat_config(config: Qwen2_5_VLConfig, dtype: torch.dtype = torch.float32) ->
     }
 
 
-def write_processor_files(path: Path, base: int = TINY_BASE) -> None:
+def nested_config(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """config.json as Qwen3-VL's is published: two parts, `rope_scaling` and `rope_theta` in the text's."""
+    nested = config.to_dict()
+    text = {k: v for k, v in nested["text_config"].items() if k not in ("layer_types", "dtype")}
+    rope = text.pop("rope_parameters")
+    text |= {"rope_theta": rope.pop("rope_theta"), "rope_scaling": {**rope, "mrope_interleaved": True}}
+    vision = {k: v for k, v in nested["vision_config"].items() if k not in ("rope_parameters", "dtype")}
+    return {
+        **{k: v for k, v in nested.items() if k != "dtype"},
+        "architectures": [FAMILIES[config.model_type].model.__name__],
+        "transformers_version": "4.57.0.dev0",
+        "text_config": {**text, "dtype": str(dtype).removeprefix("torch.")},
+        "vision_config": {**vision, "model_type": config.model_type},
+    }
+
+
+def write_processor_files(path: Path, base: int = TINY_BASE, family: str = "qwen2_5_vl") -> None:
     """Tokenizer, template and image processor files as published; the tiny vocabulary is bytes."""
+    kind = FAMILIES[family]
     if base == REAL_BASE:
         for name in ("vocab.json", "merges.txt"):
             (path / name).write_bytes((shared_data() / "qwen2_5_tokenizer" / name).read_bytes())
@@ -211,10 +176,29 @@ def write_processor_files(path: Path, base: int = TINY_BASE) -> None:
         tokens = sorted(ByteLevel.alphabet()) + [merge.replace(" ", "") for merge in MERGES]
         _write_json(path / "vocab.json", {token: i for i, token in enumerate(tokens)})
         (path / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES]) + "\n", encoding="utf-8")
+    write_tokenizer_config(path, base, family)
+    _write_json(path / "chat_template.json", {"chat_template": kind.template})
+    _write_json(
+        path / "preprocessor_config.json",
+        {
+            **kind.pixels,
+            "patch_size": kind.patch,
+            "temporal_patch_size": 2,
+            "merge_size": 2,
+            "image_mean": kind.image_mean,
+            "image_std": kind.image_std,
+            "image_processor_type": "Qwen2VLImageProcessor",
+            "processor_class": kind.processor,
+        },
+    )
+
+
+def write_tokenizer_config(path: Path, base: int, family: str) -> None:
+    """tokenizer_config.json as published, the added tokens behind `base` ordinary ones."""
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
     added = {
         str(base + i): {"content": token, **flags, "special": i < N_SPECIAL}
-        for i, token in enumerate(ADDED_TOKENS)
+        for i, token in enumerate(FAMILIES[family].added_tokens)
     }
     _write_json(
         path / "tokenizer_config.json",
@@ -232,21 +216,6 @@ def write_processor_files(path: Path, base: int = TINY_BASE) -> None:
             "split_special_tokens": False,
             "tokenizer_class": "Qwen2Tokenizer",
             "unk_token": None,
-        },
-    )
-    _write_json(path / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
-    _write_json(
-        path / "preprocessor_config.json",
-        {
-            "min_pixels": 3136,
-            "max_pixels": 12845056,
-            "patch_size": 14,
-            "temporal_patch_size": 2,
-            "merge_size": 2,
-            "image_mean": IMAGE_MEAN,
-            "image_std": IMAGE_STD,
-            "image_processor_type": "Qwen2VLImageProcessor",
-            "processor_class": "Qwen2_5_VLProcessor",
         },
     )
 

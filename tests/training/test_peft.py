@@ -8,7 +8,7 @@ import torch
 from cases import Case, of_scale
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText
 
 from torchtune_qwenvl import load_model, save_model
 from torchtune_qwenvl.data import collate
@@ -38,15 +38,19 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+MODELS = [("qwen2_5_vl", True), *((family, False) for family in tiny.FAMILIES)]
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=[f"{f} {'' if tie else 'un'}tied" for f, tie in MODELS])
 def source(request, tmp_path_factory):
-    return tiny.save_tiny_folder(tmp_path_factory.mktemp("peft") / "source", tie=request.param, seed=2)
+    family, tie = request.param
+    return tiny.save_tiny_folder(tmp_path_factory.mktemp("peft") / "source", family=family, tie=tie, seed=2)
 
 
 @pytest.fixture(scope="module")
 def inputs(source):
     """(our batch, transformers' inputs) of two rows with images."""
-    hf = Qwen2_5_VLForConditionalGeneration.from_pretrained(source)
+    hf = AutoModelForImageTextToText.from_pretrained(source)
     case = Case(hf, [3, (1, 10, 14), 9], [2, (1, 4, 6), 3, (1, 8, 8), 5])
     batch = collate(case.samples, padding_idx=0)
     batch.pop("labels")
@@ -84,14 +88,12 @@ def test_peft_and_merged_folder_compute_what_ours_computes(
     batch, theirs = inputs
     model = trained(source, **setting)
     expected = logits_of(model, batch)
-    base = Qwen2_5_VLForConditionalGeneration.from_pretrained(source)
+    base = AutoModelForImageTextToText.from_pretrained(source)
     before = logits_of(base, theirs)
     assert of_scale(before, expected) > 1e-2  # the adapters do something
 
     save_model(model, tmp_path / "merged", source=source)
-    merged, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        tmp_path / "merged", output_loading_info=True
-    )
+    merged, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged", output_loading_info=True)
     assert not any(info.values()), info
     compare(expected, logits_of(merged, theirs), theirs["attention_mask"])
 

@@ -31,8 +31,9 @@ def test_unknown_names_are_told():
 
 
 @pytest.mark.parametrize("tie", [False, True])
-def test_every_parameter_of_the_model_has_one_place_in_transformers(tie):
-    hf = tiny.tiny_hf_model(tie=tie)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_every_parameter_of_the_model_has_one_place_in_transformers(family, tie):
+    hf = tiny.tiny_hf_model(family=family, tie=tie)
     family = get_family(hf.config.to_dict())
     with torch.device("meta"):
         ours = {name for name, _ in family.from_config(hf.config.to_dict()).named_parameters()}

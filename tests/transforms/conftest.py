@@ -1,4 +1,4 @@
-"""The published Qwen2.5-VL tokenizer, template and processor files as one checkpoint folder."""
+"""Published tokenizers, templates and processor files as checkpoint folders."""
 
 import shutil
 from pathlib import Path
@@ -6,12 +6,27 @@ from pathlib import Path
 import pytest
 import tiny
 
+FAMILIES = ("qwen2_vl", "qwen2_5_vl")
+
+
+def publish(folder: Path, family: str) -> Path:
+    """A folder with everything that a family publishes but the weights."""
+    shared = tiny.shared_data()
+    shutil.copytree(shared / "published" / family, folder)
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(shared / "qwen2_5_tokenizer" / name, folder)
+    if not (folder / "tokenizer_config.json").is_file():
+        tiny.write_tokenizer_config(folder, tiny.REAL_BASE, family)
+    return folder
+
 
 @pytest.fixture(scope="session")
 def published_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("published") / "qwen2_5_vl"
-    shared = tiny.shared_data()
-    shutil.copytree(shared / "published" / "qwen2_5_vl", folder)
-    for name in ("vocab.json", "merges.txt"):
-        shutil.copy(shared / "qwen2_5_tokenizer" / name, folder)
-    return folder
+    """Qwen2.5-VL's."""
+    return publish(tmp_path_factory.mktemp("published") / "qwen2_5_vl", "qwen2_5_vl")
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every family's in turn."""
+    return publish(tmp_path_factory.mktemp("published") / request.param, request.param)

@@ -1,24 +1,33 @@
 """Tokens, labels and positions of random conversations against the published files and written-out rules."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from chats import random_conversation
 from torchtune.data import Message
 from transformers import Qwen2Tokenizer
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from torchtune_qwenvl.models.qwen2_5_vl import load_qwen2_5_vl_transform
+from torchtune_qwenvl import load_transform
 
 N_CONVERSATIONS = 520
 IM_START, IM_END, IMAGE_PAD, ASSISTANT = 151644, 151645, 151655, 77091
 
 
 @pytest.fixture(scope="module")
-def transform(published_folder):
-    return load_qwen2_5_vl_transform(published_folder, dtype="uint8")
+def transform(family_folder):
+    return load_transform(family_folder, dtype="uint8")
+
+
+@pytest.fixture(scope="module")
+def config(family_folder):
+    """config.json, the text's part of it at the top."""
+    nested = json.loads((family_folder / "config.json").read_text())
+    return {**nested, **nested.get("text_config", {})}
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +48,9 @@ def merged_grid(size: tuple[int, int]) -> tuple[int, int]:
     return height // 28, width // 28
 
 
-def test_tokens_equal_the_published_jinja(samples, published_folder, transform):
-    reference = Qwen2Tokenizer.from_pretrained(published_folder)
-    template = (published_folder / "chat_template.jinja").read_text()
+def test_tokens_equal_the_published_jinja(samples, family_folder, transform):
+    reference = Qwen2Tokenizer.from_pretrained(family_folder)
+    template = (family_folder / "chat_template.jinja").read_text()
 
     def tokens(conversation, **options) -> list[int]:
         text = reference.apply_chat_template(
@@ -125,8 +134,9 @@ def test_special_strings_in_messages_stay_text(transform):
     assert transform.decode(tokens, truncate_at_eos=False).count(hostile) == 2
 
 
-def test_values_come_from_the_published_folder(transform):
-    assert (transform.base_vocab_size, transform.vocab_size) == (151643, 151665)
+def test_values_come_from_the_family_folder(transform, config):
+    added = len(tiny.FAMILIES[config["model_type"]].added_tokens)
+    assert (transform.base_vocab_size, transform.vocab_size) == (151643, 151643 + added)
     assert (transform.image_token_id, transform.eos_id, transform.pad_id) == (IMAGE_PAD, IM_END, 151643)
     assert transform.image_transform.max_pixels == 12845056
-    assert transform.context_length == 128000
+    assert transform.context_length == config["max_position_embeddings"]

@@ -46,6 +46,7 @@ class ChatFormat:
         turn_start, turn_end: special tokens around a turn.
         image: special tokens before, for (repeated once per visual token) and after an image.
         tool_call: text around the content of a message that is a tool call (`Message.ipython`).
+        answer_opening: text behind the header of the answer that a generation prompt opens.
     """
 
     roles: Mapping[str, str]
@@ -54,6 +55,7 @@ class ChatFormat:
     turn_end: str = "<|im_end|>"
     image: tuple[str, str, str] = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
     tool_call: tuple[str, str] = ("<tool_call>\n", "\n</tool_call>")
+    answer_opening: str = ""
 
     @property
     def special_names(self) -> tuple[str, ...]:
@@ -77,11 +79,17 @@ class ChatFormat:
             n_media += sum(isinstance(piece, MediaSlot) for piece in content)
             if message.ipython:
                 content = [self.tool_call[0], *content, self.tool_call[1]]
-            trained = message.role == "assistant" and not message.masked
-            turns.append(self._turn(message.role, content, trained=trained, where=f"message {number}"))
+            turns.append(self.turn(messages, number, content))
         if generation_prompt:
-            turns.append(Turn("assistant", self._header("assistant")))
+            opening = [self.answer_opening] if self.answer_opening else []
+            turns.append(Turn("assistant", [*self._header("assistant"), *opening]))
         return turns
+
+    def turn(self, messages: Sequence[Message], number: int, content: list[Piece]) -> Turn:
+        """The turn of `messages[number]` with the pieces `content`; a family may write it otherwise."""
+        message = messages[number]
+        trained = message.role == "assistant" and not message.masked
+        return self._turn(message.role, content, trained=trained, where=f"message {number}")
 
     def write(self, turns: Sequence[Turn]) -> str:
         """The turns as one string, media as a single placeholder: what the Jinja template gives."""

@@ -28,7 +28,19 @@ PROBES: dict[str, list[Message]] = {
         Message("user", [_IMAGE]),
         Message("assistant", ""),
     ],
-    "tool answer": [Message("user", "Hello"), Message("assistant", "Wait."), Message("ipython", "42")],
+    "tool answer": [
+        Message("user", "Hello"),
+        Message("assistant", "Wait."),
+        Message("ipython", "42"),
+        Message("ipython", "43"),
+        Message("assistant", "85."),
+    ],
+    "reasoning": [
+        Message("user", "Hello"),
+        Message("assistant", "<think>\nA greeting.\n</think>\n\nHello."),
+        Message("user", "How are you?"),
+        Message("assistant", "<think>\nPoliteness.\n</think>\n\nWell."),
+    ],
 }
 
 

@@ -22,9 +22,13 @@ ROWS = {
 }
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+MODELS = [(family, tie) for family in tiny.FAMILIES for tie in (False, True)]
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=[f"{f} {'' if tie else 'un'}tied" for f, tie in MODELS])
 def hf(request):
-    return tiny.tiny_hf_model(seed=3, tie=request.param)
+    family, tie = request.param
+    return tiny.tiny_hf_model(seed=3, family=family, tie=tie)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,7 @@ def test_logits_loss_and_every_gradient(hf, ours, rows):
     assert abs(loss / n - expected.loss) <= 5e-6
     (loss / n).backward()
     gradients = {name: p.grad for name, p in hf.named_parameters() if p.grad is not None}
-    theirs = dict(renamed(gradients))
+    theirs = dict(renamed(hf, gradients))
     for name, parameter in ours.named_parameters():
         if name in theirs:
             assert relative(parameter.grad, theirs[name]) <= 1e-5, name
@@ -65,7 +69,7 @@ def test_logits_loss_and_every_gradient(hf, ours, rows):
     "grids", [[(1, 10, 14)], [(1, 16, 24), (1, 2, 2), (1, 18, 6)], [(3, 12, 10), (1, 4, 4)]]
 )
 def test_visual_tokens(hf, ours, grids):
-    pixels = torch.randn(sum(t * h * w for t, h, w in grids), 1176)
+    pixels = torch.randn(sum(t * h * w for t, h, w in grids), ours.vision_encoder.patch_embed.in_features)
     with torch.no_grad():
         expected = hf.model.visual(pixels, torch.tensor(grids)).pooler_output
         assert (ours.vision_encoder(pixels, torch.tensor(grids)) - expected).abs().max() <= 1e-5
@@ -120,11 +124,12 @@ def test_yarn(hf):
         "rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64,
         "mrope_section": [2, 3, 3],
     }  # fmt: skip
-    stretched = tiny.tiny_hf_model(seed=4, text={"rope_parameters": rope})
+    family = hf.config.model_type
+    stretched = tiny.tiny_hf_model(seed=4, family=family, text={"rope_parameters": rope})
     case = Case(stretched, *ROWS["one image"])
     batch = collate(case.samples, padding_idx=0)
     batch.pop("labels")
     expected = stretched(**case.reference_inputs()).logits
     assert of_scale(ours_like(stretched)(**batch), expected) <= 5e-6
-    plain = tiny.tiny_hf_model(seed=4)
+    plain = tiny.tiny_hf_model(seed=4, family=family)
     assert of_scale(ours_like(plain)(**batch), expected) > 1e-3

@@ -12,9 +12,9 @@ NEW = 20
 PLAIN = {"pad_id": 0, "stop_tokens": (), "max_new_tokens": NEW}
 
 
-@pytest.fixture(scope="module")
-def hf():
-    return tiny.tiny_hf_model(seed=5)
+@pytest.fixture(scope="module", params=list(tiny.FAMILIES))
+def hf(request):
+    return tiny.tiny_hf_model(seed=5, family=request.param)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,197 @@
+"""The transform of a published family: its tokens, chat formats and image settings, or a folder's own.
+
+A family is a subclass with `published` filled; constructor, loader and the builder for YAML are the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torchtune.data import PromptTemplateInterface
+from torchtune.data._prompt_templates import _get_prompt_template, _TemplateType
+
+from torchtune_qwenvl.transforms.chat import ChatFormat
+from torchtune_qwenvl.transforms.folder import extra_tokens, read_processor_folder
+from torchtune_qwenvl.transforms.image import ImageTransform
+from torchtune_qwenvl.transforms.template_check import check_template
+from torchtune_qwenvl.transforms.tokenizer import BPETokenizer, ExtraToken
+from torchtune_qwenvl.transforms.truncation import Policy
+from torchtune_qwenvl.transforms.vision_language import VisionLanguageTransform
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a family's published checkpoints have in common.
+
+    Args:
+        chats: chat formats by name; the first is the default.
+        added_tokens: in the order of their ids, from the end of the base vocabulary on.
+        image: the image transform with the family's defaults.
+    """
+
+    chats: dict[str, ChatFormat]
+    added_tokens: tuple[ExtraToken, ...]
+    image: type[ImageTransform]
+
+
+class PublishedTransform(VisionLanguageTransform):
+    """Tokenizer and transform of a family; samples, labels and policies as `VisionLanguageTransform` says.
+
+    Args:
+        path: vocab.json or tokenizer.json.
+        merges_file: merges.txt beside a vocab.json.
+        chat: name of the chat format, one of `published.chats`; default the first.
+        patch_size, temporal_patch_size, merge_size, min_pixels, max_pixels, image_mean, image_std, dtype,
+            max_image_pixels: of `ImageTransform`; None: the family's.
+        max_seq_len, truncation, prompt_template, stop_tokens: of `VisionLanguageTransform`.
+        special_tokens_path: a tokenizer.json or tokenizer_config.json that lists the added tokens; default:
+            the family's with a vocab.json, the file's own with a tokenizer.json.
+        tokenizer: a ready one instead of `path`.
+        context_length: of `VisionLanguageTransform`.
+    """
+
+    published: ClassVar[Published]
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        merges_file: str | Path | None = None,
+        *,
+        chat: str | None = None,
+        patch_size: int | None = None,
+        temporal_patch_size: int | None = None,
+        merge_size: int | None = None,
+        max_seq_len: int | None = None,
+        truncation: Policy = "drop_turns",
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        max_image_pixels: int | None = None,
+        special_tokens_path: str | Path | None = None,
+        prompt_template: PromptTemplateInterface | None = None,
+        stop_tokens: Sequence[int] | None = None,
+        tokenizer: BPETokenizer | None = None,
+        context_length: int | None = None,
+    ) -> None:
+        if (path is None) == (tokenizer is None):
+            raise ValueError("give either path (vocab.json or tokenizer.json) or a ready tokenizer")
+        if tokenizer is None:
+            assert path is not None
+            tokenizer = self._tokenizer(path, merges_file, special_tokens_path)
+        image = {
+            "patch_size": patch_size,
+            "temporal_patch_size": temporal_patch_size,
+            "merge_size": merge_size,
+            "min_pixels": min_pixels,
+            "max_pixels": max_pixels,
+            "image_mean": image_mean,
+            "image_std": image_std,
+            "dtype": dtype,
+            "max_image_pixels": max_image_pixels,
+        }
+        super().__init__(
+            tokenizer,
+            self._chat(chat),
+            self.published.image(**{name: value for name, value in image.items() if value is not None}),
+            max_seq_len=max_seq_len,
+            truncation=truncation,
+            prompt_template=prompt_template,
+            stop_tokens=stop_tokens,
+            context_length=context_length,
+        )
+
+    @classmethod
+    def build(
+        cls,
+        path: str,
+        merges_file: str | None = None,
+        *,
+        prompt_template: _TemplateType | None = None,
+        **arguments: Any,
+    ) -> Self:
+        """For YAML: the prompt template may be a dotted path or a dict of tags per role.
+
+        Args:
+            path, merges_file, arguments: see the class.
+            prompt_template: dotted path of a torchtune prompt template, or role -> [text before, behind].
+        """
+        template = None if prompt_template is None else _get_prompt_template(prompt_template)
+        return cls(path, merges_file, prompt_template=template, **arguments)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        chat_template: str = "folder",
+        prompt_template: _TemplateType | None = None,
+        **overrides: Any,
+    ) -> Self:
+        """The transform of a checkpoint folder, every value from its files.
+
+        Args:
+            folder: has config.json, tokenizer and image processor files, as published or as transformers 5
+                saves.
+            chat_template: "folder": one of our renderings must equal the folder's Jinja; "builtin": go on
+                without.
+            prompt_template: see `build`.
+            overrides: arguments of the class instead of the folder's values.
+
+        Raises:
+            ValueError: files are missing or contradict each other, or the chat template differs.
+        """
+        if chat_template not in ("folder", "builtin"):
+            raise ValueError(f'chat_template is "folder" or "builtin", got {chat_template!r}')
+        files = read_processor_folder(folder)
+        values: dict[str, Any] = {
+            **files.image,
+            "stop_tokens": files.stop_tokens,
+            "context_length": files.context_length,
+        }
+        values |= {name: value for name, value in overrides.items() if value is not None}
+        if chat_template == "folder" and files.template is not None:
+            values["chat"] = cls._matching_chat(files.template, values.get("chat"))
+        template = None if prompt_template is None else _get_prompt_template(prompt_template)
+        transform = cls(tokenizer=files.tokenizer(), prompt_template=template, **values)
+        files.check_token_id("image_token_id", transform.image_token_id)
+        return transform
+
+    @classmethod
+    def _matching_chat(cls, template: tuple[str, str], wanted: str | None) -> str:
+        """Name of the first chat format that renders as the folder's template does."""
+        names = [wanted] if wanted is not None else list(cls.published.chats)
+        problems = []
+        for name in names:
+            try:
+                check_template(cls._chat(name), *template)
+                return name
+            except ValueError as error:
+                problems.append(str(error) if len(names) == 1 else f"as {name}: {error}")
+        raise ValueError("; ".join(problems))
+
+    @classmethod
+    def _chat(cls, name: str | None) -> ChatFormat:
+        chats = cls.published.chats
+        if name is not None and name not in chats:
+            raise ValueError(f"chat: this family has the formats {', '.join(chats)}, got {name!r}")
+        return chats[name or next(iter(chats))]
+
+    @classmethod
+    def _tokenizer(
+        cls, path: str | Path, merges_file: str | Path | None, special_tokens_path: str | Path | None
+    ) -> BPETokenizer:
+        if special_tokens_path is not None:
+            listed = json.loads(Path(special_tokens_path).read_text(encoding="utf-8"))
+            return BPETokenizer(path, merges_file, extra_tokens=extra_tokens(listed))
+        tokens = () if merges_file is None else cls.published.added_tokens
+        return BPETokenizer(path, merges_file, extra_tokens=tokens)

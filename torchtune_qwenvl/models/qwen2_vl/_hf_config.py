@@ -1,0 +1,32 @@
+"""What a config.json of Qwen2-VL must say beside what every family's says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torchtune_qwenvl.models import _hf_config as shared
+
+# Of transformers' Qwen2VLVisionConfig: what it writes is only what differs from these.
+_VISION_DEFAULTS = {
+    "depth": 32,
+    "embed_dim": 1280,
+    "mlp_ratio": 4,
+    "num_heads": 16,
+    "hidden_size": 3584,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+
+
+def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """See `torchtune_qwenvl.models._hf_config.normalise_config`; `hidden_size` is a visual token's width."""
+    config = shared.normalise_config(
+        raw, vision=_VISION_DEFAULTS, vision_defaults=_VISION_DEFAULTS, rope_theta=1e6
+    )
+    vision = config["vision_config"]
+    shared.check_activation(raw["vision_config"], "quick_gelu", "vision_config")
+    shared.check_multiple(vision["embed_dim"], 4 * vision["num_heads"], "embed_dim over 4 * num_heads")
+    shared.check_visual_width(vision["hidden_size"], "hidden_size of vision_config", config["text_config"])
+    return config

@@ -1,0 +1,31 @@
+"""Qwen2-VL's transform: Qwen2.5-VL's template and image settings, with the first 14 of its added tokens.
+
+Sources: the published checkpoints' tokenizer_config.json, chat template and preprocessor_config.json.
+"""
+
+from __future__ import annotations
+
+from torchtune_qwenvl.models._transform import Published, PublishedTransform
+from torchtune_qwenvl.models.qwen2_5_vl._transform import ADDED_TOKENS, CHAT, Qwen2_5_VLImageTransform
+
+
+class Qwen2VLImageTransform(Qwen2_5_VLImageTransform):
+    """`ImageTransform` with Qwen2-VL's values as defaults, which are Qwen2.5-VL's: see there."""
+
+
+class Qwen2VLTransform(PublishedTransform):
+    """Tokenizer and transform of Qwen2-VL: see `PublishedTransform`.
+
+    Example:
+        >>> transform = Qwen2VLTransform("vocab.json", "merges.txt", max_seq_len=4096, dtype="uint8")
+    """
+
+    published = Published(
+        chats={"qwen2": CHAT},
+        added_tokens=tuple(token for token in ADDED_TOKENS if token.special),
+        image=Qwen2VLImageTransform,
+    )
+
+
+qwen2_vl_transform = Qwen2VLTransform.build
+load_qwen2_vl_transform = Qwen2VLTransform.load
