@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from tiny_families import FAMILIES
 from torch import Tensor, nn
 
 from torchtune_qwenvl.models import get_family
@@ -17,7 +18,7 @@ def renamed(hf: nn.Module, named: dict[str, Tensor]) -> Iterator[tuple[str, Tens
     table = get_family(hf.config.to_dict()).weights
     for name, tensor in named.items():
         ours = table.ours(name)
-        tensor = tensor.flatten(1) if tensor.ndim == 5 else tensor
+        tensor = tensor.flatten(1) if tensor.ndim > 3 else tensor
         yield from zip(ours, tensor.chunk(len(ours)), strict=True)
 
 
@@ -67,7 +68,8 @@ class Case:
             t, h, w = piece
             merged = t * h * w // config.vision_config.spatial_merge_size**2
             placeholders = [config.image_token_id] * merged
-            tokens += [config.vision_start_token_id, *placeholders, config.vision_end_token_id]
+            before, after = (getattr(config, entry) for entry in FAMILIES[config.model_type].marks)
+            tokens += [before, *placeholders, after]
             images.append(self._pixels(t * h * w, raw))
             grids.append(piece)
         grid_thw = torch.tensor(grids, dtype=torch.int64).view(-1, 3)

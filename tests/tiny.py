@@ -37,9 +37,9 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
-def token_id(token: str, base: int = TINY_BASE) -> int:
+def token_id(token: str, base: int = TINY_BASE, family: str = "qwen2_5_vl") -> int:
     """Id of an added token such as `<|image_pad|>` behind `base` ordinary tokens."""
-    return base + ADDED_TOKENS.index(token)
+    return base + FAMILIES[family].added_tokens.index(token)
 
 
 def tiny_hf_config(
@@ -56,22 +56,22 @@ def tiny_hf_config(
     With a `vocab_size` above 151,643 special tokens take the published ids, else the tiny tokenizer's.
     """
     base = REAL_BASE if vocab_size > REAL_BASE else TINY_BASE
+    kind = FAMILIES[family]
     text_config = {
-        **FAMILIES[family].text,
+        **kind.text,
         "vocab_size": vocab_size,
-        "bos_token_id": token_id("<|endoftext|>", base),
-        "eos_token_id": token_id("<|im_end|>", base),
-        "pad_token_id": token_id("<|endoftext|>", base),
+        "bos_token_id": token_id(kind.pad, base, family),
+        "eos_token_id": token_id(kind.eos, base, family),
+        "pad_token_id": token_id(kind.pad, base, family),
     }
-    return FAMILIES[family].config(
+    return kind.config(
         text_config={**text_config, **(text or {})},
-        vision_config={**FAMILIES[family].vision, **(vision or {})},
+        vision_config={**kind.vision, **(vision or {})},
         **{
             "tie_word_embeddings": tie,
-            "image_token_id": token_id("<|image_pad|>", base),
-            "video_token_id": token_id("<|video_pad|>", base),
-            "vision_start_token_id": token_id("<|vision_start|>", base),
-            "vision_end_token_id": token_id("<|vision_end|>", base),
+            "image_token_id": token_id(kind.image, base, family),
+            "video_token_id": token_id(kind.video, base, family),
+            **{entry: token_id(token, base, family) for entry, token in kind.marks.items()},
             **changes,
         },
     )
@@ -187,7 +187,7 @@ def write_processor_files(path: Path, base: int = TINY_BASE, family: str = "qwen
             "merge_size": 2,
             "image_mean": kind.image_mean,
             "image_std": kind.image_std,
-            "image_processor_type": "Qwen2VLImageProcessor",
+            "image_processor_type": kind.image_processor,
             "processor_class": kind.processor,
         },
     )
@@ -195,10 +195,11 @@ def write_processor_files(path: Path, base: int = TINY_BASE, family: str = "qwen
 
 def write_tokenizer_config(path: Path, base: int, family: str) -> None:
     """tokenizer_config.json as published, the added tokens behind `base` ordinary ones."""
+    kind = FAMILIES[family]
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
     added = {
-        str(base + i): {"content": token, **flags, "special": i < N_SPECIAL}
-        for i, token in enumerate(FAMILIES[family].added_tokens)
+        str(base + i): {"content": token, **flags, "special": i < kind.n_special}
+        for i, token in enumerate(kind.added_tokens)
     }
     _write_json(
         path / "tokenizer_config.json",
@@ -206,15 +207,15 @@ def write_tokenizer_config(path: Path, base: int, family: str) -> None:
             "add_bos_token": False,
             "add_prefix_space": False,
             "added_tokens_decoder": added,
-            "additional_special_tokens": ADDED_TOKENS[1:N_SPECIAL],
+            "additional_special_tokens": kind.added_tokens[1 : kind.n_special],
             "bos_token": None,
             "clean_up_tokenization_spaces": False,
-            "eos_token": "<|im_end|>",
+            "eos_token": kind.eos,
             "errors": "replace",
             "model_max_length": 131072,
-            "pad_token": "<|endoftext|>",
+            "pad_token": kind.pad,
             "split_special_tokens": False,
-            "tokenizer_class": "Qwen2Tokenizer",
+            "tokenizer_class": kind.tokenizer,
             "unk_token": None,
         },
     )

@@ -60,19 +60,20 @@ class LearnedPositions(nn.Module):
 def bicubic(length: int, side: int) -> Tensor:
     """[length, side] of bicubic interpolation, pixel centres at halves, the border repeated beyond the edge.
 
-    The same as torch's `grid_sample(mode="bicubic", align_corners=False, padding_mode="border")`, fp32
-    coordinates included, but a matrix: once per side instead of once per patch, and backward without atomics.
+    The same as torch's `grid_sample(mode="bicubic", align_corners=False, padding_mode="border")`, but a
+    matrix: once per side instead of once per patch, and backward without atomics. Made in fp64, since fp32
+    coordinates alone would cost an order of magnitude.
     """
-    step = torch.arange(length, dtype=torch.float32, device="cpu")
-    centre = (((step + 0.5) / length) * 2 - 1 + 1) * (side / 2) - 0.5
+    step = torch.arange(length, dtype=torch.float64, device="cpu")
+    centre = (step + 0.5) * side / length - 0.5
     first = centre.floor()
     beyond = centre - first
-    matrix = torch.zeros(length, side, device="cpu")
+    matrix = torch.zeros(length, side, dtype=torch.float64, device="cpu")
     for tap in range(-1, 3):
         weight = _cubic((beyond - tap).abs())
         column = (first.long() + tap).clamp(0, side - 1)
         matrix.scatter_add_(1, column[:, None], weight[:, None])
-    return matrix
+    return matrix.float()
 
 
 def _cubic(distance: Tensor, a: float = -0.75) -> Tensor:

@@ -47,6 +47,7 @@ class ChatFormat:
         image: special tokens before, for (repeated once per visual token) and after an image.
         tool_call: text around the content of a message that is a tool call (`Message.ipython`).
         answer_opening: text behind the header of the answer that a generation prompt opens.
+        stops: special tokens that end an answer beside the tokenizer's end of turn.
     """
 
     roles: Mapping[str, str]
@@ -56,6 +57,7 @@ class ChatFormat:
     image: tuple[str, str, str] = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
     tool_call: tuple[str, str] = ("<tool_call>\n", "\n</tool_call>")
     answer_opening: str = ""
+    stops: tuple[str, ...] = ()
 
     @property
     def special_names(self) -> tuple[str, ...]:
@@ -90,6 +92,9 @@ class ChatFormat:
         message = messages[number]
         trained = message.role == "assistant" and not message.masked
         return self._turn(message.role, content, trained=trained, where=f"message {number}")
+
+    def end(self, turns: Sequence[Turn]) -> None:
+        """End the last answer of a training example, in a family whose template leaves it open."""
 
     def write(self, turns: Sequence[Turn]) -> str:
         """The turns as one string, media as a single placeholder: what the Jinja template gives."""

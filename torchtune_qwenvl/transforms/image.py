@@ -44,11 +44,17 @@ def pixel_dtype(dtype: torch.dtype | str) -> torch.dtype:
 
 
 def smart_resize(
-    height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int
+    height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int, frames: int = 1
 ) -> tuple[int, int]:
-    """Size to which the Qwen-VL models resize: sides multiples of `factor`, area within the limits.
+    """Size to which the models resize: sides multiples of `factor`, area within the limits.
 
     3000 x 4000 with factor 28, limits 3136 and 1003520 gives 840 x 1148.
+
+    Args:
+        height, width: as decoded.
+        factor: side of a merged patch.
+        min_pixels, max_pixels: limits of the area, times `frames`.
+        frames: how often the picture counts.
 
     Raises:
         BadSample: one side is more than 200 times the other.
@@ -60,13 +66,13 @@ def smart_resize(
         )
     # Python rounds halves to even, here as in the models' own preprocessing.
     new_height, new_width = (round(side / factor) * factor for side in (height, width))
-    if new_height * new_width > max_pixels:
-        shrink = math.sqrt(height * width / max_pixels)
+    if frames * new_height * new_width > max_pixels:
+        shrink = math.sqrt(frames * height * width / max_pixels)
         new_height, new_width = (
             max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width)
         )
-    elif new_height * new_width < min_pixels:
-        grow = math.sqrt(min_pixels / (height * width))
+    elif frames * new_height * new_width < min_pixels:
+        grow = math.sqrt(min_pixels / (frames * height * width))
         new_height, new_width = (math.ceil(side * grow / factor) * factor for side in (height, width))
     return new_height, new_width
 
@@ -151,12 +157,14 @@ class ImageTransform(Transform):
         try:
             low, high = _limits(_or(min_pixels, self.min_pixels), _or(max_pixels, self.max_pixels))
             height, width = _wanted(opened, resized_height, resized_width)
-            factor = self.patch_size * self.merge_size
-            return PlannedImage(
-                opened, *smart_resize(height, width, factor=factor, min_pixels=low, max_pixels=high)
-            )
+            return PlannedImage(opened, *self.resize_to(height, width, low, high))
         except BadSample as error:
             raise error.at(opened.where) from None
+
+    def resize_to(self, height: int, width: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+        """(height, width) to which an image of this size is resized; a family may have another rule."""
+        factor = self.patch_size * self.merge_size
+        return smart_resize(height, width, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)
 
     def grid(self, image: PlannedImage) -> tuple[int, int, int]:
         """(1, rows, columns) in patches."""

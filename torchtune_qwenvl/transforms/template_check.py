@@ -72,7 +72,8 @@ def check_template(chat: ChatFormat, template: str, source: str) -> None:
         source: the file it came from, for the message.
     """
     hint = 'pass chat_template="builtin" to go on with the built-in rendering'
-    for name, messages in PROBES.items():
+    known = {name: probe for name, probe in PROBES.items() if {m.role for m in probe} <= set(chat.roles)}
+    for name, messages in known.items():
         for prompt in (False, True):
             ours = chat.write(chat.render(messages, generation_prompt=prompt))
             try:

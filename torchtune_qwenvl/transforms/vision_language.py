@@ -37,7 +37,7 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         truncation: what happens to a longer one: "drop_turns" leaves out trailing exchanges with their
             images, "drop" gives the sample up; see `turns_that_fit`.
         prompt_template: torchtune's, applied to the messages first.
-        stop_tokens: ids that end generation; default end of turn and padding.
+        stop_tokens: ids that end generation; default end of turn, padding, `chat.stops`.
         context_length: the model's `max_position_embeddings`; longer samples are warned about.
     """
 
@@ -62,7 +62,8 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         self.special_tokens = tokenizer.special_tokens
         self.eos_id, self.pad_id = tokenizer.eos_id, tokenizer.pad_id
         self.bos_id: int | None = None
-        self.stop_tokens = [self.eos_id, self.pad_id] if stop_tokens is None else list(stop_tokens)
+        ends = [self.eos_id, self.pad_id, *(tokenizer.special_id(name) for name in chat.stops)]
+        self.stop_tokens = ends if stop_tokens is None else list(stop_tokens)
         self._encode_turn = TurnEncoder(chat, tokenizer)
         self.image_token_id = self._encode_turn.image_token_id
 
@@ -170,7 +171,10 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
     def _turns(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> list[Turn]:
         if self.prompt_template is not None:
             messages = self.prompt_template(list(messages), inference=generation_prompt)
-        return self.chat.render(messages, generation_prompt=generation_prompt)
+        turns = self.chat.render(messages, generation_prompt=generation_prompt)
+        if not generation_prompt:
+            self.chat.end(turns)
+        return turns
 
     def _plan(self, messages: Sequence[Message]) -> list[PlannedImage]:
         plans = []

@@ -1,0 +1,99 @@
+"""How GLM-4.1V and GLM-4.6V write turns. Unusual: nothing closes a turn, the next role's token does.
+
+    [gMASK]<sop><|user|>\\n<|begin_of_image|> … <|end_of_image|>What is this?<|assistant|>\\nA cat.<|user|>\\n…
+
+So that token is what an answer has to end with, and it is trained on as its end; generation_config.json stops on
+it. An answer at the end of a training example gets `<|user|>` behind it, which the template does not write.
+
+Sources: chat_template.jinja of zai-org/GLM-4.1V-9B-Thinking, revision 3c1471e5, and of zai-org/GLM-OCR, the same
+4,606 bytes as GLM-4.6V-Flash's. The end: huggingface/trl#6044, LLaMA-Factory's template `glm4v`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from torchtune.data import Message
+
+from torchtune_qwenvl.transforms.chat import ChatFormat, MediaSlot, Piece, Special, Turn
+from torchtune_qwenvl.transforms.errors import BadSample
+
+PREFIX = ("[gMASK]", "<sop>")
+_ROLES = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
+
+
+@dataclass(frozen=True)
+class RoleTokenChat(ChatFormat):
+    """GLM-4.1V's: a role's token, a newline, the content as it is. Knows no tools."""
+
+    roles: dict[str, str] = field(default_factory=lambda: _ROLES)
+    default_system: str | None = None
+    image: tuple[str, str, str] = ("<|begin_of_image|>", "<|image|>", "<|end_of_image|>")
+    stops: tuple[str, ...] = ("<|user|>",)
+
+    @property
+    def special_names(self) -> tuple[str, ...]:
+        return (*PREFIX, *self.roles.values(), *self.image)
+
+    def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> list[Turn]:
+        turns = super().render(messages, generation_prompt=generation_prompt)
+        for turn, following in pairwise(turns):
+            if turn.role == "assistant" and following.header[:1] in ([Special(stop)] for stop in self.stops):
+                turn.ending.append(following.header.pop(0))
+        turns[0].header[:0] = [Special(name) for name in PREFIX]
+        return turns
+
+    def end(self, turns: Sequence[Turn]) -> None:
+        if turns[-1].role == "assistant":
+            turns[-1].ending = [Special(self.stops[0])]
+
+    def turn(self, messages: Sequence[Message], number: int, content: list[Piece]) -> Turn:
+        where = f"message {number}"
+        if messages[number].ipython and "ipython" not in self.roles:
+            raise BadSample("a tool call", where=where, fix="this model's chat template knows no tools")
+        if messages[number].role != "user" and any(isinstance(piece, MediaSlot) for piece in content):
+            raise BadSample("an image outside a user's message", where=where, fix="move it to the question")
+        return super().turn(messages, number, content)
+
+    def _header(self, role: str) -> list[Piece]:
+        return [Special(self.roles[role]), "\n"]
+
+    def _turn(self, role: str, content: list[Piece], *, trained: bool, where: str = "") -> Turn:
+        turn = super()._turn(role, content, trained=trained, where=where)
+        turn.ending = []
+        return turn
+
+
+@dataclass(frozen=True)
+class ReasoningChat(RoleTokenChat):
+    """GLM-4.6V's: an answer opens with its reasoning, which is empty in answers before the last question.
+
+    `<think>` and the tools' tags are text: the tokenizer has them as tokens that are not special.
+    """
+
+    roles: dict[str, str] = field(default_factory=lambda: _ROLES | {"ipython": "<|observation|>"})
+    stops: tuple[str, ...] = ("<|user|>", "<|observation|>")
+    tool_call: tuple[str, str] = ("<tool_call>", "\n</tool_call>")
+
+    def turn(self, messages: Sequence[Message], number: int, content: list[Piece]) -> Turn:
+        turn = super().turn(messages, number, content)
+        if turn.role == "assistant":
+            last_question = max((i for i, m in enumerate(messages) if m.role == "user"), default=-1)
+            turn.content = [_with_reasoning("".join(map(str, content)), shown=number > last_question)]
+        elif turn.role == "ipython":
+            first = number == 0 or messages[number - 1].role != "ipython"
+            turn.header = [*turn.header[: 1 if first else 0], "\n<tool_response>\n"]
+            turn.ending = ["\n</tool_response>\n"]
+        return turn
+
+
+def _with_reasoning(text: str, *, shown: bool) -> str:
+    """`<think>…</think>` and the answer behind it, the reasoning left out unless `shown`."""
+    reasoning, answer = "", text
+    if "</think>" in text:
+        reasoning = text.split("</think>")[0].rstrip("\n").split("<think>")[-1].lstrip("\n")
+        answer = text.split("</think>")[-1].lstrip("\n")
+    thought = reasoning.strip() if shown else ""
+    return f"<think>{thought}</think>" + (f"\n{answer.strip()}" if answer.strip() else "")

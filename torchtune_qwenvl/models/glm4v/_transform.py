@@ -1,0 +1,85 @@
+"""GLM-4.1V's and GLM-4.6V's transform: chat formats, image settings and the resize that counts frames.
+
+Sources: the published checkpoints' preprocessor_config.json and tokenizer.json; `Glm4vImageProcessor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from torchtune_qwenvl.models._transform import Published, PublishedTransform
+from torchtune_qwenvl.models.glm4v._chat import ReasoningChat, RoleTokenChat
+from torchtune_qwenvl.models.glm4v._sizes import IMAGE_MEAN, IMAGE_STD
+from torchtune_qwenvl.transforms.decode import MAX_IMAGE_PIXELS
+from torchtune_qwenvl.transforms.image import ImageTransform, smart_resize
+
+MIN_PIXELS = 112 * 112
+MAX_PIXELS = 28 * 28 * 15000
+
+
+class GLM4VImageTransform(ImageTransform):
+    """`ImageTransform` with GLM-4.1V's values as defaults, and its resize.
+
+    `min_pixels` and `max_pixels` count all frames: a still, as the T frames of one patch, counts T times. A
+    side shorter than a merged patch is stretched to one first. 14 x 14 becomes 84 x 84, 3000 x 4000 becomes
+    2100 x 2800.
+    """
+
+    def __init__(
+        self,
+        *,
+        patch_size: int = 14,
+        temporal_patch_size: int = 2,
+        merge_size: int = 2,
+        min_pixels: int = MIN_PIXELS,
+        max_pixels: int = MAX_PIXELS,
+        image_mean: Sequence[float] = IMAGE_MEAN,
+        image_std: Sequence[float] = IMAGE_STD,
+        dtype: torch.dtype | str = torch.float32,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
+    ) -> None:
+        super().__init__(
+            patch_size=patch_size,
+            temporal_patch_size=temporal_patch_size,
+            merge_size=merge_size,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+            image_mean=image_mean,
+            image_std=image_std,
+            dtype=dtype,
+            max_image_pixels=max_image_pixels,
+        )
+
+    def resize_to(self, height: int, width: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+        factor = self.patch_size * self.merge_size
+        if min(height, width) < factor:
+            scale = max(factor / height, factor / width)
+            height, width = int(height * scale), int(width * scale)
+        return smart_resize(
+            height,
+            width,
+            factor=factor,
+            frames=self.temporal_patch_size,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+        )
+
+
+class GLM4VTransform(PublishedTransform):
+    """Tokenizer and transform of GLM-4.1V and GLM-4.6V: see `PublishedTransform`.
+
+    Example:
+        >>> transform = GLM4VTransform("tokenizer.json", chat="glm4.6v", max_seq_len=4096, dtype="uint8")
+    """
+
+    published = Published(
+        chats={"glm4.1v": RoleTokenChat(), "glm4.6v": ReasoningChat()},
+        added_tokens=(),
+        image=GLM4VImageTransform,
+    )
+
+
+glm4v_transform = GLM4VTransform.build
+load_glm4v_transform = GLM4VTransform.load
