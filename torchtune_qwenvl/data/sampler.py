@@ -96,10 +96,10 @@ class ResumableSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         if self.left_out and self.rank == 0:
+            others = " (others in the next)" if self.shuffle else ""
             log.info(
                 f"drop_last: {self.left_out} of {self.n} samples do not fill a step of {self.step_samples} "
-                "and are "
-                f"left out in epoch {self.epoch}" + (" (others in the next)" if self.shuffle else "")
+                f"and are left out in epoch {self.epoch}{others}"
             )
         order, start = self._order(), self.samples_done
         for step in range(len(self)):
