@@ -3,9 +3,10 @@
     tune run torchtune_qwenvl/recipes/finetune.py --config qwen2_5_vl/3B_lora dataset.source=data.json
     tune run --nproc_per_node 8 torchtune_qwenvl/recipes/finetune.py --config qwen2_5_vl/7B_full ...
 
-What is unusual: the loss is the mean over the labelled tokens of the whole step, all its micro-batches and all ranks
-(they are counted on the host before the first forward pass), so neither changes what is learnt. Several processes
-shard everything (FSDP2); with one, the same lines run without. Every key is in configs/base.yaml.
+What is unusual: the loss is the mean over the labelled tokens of the whole step, all its micro-batches and
+all ranks (they are counted on the host before the first forward pass), so neither changes what is learnt.
+Several processes shard everything (FSDP2); with one, the same lines run without. Every key is in
+configs/base.yaml.
 """
 
 import math
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
+from torch.utils.data import Dataset
 from torchtune.config import instantiate
 from torchtune.utils import get_logger
 from tqdm import tqdm
@@ -25,7 +27,7 @@ from torchtune_qwenvl.data.sampler import ResumableSampler
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.batches import collate_for, on_device, work_of
-from torchtune_qwenvl.training.config import parse_arguments
+from torchtune_qwenvl.training.config import parse_arguments, require
 from torchtune_qwenvl.training.distributed import join_world, leave_world, shard
 from torchtune_qwenvl.training.export import export
 from torchtune_qwenvl.training.flops import FlopCounter
@@ -46,6 +48,7 @@ from torchtune_qwenvl.training.parts import (
     trainable_table,
 )
 from torchtune_qwenvl.training.precision import autocast, compute_dtype, set_parameter_dtypes
+from torchtune_qwenvl.training.samples import log_samples
 from torchtune_qwenvl.training.validation import validation_loss
 
 log = get_logger("INFO")
@@ -55,6 +58,7 @@ class FinetuneRecipe:
     """Set up, train, finish; see `main`. Subclass it, or copy this file, to change what a step does."""
 
     def __init__(self, cfg: DictConfig) -> None:
+        require(cfg, "checkpoint_dir", "model", "dataset")
         self.cfg = cfg
         self.world = join_world(cfg.device)
         self.output_dir = Path(cfg.output_dir)
@@ -75,8 +79,10 @@ class FinetuneRecipe:
         self.parts = trainable_by_part(self.model)
         rates = learning_rates(cfg, self.parts)
         self.optimizer = build_optimizer(cfg.optimizer, self.parts, rates)
-        self.loader = self.build_loader(cfg.dataset, cfg.shuffle)
-        self.val_loader = self.build_loader(cfg.val_dataset, shuffle=False) if cfg.val_dataset else None
+        dataset = instantiate(cfg.dataset, self.transform)
+        self.loader = self.build_loader(dataset, cfg.shuffle)
+        val_dataset = instantiate(cfg.val_dataset, self.transform)
+        self.val_loader = self.build_loader(val_dataset, shuffle=False) if val_dataset else None
         steps = math.ceil(len(self.loader) / cfg.gradient_accumulation_steps)
         self.steps_per_epoch = min(steps, cfg.max_steps_per_epoch or steps)
         self.total_steps = cfg.epochs * self.steps_per_epoch
@@ -93,10 +99,12 @@ class FinetuneRecipe:
         if self.logger is not None:
             self.logger.log_config(cfg)
             start = f"resumed from {found}, step {self.progress.step}" if found else "from the checkpoint"
+            if cfg.log_samples:
+                log_samples(dataset, self.model, self.transform, cfg.on_bad_sample)
             log.info(f"{trainable_table(self.model, rates)}\n{self.total_steps} steps, {start}")
 
     def build_model(self) -> VisionLanguageModel:
-        """Built without storage, sharded, then filled from the checkpoint folder: a rank reads what it keeps."""
+        """Built without storage, sharded, then filled: a rank reads of the checkpoint what it keeps."""
         cfg = self.cfg
         with CheckpointFolder(cfg.checkpoint_dir) as files:
             with torch.device("meta"):
@@ -107,12 +115,11 @@ class FinetuneRecipe:
             load_weights(model, files, self.world.device)
         return model.train()
 
-    def build_loader(self, dataset: DictConfig, shuffle: bool) -> Loader:
+    def build_loader(self, dataset: Dataset, shuffle: bool) -> Loader:
         """Batches of this rank's share of a dataset; the same number on every rank."""
         cfg, world = self.cfg, self.world
-        samples = instantiate(dataset, self.transform)
         sampler = ResumableSampler(
-            len(samples),
+            len(dataset),
             batch_size=cfg.batch_size,
             seed=cfg.seed,
             shuffle=shuffle,
@@ -120,7 +127,7 @@ class FinetuneRecipe:
             world_size=world.size,
         )
         return build_loader(
-            samples,
+            dataset,
             batch_size=cfg.batch_size,
             sampler=sampler,
             collate=collate_for(self.model),
@@ -161,7 +168,7 @@ class FinetuneRecipe:
                     self.save()
 
     def step(self, batches: list[Batch]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One optimizer step. Returns loss and gradient norm (before clipping) of all ranks, and its `Work`."""
+        """One optimizer step. Returns loss, gradient norm before clipping, and `Work`, of all ranks."""
         work = Work.total(
             (work_of(batch, self.transform.pad_id, self.flops) for batch in batches), self.world
         )
@@ -189,7 +196,7 @@ class FinetuneRecipe:
         return every is not None and (step % every == 0 or step == self.total_steps)
 
     def log_step(self, loss: torch.Tensor, norm: torch.Tensor, rates: dict[str, float]) -> None:
-        """Loss and gradient norm (before clipping), the learning rates of this step, and the meter's figures."""
+        """Loss, gradient norm before clipping, learning rates of this step, and the meter's figures."""
         figures = {"loss": loss.item(), "grad_norm": norm.item()}
         figures |= {f"lr_{part}": rate for part, rate in rates.items()} | self.meter.report()
         self.bar.set_postfix(loss=f"{figures['loss']:.4f}")

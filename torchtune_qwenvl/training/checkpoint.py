@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_qwenvl.models import get_family
-from torchtune_qwenvl.modules.lora import is_adapter
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.training.folder import (
     CONFIG,
@@ -27,6 +26,7 @@ from torchtune_qwenvl.training.folder import (
     replaced_folder,
     write_json,
 )
+from torchtune_qwenvl.training.loading import load_weights
 from torchtune_qwenvl.training.merge import Merger, lora_scaling
 from torchtune_qwenvl.training.shards import read_shard, write_shard
 from torchtune_qwenvl.training.weight_plan import plan_weights
@@ -44,7 +44,7 @@ def load_model(
 
     Args:
         folder: HF checkpoint folder with config.json and safetensors, published or transformers 5 layout.
-        dtype: of all parameters; None keeps each one's dtype in the files.
+        dtype: of all parameters; None keeps each one's dtype in the files (adapters take that of the first).
         device: where the parameters go.
         **builder_arguments: of the family's builder: `encoder_trainable`, `lora_rank`, …
 
@@ -55,39 +55,15 @@ def load_model(
     with CheckpointFolder(folder) as files:
         family = get_family(files.config)
         with torch.device("meta"):
-            model = family.from_config(files.config, **files.image_statistics(), **builder_arguments)
+            model = family.from_config(files.config, **{**files.image_statistics(), **builder_arguments})
         parameters = dict(model.named_parameters())
         plan = plan_weights(files, family.weights, {name: tuple(p.shape) for name, p in parameters.items()})
-        for name, stored in plan.items():
-            data = torch.empty(stored.shape, dtype=dtype or stored.dtype, device=device)
-            replace_parameter(model, name, data.copy_(stored.read()))
-    init_unsaved(model, dtype or next(iter(plan.values())).dtype, device)
+        first = next(iter(plan.values())).dtype
+        for name, parameter in parameters.items():
+            stored = plan[name].dtype if name in plan else first
+            parameter.data = parameter.data.to(dtype or stored)
+        load_weights(model, files, torch.device(device))
     return model
-
-
-def replace_parameter(model: nn.Module, name: str, data: Tensor) -> None:
-    """Give the parameter `name` new storage; whether it trains stays as it is."""
-    module, _, leaf = name.rpartition(".")
-    owner = model.get_submodule(module)
-    requires_grad = getattr(owner, leaf).requires_grad
-    setattr(owner, leaf, nn.Parameter(data, requires_grad=requires_grad))
-
-
-@torch.no_grad()
-def init_unsaved(model: nn.Module, dtype: torch.dtype, device: str | torch.device) -> None:
-    """Give storage and first values to what no checkpoint file holds: adapters, and the buffers of
-    `rope_init`."""
-    for name, parameter in list(model.named_parameters()):
-        if is_adapter(name):
-            replace_parameter(model, name, torch.empty(parameter.shape, dtype=dtype, device=device))
-    for module in model.modules():
-        for name, buffer in module._buffers.items():
-            if buffer is not None and buffer.is_meta:
-                module._buffers[name] = torch.empty_like(buffer, device=device)
-        # In this order: DoRA's magnitudes are the norms of weights with a fresh adapter.
-        for method in ("rope_init", "initialize_parameters", "initialize_dora_magnitude"):
-            if hasattr(module, method):
-                getattr(module, method)()
 
 
 def save_model(
