@@ -1,6 +1,6 @@
 """How far memory rises while a checkpoint folder of several shards is loaded, beside transformers.
 
-    python benchmarks/loading.py [--gb 2.2] [--shard 500MB] [--side ours|reference]
+    python benchmarks/loading.py [--gb 2.2] [--shard 500MB] [--side ours|reference] [--folder checkpoint]
 
 A random bf16 model of the asked size is written once; each side loads it in a process of its own, which
 samples RssAnon (memory that is the process's own; mapped files do not count) every millisecond. The rise
@@ -102,15 +102,17 @@ def main() -> None:
     parser.add_argument("--gb", type=float, default=2.2, help="size of the weights")
     parser.add_argument("--shard", default="500MB", help="largest file")
     parser.add_argument("--side", choices=SIDES, action="append", help="both when left out")
+    parser.add_argument("--folder", type=Path, help="load this checkpoint instead of a random one")
     arguments = parser.parse_args()
     print(describe_machine(torch.get_num_threads()))
     print("| side | weights MB | files | rise of RssAnon MB | rise / weights |")
     print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+        folder = arguments.folder or Path(temporary)
         context = mp.get_context("spawn")
         with context.Pool(1, maxtasksperchild=1) as pool:
-            pool.apply(make_checkpoint, (folder, arguments.gb, arguments.shard))
+            if arguments.folder is None:
+                pool.apply(make_checkpoint, (folder, arguments.gb, arguments.shard))
             files = list(folder.glob("*.safetensors"))
             weights = sum(file.stat().st_size for file in files)
             for side in arguments.side or SIDES:

@@ -3,9 +3,10 @@
     tune run torchtune_qwenvl/recipes/finetune.py --config qwen2_5_vl/3B_lora dataset.source=data.json
     tune run --nproc_per_node 8 torchtune_qwenvl/recipes/finetune.py --config qwen2_5_vl/7B_full ...
 
-What is unusual: the loss is the mean over the labelled tokens of the whole step, all its micro-batches and all ranks
-(they are counted on the host before the first forward pass), so neither changes what is learnt. Several processes
-shard everything (FSDP2); with one, the same lines run without. Every key is in configs/base.yaml.
+What is unusual: the loss is the mean over the labelled tokens of the whole step, all its micro-batches and
+all ranks (they are counted on the host before the first forward pass), so neither changes what is learnt.
+Several processes shard everything (FSDP2); with one, the same lines run without. Every key is in
+configs/base.yaml.
 """
 
 import math
@@ -25,7 +26,7 @@ from torchtune_qwenvl.data.sampler import ResumableSampler
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.batches import collate_for, on_device, work_of
-from torchtune_qwenvl.training.config import parse_arguments
+from torchtune_qwenvl.training.config import parse_arguments, require
 from torchtune_qwenvl.training.distributed import join_world, leave_world, shard
 from torchtune_qwenvl.training.export import export
 from torchtune_qwenvl.training.flops import FlopCounter
@@ -55,6 +56,7 @@ class FinetuneRecipe:
     """Set up, train, finish; see `main`. Subclass it, or copy this file, to change what a step does."""
 
     def __init__(self, cfg: DictConfig) -> None:
+        require(cfg, "checkpoint_dir", "model", "dataset")
         self.cfg = cfg
         self.world = join_world(cfg.device)
         self.output_dir = Path(cfg.output_dir)
@@ -96,7 +98,7 @@ class FinetuneRecipe:
             log.info(f"{trainable_table(self.model, rates)}\n{self.total_steps} steps, {start}")
 
     def build_model(self) -> VisionLanguageModel:
-        """Built without storage, sharded, then filled from the checkpoint folder: a rank reads what it keeps."""
+        """Built without storage, sharded, then filled: a rank reads of the checkpoint what it keeps."""
         cfg = self.cfg
         with CheckpointFolder(cfg.checkpoint_dir) as files:
             with torch.device("meta"):
@@ -161,7 +163,7 @@ class FinetuneRecipe:
                     self.save()
 
     def step(self, batches: list[Batch]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One optimizer step. Returns loss and gradient norm (before clipping) of all ranks, and its `Work`."""
+        """One optimizer step. Returns loss, gradient norm before clipping, and `Work`, of all ranks."""
         work = Work.total(
             (work_of(batch, self.transform.pad_id, self.flops) for batch in batches), self.world
         )
@@ -189,7 +191,7 @@ class FinetuneRecipe:
         return every is not None and (step % every == 0 or step == self.total_steps)
 
     def log_step(self, loss: torch.Tensor, norm: torch.Tensor, rates: dict[str, float]) -> None:
-        """Loss and gradient norm (before clipping), the learning rates of this step, and the meter's figures."""
+        """Loss, gradient norm before clipping, learning rates of this step, and the meter's figures."""
         figures = {"loss": loss.item(), "grad_norm": norm.item()}
         figures |= {f"lr_{part}": rate for part, rate in rates.items()} | self.meter.report()
         self.bar.set_postfix(loss=f"{figures['loss']:.4f}")

@@ -13,6 +13,7 @@ ROLES = ["system", "user", "assistant", "ipython", "assistant", "user", "assista
 def test_exchanges_begin_with_a_question():
     assert exchange_starts(ROLES) == [0, 5, 7]
     assert exchange_starts(["user", "user", "assistant", "system", "user", "assistant"]) == [0, 3]
+    assert exchange_starts(["user", "assistant", "ipython", "user", "assistant"]) == [0, 3]
 
 
 @pytest.mark.parametrize("limit, kept", [(None, 8), (80, 8), (79, 7), (70, 7), (69, 5), (50, 5)])

@@ -18,12 +18,12 @@ from torchtune_qwenvl.training.metrics import Work
 
 
 def collate_for(model: VisionLanguageModel) -> Callable[..., dict[str, Any]]:
-    """`collate` that also says where visual tokens stand, which the model would otherwise look up on the device."""
+    """`collate` that also says where visual tokens stand; the model would look that up on the device."""
     return partial(_collate, visual_ids=(model.image_token_id, model.video_token_id))
 
 
 def on_device(batch: Batch, device: torch.device) -> dict[str, Any]:
-    """The model's arguments, copied without waiting; grids stay on the host, as a list, where they are needed."""
+    """The model's arguments, copied without waiting; grids stay on the host, where they are needed."""
     vision = batch.inputs["encoder_input"]["vision"]
     encoder_input = {"vision": {**vision, "grid_thw": vision["grid_thw"].tolist()}}
     return _move({**batch.inputs, "encoder_input": encoder_input}, device)

@@ -1,11 +1,12 @@
 """Configs: packaged names, `include:` lists, command-line overrides, and an error for every key nobody reads.
 
-`configs/base.yaml` holds every key of the recipe with its default: it is the root of every config and its schema.
-A config file names its parents (`include: [_3B, _lora]`); later files win, key by key. A node that names another
-`_component_` than its parent replaces it whole, so that no argument of the old component is left over.
+`configs/base.yaml` holds every key of the recipe with its default: it is the root of every config and its
+schema. A config file names its parents (`include: [_3B, _lora]`); later files win, key by key. A node that
+names another `_component_` than its parent replaces it whole, so that no argument of the old component is
+left over.
 
     python -m torchtune_qwenvl.training.config qwen2_5_vl/3B_lora batch_size=2     prints it fully resolved
-    python -m torchtune_qwenvl.training.config qwen2_5_vl/3B_lora --stock          the same for torchtune's own recipes
+    python -m torchtune_qwenvl.training.config qwen2_5_vl/3B_lora --stock          for torchtune's own recipes
 """
 
 import difflib
@@ -23,7 +24,8 @@ from torchtune.config._utils import _get_component_from_path
 
 PACKAGED = Path(str(files("torchtune_qwenvl.configs")))
 COMPONENT = "_component_"
-# Keys that take a component: `optimizer=torch.optim.SGD` on the command line is short for `optimizer._component_=…`.
+# Keys that take a component: `optimizer=torch.optim.SGD` on the command line is short for
+# `optimizer._component_=…`.
 SLOTS = ("model", "tokenizer", "dataset", "val_dataset", "optimizer", "lr_scheduler", "metric_logger")
 _REMOVE = object()
 
@@ -32,7 +34,8 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """The config called `name` (packaged, or a YAML file) over base.yaml, with `key=value` overrides on top.
 
     Raises:
-        ValueError: an unknown config, key or component argument (with the nearest known one), a malformed override.
+        ValueError: an unknown config, key or component argument, with the nearest known one; a malformed
+            override.
     """
     base = _load(PACKAGED / "base.yaml")
     merged = _merge(base, _load(_find(name)))
@@ -46,13 +49,13 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         merged = _merge(merged, value)
     _check_keys(base, merged)
     cfg = OmegaConf.create(merged)
-    for path, node in _components(OmegaConf.to_container(cfg, resolve=True)):
-        _check_arguments(path, node)
+    for where, node in _components(OmegaConf.to_container(cfg, resolve=True)):
+        _check_arguments(where, node)
     return cfg
 
 
 def parse_arguments(argv: Sequence[str]) -> DictConfig:
-    """`--config NAME [key=value ...]`, a recipe's command line without the program's name, as a resolved config."""
+    """A recipe's command line, `--config NAME [key=value ...]`, as a resolved config."""
     arguments = list(argv)
     if "--config" not in arguments[:-1]:
         raise ValueError(f"Expected --config NAME [key=value ...], got '{' '.join(arguments)}'.")
@@ -60,8 +63,15 @@ def parse_arguments(argv: Sequence[str]) -> DictConfig:
     return resolve(arguments[at + 1], arguments[:at] + arguments[at + 2 :])
 
 
+def require(cfg: DictConfig, *keys: str) -> None:
+    """Raise a ValueError for the first of these keys that is not set: base.yaml has no default for them."""
+    for key in keys:
+        if cfg[key] is None:
+            raise ValueError(f"Config key '{key}' is not set: give {key}=... or write it into the file.")
+
+
 def packaged_names() -> list[str]:
-    """Names of the packaged configs to run, such as `qwen2_5_vl/3B_lora` (`_x.yaml` are their building blocks)."""
+    """The packaged configs to run, such as `qwen2_5_vl/3B_lora`; `_x.yaml` are their building blocks."""
     paths = [path.relative_to(PACKAGED).with_suffix("") for path in PACKAGED.rglob("*.yaml")]
     return sorted(path.as_posix() for path in paths if path.name != "base" and not path.name.startswith("_"))
 
@@ -69,11 +79,12 @@ def packaged_names() -> list[str]:
 def for_stock_recipe(cfg: DictConfig) -> DictConfig:
     """`cfg` with the keys that torchtune's `full_finetune_*` and `lora_finetune_*` recipes ask for.
 
-    They know one learning rate, one checkpointing switch and no parts; validation, prepare and finish stay out.
+    They know one learning rate, one checkpointing switch and no parts; validation, prepare and finish stay
+    out.
     """
     ours = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(ours, dict)
-    stock = {key: ours[key] for key in _SHARED_WITH_STOCK if ours[key] is not None}
+    stock = {key: ours[key] for key in _SHARED_WITH_STOCK}
     stock["optimizer"] = {"lr": ours["learning_rates"]["decoder"], **ours["optimizer"]}
     stock["enable_activation_checkpointing"] = any(ours["activation_checkpointing"].values())
     stock["checkpointer"] = {
@@ -83,7 +94,6 @@ def for_stock_recipe(cfg: DictConfig) -> DictConfig:
     }
     stock["collate_fn"] = "torchtune_qwenvl.data.collate"
     stock["loss"] = {COMPONENT: "torchtune.modules.loss.CEWithChunkedOutputLoss"}
-    stock["max_steps_per_epoch"] = ours["max_steps_per_epoch"]
     switched_off = ("compile", "optimizer_in_bwd", "resume_from_checkpoint", "enable_activation_offloading")
     stock |= dict.fromkeys((*switched_off, "log_peak_memory_stats", "save_adapter_weights_only"), False)
     return OmegaConf.create(stock)
@@ -91,7 +101,8 @@ def for_stock_recipe(cfg: DictConfig) -> DictConfig:
 
 _SHARED_WITH_STOCK = (
     *("output_dir", "seed", "device", "dtype", "model", "tokenizer", "dataset", "shuffle", "batch_size"),
-    *("gradient_accumulation_steps", "epochs", "clip_grad_norm", "lr_scheduler", "metric_logger"),
+    *("gradient_accumulation_steps", "epochs", "max_steps_per_epoch", "clip_grad_norm", "lr_scheduler"),
+    "metric_logger",
 )
 
 
@@ -161,7 +172,7 @@ def _remove(tree: dict, path: tuple[str, ...]) -> dict:
 
 
 def _check_keys(schema: dict, tree: dict, prefix: str = "") -> None:
-    """Every key of `tree` stands in `schema`, with a value of the default's type; components' arguments are free."""
+    """Every key of `tree` stands in `schema`, with a value like the default; components are free."""
     for key, value in tree.items():
         name = prefix + str(key)
         if key not in schema:

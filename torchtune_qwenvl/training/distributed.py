@@ -48,7 +48,8 @@ def join_world(device: str | None = None) -> World:
     """The world that torchrun's environment describes (`tune run --nproc_per_node N`), or just this process.
 
     Args:
-        device: "cuda", "cpu", or None for CUDA where there is one. CUDA processes take the GPU of their local rank.
+        device: "cuda", "cpu", or None for CUDA where there is one. CUDA processes take the GPU of their
+            local rank.
 
     Raises:
         ValueError: CUDA is asked for and absent, or this node has fewer GPUs than processes.
@@ -60,8 +61,8 @@ def join_world(device: str | None = None) -> World:
         found = torch.cuda.device_count()
         if local_rank >= found:
             raise ValueError(
-                f"device: {kind}: process {local_rank} of this node needs GPU {local_rank}, but torch sees {found}. "
-                "Start at most that many processes (--nproc_per_node), or set device=cpu."
+                f"device: {kind}: process {local_rank} of this node needs GPU {local_rank}, torch sees "
+                f"{found}. Start at most that many processes (--nproc_per_node), or set device=cpu."
             )
         place = torch.device("cuda", local_rank if size > 1 else place.index or 0)
         torch.cuda.set_device(place)
@@ -79,14 +80,14 @@ def leave_world() -> None:
         dist.destroy_process_group()
 
 
-def shard(model: nn.Module, world: World, compute_dtype: torch.dtype) -> nn.Module:
+def shard(model: nn.Module, world: World, compute_dtype: torch.dtype) -> None:
     """Split every parameter over the ranks (FSDP2): each transformer layer is gathered for its own work only.
 
-    Computes in `compute_dtype`; gradients are summed in fp32. Inputs are not cast: the model does that itself, after
-    it has normalised pixels and made rotary tables in fp32.
+    Computes in `compute_dtype`; gradients are summed in fp32. Inputs are not cast: the model does that
+    itself, after it has normalised pixels and made rotary tables in fp32.
     """
     if world.size == 1:
-        return model
+        return
     policy = MixedPrecisionPolicy(
         param_dtype=compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
@@ -95,7 +96,7 @@ def shard(model: nn.Module, world: World, compute_dtype: torch.dtype) -> nn.Modu
         if isinstance(module, TransformerSelfAttentionLayer):
             fully_shard(module, mesh=mesh, mp_policy=policy)
     # What is left, embeddings and merger among it, stays gathered between forward and backward.
-    return fully_shard(model, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
 def local(tensor: Tensor) -> Tensor:

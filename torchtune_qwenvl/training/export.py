@@ -26,7 +26,8 @@ def export(
     dtype: str | None = None,
     merge_adapter: bool = True,
 ) -> list[Path]:
-    """Write `model/`, `adapter/` or both, and read them back; all ranks call, rank 0 writes. Returns the folders.
+    """Write `model/`, `adapter/` or both, and read them back; all ranks call, rank 0 writes. Returns the
+    folders.
 
     Args:
         model: trained, sharded or whole.

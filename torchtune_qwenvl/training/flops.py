@@ -1,11 +1,13 @@
 """Floating-point operations of a training step, from the parameters and what trains: the numerator of MFU.
 
-Every weight counts 2 operations per token or patch that it processes, in each pass that is computed: forward always;
-the weight gradient where the weight trains; the gradient of its input where something before it trains. Attention
-counts 4·d per pair of tokens that meet (causal: about half of them) and layer, and twice that again backward. The head
-sees labelled positions only. Recomputation under activation checkpointing is not counted: MFU rates useful work.
+Every weight counts 2 operations per token or patch that it processes, in each pass that is computed:
+forward always; the weight gradient where the weight trains; the gradient of its input where something
+before it trains. Attention counts 4·d per pair of tokens that meet (causal: about half of them) and layer,
+and twice that again backward. The head sees labelled positions only. Recomputation under activation
+checkpointing is not counted: MFU rates useful work.
 
-p patches, v visual tokens, t text and visual tokens in the decoder, k labelled positions, d width of all heads.
+p patches, v visual tokens, t text and visual tokens in the decoder, k labelled positions, d width of all
+heads.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,14 +16,16 @@ from torch import nn
 from torchtune.modules import TransformerSelfAttentionLayer
 
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
+from torchtune_qwenvl.modules.vision_layers import PatchEmbed
 
 
 class FlopCounter:
-    """Operations of forward and backward for batches of one model, as it is set to train when this is made."""
+    """Operations of forward and backward for batches of a model, as it is set to train now."""
 
     def __init__(self, model: VisionLanguageModel) -> None:
         encoder, decoder = model.vision_encoder, model.decoder
         self.merge, self.window = encoder.merge, encoder.window
+        assert isinstance(encoder.patch_embed, PatchEmbed)
         self.frames, self.still_width = encoder.patch_embed.frames, encoder.patch_embed.still_width
         self._embed = _Path(learns=False)
         self._embed.through(encoder.patch_embed)
@@ -72,7 +76,7 @@ class FlopCounter:
         return total
 
     def _window_pairs(self, h: int, w: int) -> int:
-        """Pairs of patches that share a window; a 6 x 5 frame of visual tokens splits into (4, 2) x (4, 1)."""
+        """Pairs of patches in one window; 6 x 5 visual tokens split into (4, 2) x (4, 1)."""
         if self.window is None:
             return 0
         rows, columns = (_squares(side // self.merge, self.window) for side in (h, w))

@@ -1,9 +1,9 @@
-"""Weights into a model that was built on the meta device, whole or sharded: a rank reads only the rows it keeps.
+"""Weights into a model built on the meta device, whole or sharded: a rank reads only the rows it keeps.
 
     build on meta -> set_parameter_dtypes -> shard -> load_weights
 
-The first values of adapters are the same for every number of processes: each rank draws the whole matrix from the
-same random numbers and keeps its rows.
+The first values of adapters are the same for every number of processes: each rank draws the whole matrix
+from the same random numbers and keeps its rows.
 """
 
 import math
@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torchtune.modules.peft import DoRALinear, LoRALinear
 
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.training.distributed import local
@@ -34,28 +35,28 @@ def load_weights(model: nn.Module, files: CheckpointFolder, device: torch.device
         start = first_row(parameters[name])
         ours.copy_(stored.read(start, start + len(ours)))
     for module in model.modules():
-        if hasattr(module, "rope_init"):
-            module.rope_init()
-        if hasattr(module, "lora_a"):
+        if callable(init := getattr(module, "rope_init", None)):
+            init()
+        if isinstance(module, (LoRALinear, DoRALinear)):
             _init_adapter(module)
 
 
 def first_row(tensor: Tensor) -> int:
-    """Where this rank's rows of a sharded tensor begin; FSDP cuts the first axis into equal chunks, the last shorter."""
+    """Where this rank's rows of a sharded tensor begin: the first axis is cut as by `torch.chunk`."""
     if not isinstance(tensor, DTensor):
         return 0
     rows, mesh = tensor.shape[0], tensor.device_mesh
     return min(rows, mesh.get_local_rank() * math.ceil(rows / mesh.size()))
 
 
-def _init_adapter(module: nn.Module) -> None:
-    """As torchtune's LoRALinear and DoRALinear start: A random, B zero, the magnitude that of the weight's rows."""
+def _init_adapter(module: LoRALinear | DoRALinear) -> None:
+    """As torchtune begins: A random, B zero, DoRA's magnitudes those of the weight's rows."""
     a = module.lora_a.weight
     drawn = torch.empty(a.shape)
     nn.init.kaiming_uniform_(drawn, a=math.sqrt(5))
     start = first_row(a)
     local(a).copy_(drawn[start : start + len(local(a))])
     local(module.lora_b.weight).zero_()
-    if hasattr(module, "magnitude"):
+    if isinstance(module, DoRALinear):
         # Both are cut along the same rows, so each rank has what it needs.
         local(module.magnitude).copy_(torch.linalg.norm(local(module.weight).float(), dim=1))

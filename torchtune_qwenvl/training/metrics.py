@@ -1,4 +1,4 @@
-"""What is logged about a step besides the loss: speed, waiting, memory, and how much of the device is used."""
+"""What is logged besides the loss: speed, waiting, memory, and how much of the device is used."""
 
 import resource
 import sys
@@ -11,7 +11,8 @@ import torch
 
 from torchtune_qwenvl.training.distributed import World
 
-# Dense bf16 peak in TFLOP/s, from the makers' data sheets (without sparsity); the first name that fits counts.
+# Dense bf16 peak in TFLOP/s, from the makers' data sheets (without sparsity); the first name that fits
+# counts.
 PEAK_TFLOPS = {
     "B200": 2250.0,
     "GH200": 989.0,
@@ -36,7 +37,7 @@ PEAK_TFLOPS = {
 
 
 def peak_flops(device: torch.device, tflops: float | None = None) -> float | None:
-    """Peak operations per second of a device: `tflops` where given, else by its name; None where nobody knows."""
+    """Peak operations per second of a device: `tflops`, else by its name; None if unknown."""
     if tflops is None and device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         tflops = next((peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
@@ -44,7 +45,7 @@ def peak_flops(device: torch.device, tflops: float | None = None) -> float | Non
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """The most memory in use so far: allocated on a CUDA device, resident for a process on the CPU; in GiB."""
+    """The most memory in use so far, in GiB: allocated on a CUDA device, resident on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
@@ -83,7 +84,8 @@ class Meter:
 
     def __init__(self, world: World, peak: float | None) -> None:
         self._world, self._peak = world, peak
-        self._skipped = self._dropped_turns = 0
+        self._skipped = self._dropped_turns = 0.0
+        self._work: torch.Tensor | None = None
         self._restart()
 
     def add(self, work: torch.Tensor) -> None:
@@ -132,7 +134,7 @@ class Meter:
         return figures
 
     def _restart(self) -> None:
-        self._work: torch.Tensor | None = None
+        self._work = None
         self._steps = 0
         self._waited = 0.0
         self._began = time.perf_counter()

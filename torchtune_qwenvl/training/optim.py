@@ -33,8 +33,8 @@ def build_optimizer(
 ) -> Optimizer:
     """The optimizer of `node` over one parameter group per part, and one for what takes no weight decay.
 
-    Norm scales and biases (tensors of one axis) are not decayed: pulling a scale of 1 towards 0 is no regularisation.
-    Each group carries its part's name under "part".
+    Norm scales and biases (tensors of one axis) are not decayed: pulling a scale of 1 towards 0 is no
+    regularisation. Each group carries its part's name under "part".
     """
     groups = []
     for part, parameters in parts.items():
@@ -55,7 +55,7 @@ def current_learning_rates(optimizer: Optimizer) -> dict[str, float]:
 def build_scheduler(
     node: DictConfig | None, optimizer: Optimizer, num_training_steps: int
 ) -> LRScheduler | None:
-    """The schedule of `node`, which gets `num_training_steps` where it asks for it and does not set it itself."""
+    """The schedule of `node`; gets `num_training_steps` where it takes it and `node` does not say."""
     if node is None:
         return None
     component = _get_component_from_path(node["_component_"])

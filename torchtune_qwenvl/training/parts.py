@@ -1,4 +1,4 @@
-"""The three parts of a model as the recipe sees them: what trains, with which learning rate, and whether it learns.
+"""The three parts of a model as the recipe sees them: what trains, at which rate, and whether it learns.
 
 encoder: the vision encoder without its merger · fusion: the merger(s) · decoder: the language model.
 """
@@ -56,8 +56,8 @@ def trainable_table(model: nn.Module, learning_rates: Mapping[str, float]) -> st
 def checkpoint_activations(model: nn.Module, towers: Mapping[str, bool]) -> None:
     """Recompute the layers of a tower ("encoder", "decoder") in the backward pass; before `shard`.
 
-    Each layer's own `forward` is wrapped, not the module, so that parameters keep their names, and FSDP's hooks, which
-    sit around `forward`, see one call.
+    Each layer's own `forward` is wrapped, not the module, so that parameters keep their names, and FSDP's
+    hooks, which sit around `forward`, see one call.
     """
     for name, layer in model.named_modules():
         if isinstance(layer, TransformerSelfAttentionLayer) and towers.get(part_of(name), False):
@@ -65,9 +65,10 @@ def checkpoint_activations(model: nn.Module, towers: Mapping[str, bool]) -> None
 
 
 class GradientCheck:
-    """At the first step, and for the visual parts at the first step with images: does every trainable part learn?
+    """Does every trainable part learn? Asked at the first step, of the visual parts at the first with images.
 
-    A part that silently gets no gradient (a detached graph, an adapter that is never called) trains nothing all night.
+    A part that silently gets no gradient (a detached graph, an adapter that is never called) trains nothing
+    all night.
     """
 
     def __init__(self, parts: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
@@ -88,14 +89,14 @@ class GradientCheck:
         missing = [name for name, parameter in parameters.items() if parameter.grad is None]
         if missing:
             raise ValueError(
-                f"{len(missing)} of {len(parameters)} trainable tensors of the {part} got no gradient at the first "
-                f"step, '{missing[0]}' first: nothing they compute reaches the loss. Freeze this part, or correct "
-                "the model."
+                f"{len(missing)} of {len(parameters)} trainable tensors of the {part} got no gradient at the "
+                f"first step, '{missing[0]}' first: nothing they compute reaches the loss. Freeze this "
+                "part, or correct the model."
             )
         if gradient_norm(parameters.values()) == 0:
             raise ValueError(
-                f"All gradients of the {part} are zero at the first step: it trains, but the loss does not depend on "
-                "it. Freeze it, or correct the model (a LoRA whose two factors are both zero, a detached graph)."
+                f"All gradients of the {part} are zero at the first step: the loss does not depend on it. "
+                "Freeze it, or correct the model (a detached graph, a LoRA whose factors are both zero)."
             )
 
 

@@ -1,7 +1,8 @@
 """Compute in bf16, keep fp32 masters of what trains.
 
-Pure bf16 AdamW at learning rate 1e-6 rounds 98 % of its updates away (bf16 has 8 bits of mantissa), hence the masters;
-what is frozen needs none and lies in the compute dtype. Stochastic rounding is the way without masters.
+Pure bf16 AdamW at learning rate 1e-6 rounds 98 % of its updates away (bf16 has 8 bits of mantissa), hence
+the masters; what is frozen needs none and lies in the compute dtype. Stochastic rounding is the way without
+masters.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -20,14 +21,18 @@ def compute_dtype(name: str) -> torch.dtype:
 
 
 def set_parameter_dtypes(model: nn.Module, compute: torch.dtype, masters: bool = True) -> None:
-    """Trainable parameters to fp32 (without `masters` to `compute`), frozen ones to `compute`; before weights load."""
+    """Set what parameters are kept in; before weights are loaded.
+
+    Trainable ones in fp32 (without `masters` in `compute`), frozen ones in `compute`. Frozen vectors, norm
+    scales and biases, stay fp32 too: they weigh nothing, and norms compute in fp32.
+    """
     for parameter in model.parameters():
-        dtype = torch.float32 if parameter.requires_grad and masters else compute
-        parameter.data = parameter.data.to(dtype)
+        keep = masters if parameter.requires_grad else parameter.dim() <= 1
+        parameter.data = parameter.data.to(torch.float32 if keep else compute)
 
 
 def autocast(device: torch.device, compute: torch.dtype) -> AbstractContextManager:
-    """Casts fp32 masters to `compute` where they are used; sharded parameters arrive cast, and pass unchanged."""
+    """Casts fp32 masters to `compute` where they are used; sharded parameters arrive cast."""
     if compute == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype=compute)

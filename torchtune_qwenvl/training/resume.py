@@ -1,7 +1,8 @@
 """Folders `step_N/` from which a run goes on as if it had never stopped, to the last bit.
 
-Each rank writes what it holds: its shards of the trainable parameters (the fp32 masters) and of the optimizer's state,
-its random number state; the position in the data is two numbers. Frozen weights come from the checkpoint folder.
+Each rank writes what it holds: its shards of the trainable parameters (the fp32 masters) and of the
+optimizer's state, its random number state; the position in the data is two numbers. Frozen weights come
+from the checkpoint folder.
 
     step_40.tmp/rank_0.pt rank_1.pt      all ranks write, flush to disk, and wait for each other
     step_40/                             rank 0 renames: a folder of this name is complete, or does not exist
@@ -88,7 +89,8 @@ def find(output_dir: Path, resume: bool | str) -> Path | None:
     """The folder to go on from: the one named, or the last `step_N/`; None starts from the beginning.
 
     Raises:
-        ValueError: the folder named is none of ours, or a new run would mix its folders with an earlier run's.
+        ValueError: the folder named is none of ours, or a new run would mix its folders with an earlier
+            run's.
     """
     last = max(_complete(output_dir), key=_step_of, default=None)
     if resume is True:
@@ -96,8 +98,8 @@ def find(output_dir: Path, resume: bool | str) -> Path | None:
     if not resume:
         if last is not None:
             raise ValueError(
-                f"'{last}' is there from an earlier run: go on from it with resume=true, or start anew in another "
-                "output_dir (or remove the step_N folders)."
+                f"'{last}' is there from an earlier run: go on from it with resume=true, or start anew in "
+                "another output_dir (or remove the step_N folders)."
             )
         return None
     folder = Path(resume)
@@ -119,20 +121,21 @@ def load(
     """Put a saved state back, random numbers last; all ranks call.
 
     Raises:
-        ValueError: another number of processes, other trainable parameters, or another scheduler than the run had.
+        ValueError: another number of processes, other trainable parameters, or another scheduler than the
+            run had.
     """
     meta = json.loads((folder / META).read_text())
     if meta["world_size"] != world.size:
         raise ValueError(
-            f"{folder} was written by {meta['world_size']} process(es), this run has {world.size}: each process reads "
-            f"its own part, so resume with --nproc_per_node {meta['world_size']} (over all nodes)."
+            f"{folder} was written by {meta['world_size']} process(es), this run has {world.size}: each "
+            f"reads its own part, so resume with --nproc_per_node {meta['world_size']} (over all nodes)."
         )
     state = torch.load(folder / f"rank_{world.rank}.pt", map_location="cpu", weights_only=True)
     parameters = _trainable(model)
     if different := sorted(state["parameters"].keys() ^ parameters.keys()):
         raise ValueError(
-            f"{folder} holds other trainable parameters than this model; {len(different)} differ, '{different[0]}' "
-            "first. Resume with the model: section that the run began with."
+            f"{folder} holds other trainable parameters than this model; {len(different)} differ, "
+            f"'{different[0]}' first. Resume with the model: section that the run began with."
         )
     if (state["scheduler"] is None) != (scheduler is None):
         raise ValueError(
@@ -155,7 +158,7 @@ def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _shard_state(state: dict, optimizer: Optimizer) -> dict:
-    """Optimizer state as saved -> sharded like the parameters, where a tensor has the shape of its parameter's shard."""
+    """Optimizer state as saved -> sharded like the parameters, where it has the shape of their shards."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def restore(index: int, value: Any) -> Any:
@@ -209,7 +212,7 @@ def _prune(output_dir: Path, keep_last_n: int | None) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Renamed first: a kill in the middle of the removal must not leave half a folder under a complete one's name."""
+    """Renamed first: a kill in the middle must not leave half a folder under a complete one's name."""
     if folder.exists():
         doomed = folder.with_name(f"{folder.name}.old.tmp")
         os.rename(folder, doomed)

@@ -17,7 +17,7 @@ def validation_loss(
     world: World,
     autocast: Callable[[], AbstractContextManager],
 ) -> float:
-    """Mean loss per labelled token; every rank must bring the same number of batches, empty ones at the end if need be.
+    """Mean loss per labelled token; every rank must bring the same number of batches.
 
     Args:
         model: called as `model(**batch)`; left in the mode (training or not) in which it came.

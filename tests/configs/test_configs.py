@@ -1,0 +1,44 @@
+"""Every packaged config resolves, names components that exist, and builds the published model."""
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torchtune.config import instantiate
+
+from torchtune_qwenvl.modules.lora import is_adapter
+from torchtune_qwenvl.training.config import packaged_names, resolve
+from torchtune_qwenvl.training.optim import learning_rates
+from torchtune_qwenvl.training.parts import trainable_by_part
+
+# Published sizes, from the checkpoints' own indexes.
+PARAMETERS = {"3B": 3_754_622_976, "7B": 8_292_166_656}
+PARTS = {
+    "full": {"encoder", "fusion", "decoder"},
+    "lora": {"decoder"},
+    "stage1": {"encoder", "fusion"},
+    "stage2": {"encoder", "fusion", "decoder"},
+    "stage3": {"fusion", "decoder"},
+}
+FAMILY = [name for name in packaged_names() if name.startswith("qwen2_5_vl/")]
+
+
+def test_all_are_there() -> None:
+    assert set(FAMILY) == {f"qwen2_5_vl/{size}_{method}" for size in PARAMETERS for method in PARTS}
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_builds_the_published_model(name: str) -> None:
+    size, method = name.removeprefix("qwen2_5_vl/").split("_")
+    cfg = resolve(name)
+    with torch.device("meta"):
+        model = instantiate(cfg.model)
+    assert sum(p.numel() for n, p in model.named_parameters() if not is_adapter(n)) == PARAMETERS[size]
+    parts = trainable_by_part(model)
+    assert set(parts) == PARTS[method]
+    assert all(is_adapter(name) for part in parts.values() for name in part) == (method == "lora")
+    assert all(0 < rate < 1e-3 for rate in learning_rates(cfg, parts).values())
+
+
+@pytest.mark.parametrize("name", packaged_names())
+def test_resolves_without_anything_left_open(name: str) -> None:
+    assert "${" not in OmegaConf.to_yaml(resolve(name), resolve=True)

@@ -1,0 +1,127 @@
+"""Runs the recipe in processes of its own, one or several, without paying for the imports each time.
+
+A fork server imports the recipe once; every rank of every run is a fork of it. Kills are real: SIGKILL,
+from within, at a given point of the run.
+"""
+
+import multiprocessing
+import os
+import re
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["torchtune_qwenvl.recipes.finetune"])
+
+# Every kind of part at once: LoRA in both towers, with dropout, and a merger that trains fully.
+LORA = (
+    "model.encoder_trainable=lora",
+    "model.fusion_trainable=full",
+    "model.decoder_trainable=lora",
+    "model.lora_attn_modules=[q_proj,v_proj]",
+    "model.apply_lora_to_mlp=true",
+    "model.lora_rank=4",
+    "model.lora_alpha=8",
+    "model.lora_dropout=0.1",
+)
+
+
+@dataclass
+class Run:
+    """A finished run: exit codes by rank (-9 = killed), what it printed, and its folder."""
+
+    codes: list[int]
+    printed: str
+    output_dir: Path
+
+    @property
+    def log(self) -> str:
+        """The disk log, all files of it."""
+        return "".join(path.read_text() for path in sorted(self.output_dir.glob("logs/*.txt")))
+
+    def values(self, name: str) -> dict[int, str]:
+        """{step: value as printed} of one metric."""
+        return {int(s): v for s, v in re.findall(rf"^Step (\d+) \|.*?\b{name}:(\S+)", self.log, re.M)}
+
+
+def run(output_dir: Path, *overrides: str, config: str | Path, processes: int = 1, kill_at: str = "") -> Run:
+    """Run the recipe to its end, or to its death.
+
+    Args:
+        output_dir: the run's; also takes what it prints.
+        overrides: key=value.
+        config: name or file.
+        processes: ranks.
+        kill_at: "step N" dies within step N, before the optimizer; "rename" dies when a checkpoint is
+            complete but
+            for its name.
+    """
+    argv = ["--config", str(config), f"output_dir={output_dir}", "device=cpu", *overrides]
+    output_dir.mkdir(parents=True, exist_ok=True)
+    printed = [output_dir.parent / f"{output_dir.name}_rank_{rank}.txt" for rank in range(processes)]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = [
+        _context.Process(target=_rank, args=(rank, processes, port, argv, str(printed[rank]), kill_at))
+        for rank in range(processes)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout=120)
+    hung = [process.kill() for process in ranks if process.is_alive()]
+    assert not hung, f"{len(hung)} ranks hang; they printed: {''.join(path.read_text() for path in printed)}"
+    text = "".join(path.read_text() for path in printed)
+    return Run([process.exitcode for process in ranks], text, output_dir)
+
+
+def _rank(rank: int, size: int, port: int, argv: list[str], printed: str, kill_at: str) -> None:
+    # The fork server made itself the default; data workers of a run are forked, as everywhere.
+    multiprocessing.set_start_method("fork", force=True)
+    file = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(file, stream.fileno())
+    if size > 1:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
+        os.environ.update({key: str(value) for key, value in place.items()}, MASTER_ADDR="127.0.0.1")
+    import torch
+
+    from torchtune_qwenvl.recipes import finetune
+    from torchtune_qwenvl.training import resume
+
+    torch.set_num_threads(1)
+    # torchao's optimizer compiles a kernel per shape, which takes longer than all of its steps here.
+    torch.compile = lambda function, **options: function
+    if kill_at.startswith("step "):
+        _die_in_step(finetune, int(kill_at.removeprefix("step ")))
+    elif kill_at == "rename":
+        resume.os = _DyingOs(os)
+    finetune.main(argv)
+
+
+def _die_in_step(finetune, step: int) -> None:
+    train_step = finetune.FinetuneRecipe.step
+
+    def dying(self, batches):
+        if self.progress.step + 1 == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return train_step(self, batches)
+
+    finetune.FinetuneRecipe.step = dying
+
+
+class _DyingOs:
+    """The `os` module, but `rename` never comes to pass."""
+
+    def __init__(self, real) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str):
+        return getattr(self._real, name)
+
+    def rename(self, *paths) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,55 @@
+"""The loss against torch's cross-entropy: value and gradient, in fp32 and bf16, in any number of pieces."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from torchtune_qwenvl.modules import loss as module
+from torchtune_qwenvl.modules.loss import chunked_cross_entropy, labelled_positions
+
+
+@pytest.mark.parametrize("scratch", [1, 200, 2**23])
+@pytest.mark.parametrize("chunk", [3, 100])
+def test_equals_torchs_cross_entropy(monkeypatch, scratch, chunk):
+    monkeypatch.setattr(module, "_SCRATCH", scratch)
+    head = nn.Linear(6, 50, dtype=torch.float64)
+    states = torch.randn(11, 6, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 50, (11,))
+    loss = chunked_cross_entropy(states, targets, head, chunk)
+    expected = F.cross_entropy(head(states), targets, reduction="sum")
+    assert loss.dtype == torch.float32
+    assert (loss - expected).abs() <= 1e-5 * expected
+    leaves = (states, head.weight, head.bias)
+    ours, theirs = torch.autograd.grad(loss * 0.3, leaves), torch.autograd.grad(expected * 0.3, leaves)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one - other).norm() <= 1e-6 * other.norm()
+
+
+def test_bf16_logits_are_upcast_before_anything_else():
+    logits = (8 * torch.randn(20, 300)).bfloat16().requires_grad_()
+    targets = torch.randint(0, 300, (20,))
+    expected = F.cross_entropy(logits.float(), targets, reduction="sum")
+    loss = chunked_cross_entropy(logits, targets, nn.Identity(), 100)
+    assert torch.allclose(loss, expected, rtol=1e-6)
+    gradients = [torch.autograd.grad(x / 7, logits)[0].float() for x in (loss, expected)]
+    assert (gradients[0] - gradients[1]).norm() <= 1e-3 * gradients[1].norm()
+
+
+def test_large_logits_do_not_overflow():
+    logits = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
+    loss = chunked_cross_entropy(logits, torch.tensor([1]), nn.Identity(), 1)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert loss == 2e4 and gradient.tolist() == [[1, -1, 0]]
+
+
+def test_nothing_labelled_gives_a_zero_with_a_graph():
+    head = nn.Linear(6, 50)
+    loss = chunked_cross_entropy(torch.randn(0, 6), torch.zeros(0, dtype=torch.int64), head, 4)
+    loss.backward()
+    assert loss == 0 and not head.weight.grad.any()
+
+
+def test_positions_are_those_before_a_label_and_never_cross_rows():
+    labels = torch.tensor([[-100, 5, -100, 6], [-100, -100, 7, -100]])
+    assert labelled_positions(labels).tolist() == [0, 2, 5]

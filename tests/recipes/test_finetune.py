@@ -1,0 +1,114 @@
+"""The recipe from the command line to folders that others load, and what it says when something is wrong."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from launch import LORA, run
+from omegaconf import OmegaConf
+from torchtune.config import instantiate
+
+from torchtune_qwenvl import load_model, load_transform
+from torchtune_qwenvl.data import collate
+from torchtune_qwenvl.training.config import resolve
+from torchtune_qwenvl.training.peft_import import adapter_arguments, load_adapter
+
+RECIPE = "torchtune_qwenvl/recipes/finetune.py"
+VALIDATION = ("val_dataset=torchtune_qwenvl.data.vision_chat_dataset", "run_val_every_n_steps=3")
+
+
+def tune_run(config: Path, out: Path, *overrides: str, options: tuple[str, ...] = ()) -> str:
+    command = [str(Path(sys.executable).with_name("tune")), "run", *options, RECIPE, "--config", str(config)]
+    command += ["device=cpu", f"output_dir={out}", *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=out.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def metric(out: Path, name: str) -> dict[int, float]:
+    text = (out / "logs" / "log.txt").read_text()
+    return {int(s): float(v) for s, v in re.findall(rf"^Step (\d+) \|.*?\b{name}:(\S+)", text, re.M)}
+
+
+def first_loss(config: Path, batch_size: int) -> float:
+    """Of the first samples in their order, without the recipe."""
+    cfg = resolve(str(config))
+    transform = load_transform(cfg.checkpoint_dir, dtype="uint8")
+    dataset = instantiate(cfg.dataset, transform)
+    batch = collate([dataset[i] for i in range(batch_size)], padding_idx=transform.pad_id)
+    with torch.no_grad():
+        loss_sum, n = load_model(cfg.checkpoint_dir)(**batch)
+    return (loss_sum / n).item()
+
+
+def test_tune_run_one_process(config: Path, tmp_path: Path) -> None:
+    out, source = tmp_path / "out", config.parent / "data.json"
+    overrides = ("shuffle=false", *VALIDATION, f"val_dataset.source={source}", "learning_rates.encoder=1e-4")
+    printed = tune_run(config, out, *overrides, "clip_grad_norm=0.5", "device_peak_tflops=0.5")
+    assert metric(out, "loss")[1] == pytest.approx(first_loss(config, 2), rel=1e-6)
+    # To the last digit: fifteen or so, not four.
+    assert re.search(r"^Step 1 \| loss:\d\.\d{9,} ", (out / "logs" / "log.txt").read_text())
+    assert set(metric(out, "val_loss")) == {3, 4} and metric(out, "val_loss")[4] < metric(out, "loss")[1]
+    for name in (
+        "tokens_per_second",
+        "images_per_second",
+        "data_wait_seconds",
+        "peak_memory_gib",
+        "mfu",
+        "grad_norm",
+    ):
+        assert metric(out, name)[4] > 0, name
+    assert (metric(out, "lr_encoder")[1], metric(out, "lr_decoder")[1]) == (1e-4, 1e-3)
+    table = re.search(r"encoder +([\d,]+) +0 +float32 +0\.0001", printed)
+    model = load_model(out / "model")
+    assert table and int(table[1].replace(",", "")) == sum(
+        p.numel() for n, p in model.vision_encoder.named_parameters() if "merger" not in n
+    )
+    assert "100%" in printed and "4/4" in printed
+    assert OmegaConf.load(out / "torchtune_config.yaml").batch_size == 2
+    # The run's config is one to run again.
+    assert resolve(str(out / "torchtune_config.yaml")).clip_grad_norm == 0.5
+
+
+def test_tune_run_two_processes(config: Path, tmp_path: Path) -> None:
+    out, one = tmp_path / "two", tmp_path / "one"
+    overrides = (*LORA, "model.lora_dropout=0.0", "dtype=bf16", *VALIDATION)
+    overrides = (*overrides, f"val_dataset.source={config.parent / 'data.json'}")
+    tune_run(config, out, *overrides, "batch_size=1", options=("--nproc_per_node", "2"))
+    alone = run(one, *overrides, config=config)
+    for name in ("loss", "val_loss"):
+        # bf16 weights of one are cast by FSDP, of the other by autocast: norms and sums round elsewhere.
+        assert list(metric(out, name).values()) == pytest.approx(
+            [float(v) for v in alone.values(name).values()], rel=5e-3
+        )
+    merged = load_model(out / "model")
+    base = config.parent / "checkpoint"
+    arguments = adapter_arguments(out / "adapter", base)
+    with_adapter = load_adapter(load_model(base, **arguments), out / "adapter").eval()
+    batch = {"tokens": torch.arange(20)[None]}
+    torch.testing.assert_close(merged(**batch), with_adapter(**batch), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("batchsize=2",), "Unknown config key 'batchsize'. Did you mean 'batch_size'"),
+        (("+batch_size=2",), "Write batch_size=VALUE, no prefix"),
+        (("checkpoint_dir=/nowhere",), "/nowhere"),
+        (("checkpoint_dir=null",), "'checkpoint_dir' is not set: give checkpoint_dir="),
+        (("dataset=null",), "'dataset' is not set"),
+        (("model=torchtune_qwenvl.models.qwen2_5_vl.qwen2_5_vl_3b",), "config.json and weights|checkpoint"),
+        (("optimizer=torch.optim.SGD",), "No learning rate for the encoder"),
+        (("dtype=fp16",), "expected one of bf16, fp32, got 'fp16'"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_errors_say_what_to_do(
+    config: Path, tmp_path: Path, overrides: tuple[str, ...], message: str
+) -> None:
+    failed = run(tmp_path / "out", *overrides, config=config)
+    assert failed.codes == [1]
+    assert re.search(rf"ValueError: .*({message})", failed.printed), failed.printed

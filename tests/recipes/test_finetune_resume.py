@@ -1,0 +1,80 @@
+"""A run that is killed at any point goes on as if it had never stopped, to the last bit."""
+
+from pathlib import Path
+
+import pytest
+from launch import LORA, Run, run
+
+# Eight steps in two shuffled epochs; the rate changes with every step, dropout draws random numbers in all
+# of them.
+SAVING = (
+    *LORA,
+    "save_every_n_steps=2",
+    "epochs=2",
+    "num_workers=1",
+    "lr_scheduler=torchtune.training.get_cosine_schedule_with_warmup",
+    "lr_scheduler.num_warmup_steps=2",
+    "gradient_accumulation_steps=2",
+)
+
+
+def results(finished: Run) -> list[bytes]:
+    files = ("adapter/adapter_model.safetensors", "model/model.safetensors")
+    return [(finished.output_dir / file).read_bytes() for file in files]
+
+
+def assert_same(resumed: Run, reference: Run, first_step: int) -> None:
+    assert set(resumed.codes) == {0}, resumed.printed
+    for metric in ("loss", "grad_norm", "lr_decoder"):
+        expected = {s: v for s, v in reference.values(metric).items() if s >= first_step}
+        assert {s: v for s, v in resumed.values(metric).items() if s >= first_step} == expected
+    assert results(resumed) == results(reference)
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
+def reference(request: pytest.FixtureRequest, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that nobody kills."""
+    size = "batch_size=2" if request.param == 1 else "batch_size=1"
+    folder = tmp_path_factory.mktemp("reference") / "out"
+    finished = run(folder, *SAVING, size, config=config, processes=request.param)
+    assert set(finished.codes) == {0}, finished.printed
+    assert len(finished.values("loss")) == 8
+    return finished
+
+
+@pytest.mark.parametrize("kill_at", ["step 4", "step 7"])
+def test_killed_and_resumed(reference: Run, config: Path, tmp_path: Path, kill_at: str) -> None:
+    processes = len(reference.codes)
+    overrides = (*SAVING, "batch_size=2" if processes == 1 else "batch_size=1")
+    killed = run(tmp_path / "out", *overrides, config=config, processes=processes, kill_at=kill_at)
+    assert -9 in killed.codes and not (tmp_path / "out" / "model").exists()
+    resumed = run(tmp_path / "out", *overrides, "resume=true", config=config, processes=processes)
+    assert_same(resumed, reference, first_step=1)
+    folders = sorted(path.name for path in (tmp_path / "out").glob("step_*"))
+    assert folders == ["step_6", "step_8"]
+
+
+def test_half_written_is_never_picked_up(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    killed = run(out, *SAVING, config=config, kill_at="rename")
+    assert killed.codes == [-9]
+    assert [path.name for path in out.glob("step_*")] == ["step_2.tmp"]
+    # All its files are there, and still it is none.
+    assert {path.name for path in (out / "step_2.tmp").iterdir()} == {"rank_0.pt", "run.json"}
+    resumed = run(out, *SAVING, "resume=true", "max_steps_per_epoch=2", "epochs=1", config=config)
+    assert resumed.codes == [0] and "2 steps, from the checkpoint" in resumed.printed
+    assert [path.name for path in out.glob("step_*")] == ["step_2"]
+    named = run(out, *SAVING, f"resume={out}/step_1.tmp", config=config)
+    assert named.codes == [1] and "expected a finished step_N folder" in named.printed
+
+
+def test_what_does_not_fit_is_refused(reference: Run, config: Path, tmp_path: Path) -> None:
+    saved = reference.output_dir / "step_8"
+    others = 3 - len(reference.codes)
+    more = run(tmp_path / "a", *SAVING, f"resume={saved}", config=config, processes=others)
+    assert set(more.codes) == {1} and f"resume with --nproc_per_node {len(reference.codes)}" in more.printed
+    if others == 2:
+        without = run(tmp_path / "b", f"resume={saved}", config=config)
+        assert without.codes == [1] and "other trainable parameters" in without.printed
+        again = run(reference.output_dir, *SAVING, config=config)
+        assert again.codes == [1] and "is there from an earlier run" in again.printed

@@ -1,0 +1,105 @@
+"""Names, includes, overrides, and errors for whatever nobody would read."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from torchtune_qwenvl.training.config import (
+    _merge,
+    for_stock_recipe,
+    main,
+    packaged_names,
+    parse_arguments,
+    resolve,
+)
+
+NAME = "qwen2_5_vl/3B_lora"
+
+
+def test_override_of_every_kind() -> None:
+    overrides = [
+        "batch_size=3",
+        "optimizer.lr=1e-3",
+        "model.lora_attn_modules=[q_proj]",
+        "clip_grad_norm=null",
+    ]
+    overrides += ["dataset=torchtune_qwenvl.data.vision_chat_dataset", "dataset.source=a=b.json"]
+    cfg = resolve(NAME, [*overrides, "~optimizer.fused"])
+    assert cfg.batch_size == 3 and cfg.optimizer.lr == 1e-3 and cfg.model.lora_attn_modules == ["q_proj"]
+    assert cfg.dataset._component_.endswith("vision_chat_dataset") and cfg.dataset.source == "a=b.json"
+    assert "fused" not in cfg.optimizer and cfg.clip_grad_norm is None
+
+
+def test_another_component_drops_the_arguments_of_the_old_one() -> None:
+    cfg = resolve(NAME, ["optimizer.lr=0.5", "optimizer=torch.optim.SGD"])
+    assert cfg.optimizer == {"_component_": "torch.optim.SGD", "lr": 0.5}
+    assert _merge({"a": {"_component_": "x", "b": 1}}, {"a": {"_component_": "x", "c": 2}}) == {
+        "a": {"_component_": "x", "b": 1, "c": 2}
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+batch_size=2", r"got '\+batch_size=2'. Write batch_size=VALUE"),
+        ("--batch_size=2", "Write batch_size=VALUE"),
+        ("batch_size", "form key=value, got 'batch_size'"),
+        ("batchsize=2", "Unknown config key 'batchsize'. Did you mean 'batch_size'"),
+        ("learning_rates.encode=1", "Did you mean 'learning_rates.encoder'"),
+        ("optimizer.weight_decy=1", "no such argument. Did you mean 'weight_decay'"),
+        ("optimizer=torch.optim.AdmW", "no component 'torch.optim.AdmW'"),
+        ("batch_size=two", "'batch_size': expected a value like 1, got 'two'"),
+        ("val_dataset={source: x}", "'val_dataset' takes a component"),
+        ("~optimizer.fusd", "no such key. Did you mean 'fused'"),
+    ],
+)
+def test_errors_of_the_command_line(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        resolve(NAME, [override])
+
+
+def test_a_config_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "shared.yaml").write_text("seed: 3\nbatch_size: 4\n")
+    (tmp_path / "mine.yaml").write_text(f"include: [{NAME}, shared]\nbatch_size: 5\n")
+    cfg = resolve(str(tmp_path / "mine.yaml"))
+    assert (cfg.seed, cfg.batch_size, cfg.model.lora_rank) == (3, 5, 16)
+    (tmp_path / "shared.yaml").write_text("seeed: 3\n")
+    with pytest.raises(ValueError, match="Unknown config key 'seeed'\\. Did you mean 'seed'"):
+        resolve(str(tmp_path / "mine.yaml"))
+    (tmp_path / "shared.yaml").write_text("include: mine\n")
+    with pytest.raises(ValueError, match="includes itself"):
+        resolve(str(tmp_path / "mine.yaml"))
+
+
+def test_unknown_name_suggests_one() -> None:
+    with pytest.raises(ValueError, match=rf"No config called 'qwen2_5_vl/3B_lor'\. Did you mean '{NAME}'"):
+        resolve("qwen2_5_vl/3B_lor")
+    with pytest.raises(ValueError, match="Expected --config NAME"):
+        parse_arguments(["batch_size=2"])
+    assert "qwen2_5_vl/7B_stage1" in packaged_names() and "base" not in packaged_names()
+
+
+def test_printed_config_is_a_config(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    overrides = ["batch_size=7", "output_dir=here"]
+    main([NAME, *overrides])
+    (tmp_path / "copy.yaml").write_text(capsys.readouterr().out)
+    copy = resolve(str(tmp_path / "copy.yaml"))
+    assert copy == OmegaConf.to_container(resolve(NAME, overrides), resolve=True)
+    assert copy.metric_logger.log_dir == "here/logs"
+
+
+def test_stock_form_has_what_the_stock_recipes_read() -> None:
+    cfg = for_stock_recipe(resolve(NAME, ["dataset=torchtune_qwenvl.data.vision_chat_dataset"]))
+    assert cfg.checkpointer.checkpoint_dir == cfg.tokenizer.folder
+    switches = {"compile", "optimizer_in_bwd", "resume_from_checkpoint"}
+    assert {"device", "loss", "max_steps_per_epoch", "collate_fn", *switches} <= cfg.keys()
+    assert "finish" not in cfg and "learning_rates" not in cfg
+
+
+def test_module_prints_nothing_but_yaml() -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "torchtune_qwenvl.training.config", NAME]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert OmegaConf.create(done.stdout).model.lora_rank == 16
