@@ -1,11 +1,13 @@
 """Model inputs for the tests, made without our transform: for our model and, the same, for transformers'."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from tiny_families import FAMILIES
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
@@ -33,6 +35,31 @@ def ours_like(hf: nn.Module, **arguments: Any) -> VisionLanguageModel:
         if hasattr(module, "initialize_dora_magnitude"):
             module.initialize_dora_magnitude()
     return model.eval()
+
+
+class Exactly(TorchFunctionMode):
+    """Within it, what casts to fp32 casts to fp64: transformers' norms, rotary tables and interpolations too.
+
+    `exact_like(hf)` run within is the true fp64 run that the bounds are meant for; `model.double()` is not.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def widen(value: Any) -> Any:
+            return torch.float64 if value is torch.float32 else value
+
+        func = torch.Tensor.double if func is torch.Tensor.float else func
+        named = {name: widen(value) for name, value in (kwargs or {}).items()}
+        return func(*map(widen, args), **named)
+
+
+def exact_like(hf: nn.Module) -> nn.Module:
+    """transformers' model in fp64, to be run within `Exactly()`."""
+    return copy.deepcopy(hf).double()
+
+
+def widened(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs of an exact model."""
+    return {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
 
 
 def relative(ours: Tensor, reference: Tensor) -> float:

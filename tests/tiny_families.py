@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from tiny_glm4v import GLM4V
 from transformers import (
     Glm4vConfig,
     Glm4vForConditionalGeneration,
@@ -12,6 +13,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 
 # Added tokens in the published order; those after `<|video_pad|>` are not marked special.
@@ -56,75 +59,52 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
 """
 
-# GLM-4.1V's and GLM-4.6V's added tokens; those from `<think>` on are not marked special.
-GLM_TOKENS = [
-    "<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>",
-    "<|observation|>", "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>",
-    "<|image|>", "<|video|>", "/nothink", "<think>", "</think>", "<answer>", "</answer>", "<tool_call>",
-    "</tool_call>", "<tool_response>", "</tool_response>",
-]  # fmt: skip
-
-# Renders what the published template of GLM-4.1V renders.
-GLM_TEMPLATE = """\
-{{- '[gMASK]<sop>' -}}
-{%- for message in messages if message['role'] in ('system', 'user', 'assistant') -%}
-{{- '<|' + message['role'] + '|>' -}}
-{%- if message['role'] == 'assistant' and message['metadata'] -%}{{- message['metadata'] -}}{%- endif -%}
-{{- '\\n' -}}
-{%- if message['content'] is string or message['role'] != 'user' -%}
-{{- message['content'] -}}
-{%- else -%}
-{%- for part in message['content'] -%}
-{%- if part['type'] == 'video' or 'video' in part -%}
-{{- '<|begin_of_video|><|video|><|end_of_video|>' -}}
-{%- elif part['type'] == 'image' or 'image' in part -%}
-{{- '<|begin_of_image|><|image|><|end_of_image|>' -}}
-{%- elif part['type'] == 'text' -%}
-{{- part['text'] -}}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|assistant|>\\n' -}}{%- endif -%}
-"""
-
-# Renders what the published template of GLM-4.6V renders without tools.
-GLM_REASONING_TEMPLATE = """\
-{%- set seen = namespace(question=-1) -%}
-{%- for message in messages -%}
-{%- if message['role'] == 'user' -%}{%- set seen.question = loop.index0 -%}{%- endif -%}
-{%- endfor -%}
-{%- macro text(content) -%}
-{%- if content is string -%}
-{{- content -}}
-{%- else -%}
+# Renders what the published templates of Qwen3-VL render: Instruct, and Thinking with `thinking` set.
+QWEN3_TEMPLATE = """\
+{%- macro show(content) -%}
+{%- if content is string -%}{{- content -}}{%- else -%}
 {%- for part in content -%}
-{{- part['text'] if part['type'] == 'text' else '<|begin_of_image|><|image|><|end_of_image|>' -}}
+{%- if part.type == 'image' -%}{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
+{%- elif part.type == 'video' -%}{{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
+{%- else -%}{{- part.text -}}{%- endif -%}
 {%- endfor -%}
 {%- endif -%}
 {%- endmacro -%}
-{{- '[gMASK]<sop>' -}}
-{%- for message in messages -%}
-{%- if message['role'] == 'tool' -%}
-{{- '' if loop.previtem and loop.previtem['role'] == 'tool' else '<|observation|>' -}}
-{{- '\\n<tool_response>\\n' + message['content'] + '\\n</tool_response>\\n' -}}
-{%- else -%}
-{{- '<|' + message['role'] + '|>\\n' -}}
-{%- set content = text(message['content']) -%}
-{%- if message['role'] == 'assistant' -%}
-{%- set thought, answer = '', content -%}
-{%- if '</think>' in content -%}
-{%- set thought = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') -%}
-{%- set answer = content.split('</think>')[-1].lstrip('\\n') -%}
+{%- set state = namespace(question=messages | length - 1, found=false) -%}
+{%- for message in messages | reverse -%}
+{%- if message.role == 'user' and not state.found -%}
+{%- set text = show(message.content) -%}
+{%- if not (text.startswith('<tool_response>') and text.endswith('</tool_response>')) -%}
+{%- set state.question = loop.revindex0 -%}
+{%- set state.found = true -%}
 {%- endif -%}
-{{- '<think>' + (thought.strip() if loop.index0 > seen.question else '') + '</think>' -}}
-{%- set content = '\\n' + answer.strip() if answer.strip() else '' -%}
-{%- endif -%}
-{{- content -}}
 {%- endif -%}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|assistant|>\\n' -}}{%- endif -%}
+{%- for message in messages -%}
+{%- set text = show(message.content) -%}
+{%- if message.role == 'tool' -%}
+{%- if loop.first or loop.previtem.role != 'tool' -%}{{- '<|im_start|>user' -}}{%- endif -%}
+{{- '\\n<tool_response>\\n' + text + '\\n</tool_response>' -}}
+{%- if loop.last or loop.nextitem.role != 'tool' -%}{{- '<|im_end|>\\n' -}}{%- endif -%}
+{%- else -%}
+{%- set thought = namespace(text='') -%}
+{%- if thinking and message.role == 'assistant' -%}
+{%- if '</think>' in text -%}
+{%- set thought.text = text.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') -%}
+{%- set text = text.split('</think>')[-1].lstrip('\\n') -%}
+{%- endif -%}
+{%- if loop.index0 > state.question and (loop.last or thought.text) -%}
+{%- set text = '<think>\\n' + thought.text.strip('\\n') + '\\n</think>\\n\\n' + text.lstrip('\\n') -%}
+{%- endif -%}
+{%- endif -%}
+{{- '<|im_start|>' + message.role + '\\n' + text + '<|im_end|>\\n' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|im_start|>assistant\\n' + ('<think>\\n' if thinking else '') -}}
+{%- endif -%}
 """
+QWEN3_THINKING_TEMPLATE = "{%- set thinking = true -%}\n" + QWEN3_TEMPLATE
 
 
 @dataclass(frozen=True)
@@ -173,6 +153,35 @@ _TEXT = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
 }
 
+_QWEN3_TEXT = {
+    **_TEXT,
+    "num_hidden_layers": 3,
+    "head_dim": 24,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [6, 3, 3]},
+}
+_QWEN3_VISION = {
+    "depth": 3,
+    "hidden_size": 64,
+    "intermediate_size": 100,
+    "num_heads": 4,
+    "out_hidden_size": 64,
+    "num_position_embeddings": 36,
+    "deepstack_visual_indexes": [0, 2],
+    "patch_size": 16,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+_QWEN3: dict[str, Any] = {
+    "processor": "Qwen3VLProcessor",
+    "flat": False,
+    "patch": 16,
+    "added_tokens": [*ADDED_TOKENS, "<tool_response>", "</tool_response>", "<think>", "</think>"],
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "pixels": {"size": {"shortest_edge": 4096, "longest_edge": 16777216}},
+    "template": QWEN3_TEMPLATE,
+}
+
 FAMILIES = {
     "qwen2_vl": TinyFamily(
         config=Qwen2VLConfig,
@@ -211,42 +220,13 @@ FAMILIES = {
         },
         processor="Qwen2_5_VLProcessor",
     ),
-    # Half of a head is rotated, a table of 6 x 6 positions; the files fuse gate and up.
-    "glm4v": TinyFamily(
-        config=Glm4vConfig,
-        model=Glm4vForConditionalGeneration,
-        text={
-            **_TEXT,
-            "rms_norm_eps": 1e-5,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e4,
-                "mrope_section": [1, 1, 2],
-                "partial_rotary_factor": 0.5,
-            },
-        },
-        vision={
-            "depth": 3,
-            "hidden_size": 64,
-            "intermediate_size": 100,
-            "num_heads": 4,
-            "out_hidden_size": 64,
-            "image_size": 84,
-            "patch_size": 14,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-        },
-        processor="Glm4vProcessor",
-        flat=False,
-        added_tokens=GLM_TOKENS,
-        n_special=GLM_TOKENS.index("<think>"),
-        pixels={"size": {"shortest_edge": 12544, "longest_edge": 9633792}},
-        template=GLM_TEMPLATE,
-        eos="<|endoftext|>",
-        image="<|image|>",
-        video="<|video|>",
-        marks={"image_start_token_id": "<|begin_of_image|>", "image_end_token_id": "<|end_of_image|>"},
-        tokenizer="PreTrainedTokenizerFast",
-        image_processor="Glm4vImageProcessor",
+    # Heads wider than their share of the stream; one decoder layer more than DeepStack features.
+    "qwen3_vl": TinyFamily(
+        config=Qwen3VLConfig,
+        model=Qwen3VLForConditionalGeneration,
+        text=_QWEN3_TEXT,
+        vision=_QWEN3_VISION,
+        **_QWEN3,
     ),
+    "glm4v": TinyFamily(config=Glm4vConfig, model=Glm4vForConditionalGeneration, **GLM4V),
 }

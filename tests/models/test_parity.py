@@ -1,12 +1,14 @@
-"""Our model against transformers', tiny and random, in fp32: visual tokens, logits, loss and every gradient.
+"""Our model in fp32 against a true fp64 run of transformers', tiny and random.
 
-The bounds are those a correct fp32 implementation keeps to a true fp64 run; they are never widened.
+Visual tokens, logits, loss and every gradient.
+
+The bounds are those a correct fp32 implementation keeps to such a run; they are never widened.
 """
 
 import pytest
 import tiny
 import torch
-from cases import Case, of_scale, ours_like, relative, renamed
+from cases import Case, Exactly, exact_like, of_scale, ours_like, relative, renamed, widened
 
 from torchtune_qwenvl.data import collate
 
@@ -32,18 +34,25 @@ def hf(request):
 
 
 @pytest.fixture(scope="module")
+def exact(hf):
+    return exact_like(hf)
+
+
+@pytest.fixture(scope="module")
 def ours(hf):
     return ours_like(hf)
 
 
 @pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())
-def test_logits_loss_and_every_gradient(hf, ours, rows):
+def test_logits_loss_and_every_gradient(hf, exact, ours, rows):
     case = Case(hf, *rows)
     inputs = case.reference_inputs()
-    hf.zero_grad()
+    exact.zero_grad()
     ours.zero_grad()
-    expected = hf(**inputs)
-    expected.loss.backward()
+    with Exactly():
+        expected = exact(**widened(inputs))
+        expected.loss.backward()
+    assert expected.logits.dtype == torch.float64
     batch = collate(case.samples, padding_idx=0)
     assert torch.equal(batch["labels"], inputs["labels"])
 
@@ -56,7 +65,7 @@ def test_logits_loss_and_every_gradient(hf, ours, rows):
     assert n == (labels != -100).sum()
     assert abs(loss / n - expected.loss) <= 5e-6
     (loss / n).backward()
-    gradients = {name: p.grad for name, p in hf.named_parameters() if p.grad is not None}
+    gradients = {name: p.grad for name, p in exact.named_parameters() if p.grad is not None}
     theirs = dict(renamed(hf, gradients))
     for name, parameter in ours.named_parameters():
         if name in theirs:
@@ -68,11 +77,17 @@ def test_logits_loss_and_every_gradient(hf, ours, rows):
 @pytest.mark.parametrize(
     "grids", [[(1, 10, 14)], [(1, 16, 24), (1, 2, 2), (1, 18, 6)], [(3, 12, 10), (1, 4, 4)]]
 )
-def test_visual_tokens(hf, ours, grids):
+def test_visual_tokens(exact, ours, grids):
     pixels = torch.randn(sum(t * h * w for t, h, w in grids), ours.vision_encoder.patch_embed.in_features)
     with torch.no_grad():
-        expected = hf.model.visual(pixels, torch.tensor(grids)).pooler_output
-        assert (ours.vision_encoder(pixels, torch.tensor(grids)) - expected).abs().max() <= 1e-5
+        frames = torch.tensor([(1, h, w) for t, h, w in grids for _ in range(t)])
+        with Exactly():
+            expected = exact.model.visual(pixels.double(), frames)
+        deepstack = []
+        tokens = ours.vision_encoder(pixels, torch.tensor(grids), deepstack=deepstack)
+        theirs = [expected.pooler_output, *getattr(expected, "deepstack_features", ())]
+        for feature, reference in zip([tokens, *deepstack], theirs, strict=True):
+            assert (feature - reference).abs().max() <= 1e-5
         assert torch.equal(
             ours.vision_encoder(pixels, grids), ours.vision_encoder(pixels, torch.tensor(grids))
         )
@@ -120,16 +135,15 @@ def test_a_batch_without_a_label_gives_zero_and_zero_gradients(hf):
 
 
 def test_yarn(hf):
-    rope = {
-        "rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64,
-        "mrope_section": [2, 3, 3],
-    }  # fmt: skip
     family = hf.config.model_type
+    yarn = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64}
+    rope = {**tiny.FAMILIES[family].text["rope_parameters"], **yarn}
     stretched = tiny.tiny_hf_model(seed=4, family=family, text={"rope_parameters": rope})
     case = Case(stretched, *ROWS["one image"])
     batch = collate(case.samples, padding_idx=0)
     batch.pop("labels")
-    expected = stretched(**case.reference_inputs()).logits
+    with Exactly():
+        expected = exact_like(stretched)(**widened(case.reference_inputs())).logits
     assert of_scale(ours_like(stretched)(**batch), expected) <= 5e-6
     plain = tiny.tiny_hf_model(seed=4, family=family)
     assert of_scale(ours_like(plain)(**batch), expected) > 1e-3

@@ -32,7 +32,7 @@ class VisionTransformer(nn.Module):
         full_attention: indexes of the layers that see the whole frame although there are windows.
         patch_norm: acts on embedded patches [n, d].
         position_embed: (grids, m, device) -> [n, d], added to the patches; not with windows.
-        deepstack_mergers: layer index -> merger of what comes out of that layer, by rising index.
+        deepstack_mergers: layer index -> merger of what comes out of that layer.
     """
 
     def __init__(

@@ -1,12 +1,13 @@
 """How GLM-4.1V and GLM-4.6V write turns. Unusual: nothing closes a turn, the next role's token does.
 
-    [gMASK]<sop><|user|>\\n<|begin_of_image|> … <|end_of_image|>What is this?<|assistant|>\\nA cat.<|user|>\\n…
+    [gMASK]<sop><|user|>\\n<|begin_of_image|> … <|end_of_image|>What is it?<|assistant|>\\nA cat.<|user|>\\n…
 
-So that token is what an answer has to end with, and it is trained on as its end; generation_config.json stops on
-it. An answer at the end of a training example gets `<|user|>` behind it, which the template does not write.
+So that token is what an answer has to end with, and it is trained on as its end; generation_config.json
+stops on it. An answer at the end of a training example gets `<|user|>` behind it, which the template does
+not write.
 
-Sources: chat_template.jinja of zai-org/GLM-4.1V-9B-Thinking, revision 3c1471e5, and of zai-org/GLM-OCR, the same
-4,606 bytes as GLM-4.6V-Flash's. The end: huggingface/trl#6044, LLaMA-Factory's template `glm4v`.
+Sources: chat_template.jinja of zai-org/GLM-4.1V-9B-Thinking, revision 3c1471e5, and that of zai-org/GLM-OCR,
+as long as GLM-4.6V-Flash's (4,606 bytes). The end: huggingface/trl#6044, LLaMA-Factory's template `glm4v`.
 """
 
 from __future__ import annotations

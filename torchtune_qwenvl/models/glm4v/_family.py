@@ -1,4 +1,4 @@
-"""GLM-4.1V as entries of the family registry: transformers has a second model type for GLM-4.6V's processor."""
+"""GLM-4.1V in the family registry, under both model types that transformers has for it."""
 
 from torchtune_qwenvl.models._family import Family
 from torchtune_qwenvl.models.glm4v._model_builders import glm4v_from_config

@@ -1,4 +1,4 @@
-"""Published sizes, as config.json of each checkpoint (zai-org/GLM-4.1V-9B-*, zai-org/GLM-4.6V-Flash) has them.
+"""Published sizes, as config.json of zai-org/GLM-4.1V-9B-* and zai-org/GLM-4.6V-Flash has them.
 
 Read in a public copy with fewer layers (tiny-random/glm-4v) and in the script that writes them, transformers'
 glm4v/convert_glm4v_mgt_weights_to_hf.py; both checkpoints hold 10,292,777,472 parameters, 20.6 GB in bf16.

@@ -1,0 +1,115 @@
+"""GLM's tiny checkpoints: tokens, templates and sizes for `tiny_families.py`."""
+
+from typing import Any
+
+# GLM-4.1V's and GLM-4.6V's added tokens; those from `<think>` on are not marked special.
+GLM_TOKENS = [
+    "<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>",
+    "<|assistant|>", "<|observation|>", "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>",
+    "<|end_of_video|>", "<|image|>", "<|video|>", "/nothink", "<think>", "</think>", "<answer>",
+    "</answer>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>",
+]  # fmt: skip
+
+# Renders what the published template of GLM-4.1V renders.
+GLM_TEMPLATE = """\
+{{- '[gMASK]<sop>' -}}
+{%- for message in messages if message['role'] in ('system', 'user', 'assistant') -%}
+{{- '<|' + message['role'] + '|>' -}}
+{%- if message['role'] == 'assistant' and message['metadata'] -%}{{- message['metadata'] -}}{%- endif -%}
+{{- '\\n' -}}
+{%- if message['content'] is string or message['role'] != 'user' -%}
+{{- message['content'] -}}
+{%- else -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'video' or 'video' in part -%}
+{{- '<|begin_of_video|><|video|><|end_of_video|>' -}}
+{%- elif part['type'] == 'image' or 'image' in part -%}
+{{- '<|begin_of_image|><|image|><|end_of_image|>' -}}
+{%- elif part['type'] == 'text' -%}
+{{- part['text'] -}}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant|>\\n' -}}{%- endif -%}
+"""
+
+# Renders what the published template of GLM-4.6V renders without tools.
+GLM_REASONING_TEMPLATE = """\
+{%- set seen = namespace(question=-1) -%}
+{%- for message in messages -%}
+{%- if message['role'] == 'user' -%}{%- set seen.question = loop.index0 -%}{%- endif -%}
+{%- endfor -%}
+{%- macro text(content) -%}
+{%- if content is string -%}
+{{- content -}}
+{%- else -%}
+{%- for part in content -%}
+{{- part['text'] if part['type'] == 'text' else '<|begin_of_image|><|image|><|end_of_image|>' -}}
+{%- endfor -%}
+{%- endif -%}
+{%- endmacro -%}
+{{- '[gMASK]<sop>' -}}
+{%- for message in messages -%}
+{%- if message['role'] == 'tool' -%}
+{{- '' if loop.previtem and loop.previtem['role'] == 'tool' else '<|observation|>' -}}
+{{- '\\n<tool_response>\\n' + message['content'] + '\\n</tool_response>\\n' -}}
+{%- else -%}
+{{- '<|' + message['role'] + '|>\\n' -}}
+{%- set content = text(message['content']) -%}
+{%- if message['role'] == 'assistant' -%}
+{%- set thought, answer = '', content -%}
+{%- if '</think>' in content -%}
+{%- set thought = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') -%}
+{%- set answer = content.split('</think>')[-1].lstrip('\\n') -%}
+{%- endif -%}
+{{- '<think>' + (thought.strip() if loop.index0 > seen.question else '') + '</think>' -}}
+{%- set content = '\\n' + answer.strip() if answer.strip() else '' -%}
+{%- endif -%}
+{{- content -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant|>\\n' -}}{%- endif -%}
+"""
+
+# Half of a head is rotated, a table of 6 x 6 positions; the files fuse gate and up.
+GLM4V: dict[str, Any] = dict(
+    text={
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "mrope_section": [1, 1, 2],
+            "partial_rotary_factor": 0.5,
+        },
+    },
+    vision={
+        "depth": 3,
+        "hidden_size": 64,
+        "intermediate_size": 100,
+        "num_heads": 4,
+        "out_hidden_size": 64,
+        "image_size": 84,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    },
+    processor="Glm4vProcessor",
+    flat=False,
+    added_tokens=GLM_TOKENS,
+    n_special=GLM_TOKENS.index("<think>"),
+    pixels={"size": {"shortest_edge": 12544, "longest_edge": 9633792}},
+    template=GLM_TEMPLATE,
+    eos="<|endoftext|>",
+    image="<|image|>",
+    video="<|video|>",
+    marks={"image_start_token_id": "<|begin_of_image|>", "image_end_token_id": "<|end_of_image|>"},
+    tokenizer="PreTrainedTokenizerFast",
+    image_processor="Glm4vImageProcessor",
+)
