@@ -20,6 +20,7 @@ def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: naming the entry that is missing, does not fit or is not supported, and what came.
     """
     config = _hf_config.normalise_config(raw, top=(), vision=_VISION, rope_theta=1e4)
+    config["video_token_id"] = config["image_token_id"]  # frames of a clip stand as images in the text
     text, vision = config["text_config"], config["vision_config"]
     given = raw["vision_config"]
     vision["attention_bias"] = bool(given.get("attention_bias", False))
