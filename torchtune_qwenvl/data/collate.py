@@ -37,7 +37,8 @@ def collate(
         - ``encoder_input["vision"]``: ``pixel_values`` [n, c*t*p*p or c*p*p] and ``grid_thw`` int64 [m, 3],
           both empty without media.
         - ``layout["labelled"]`` int64 [k]: flat indices into b*s of the positions whose *next* token is
-          labelled, the only ones the head has to see.
+          labelled, the only ones the head has to see; ``layout["lengths"]`` int64 [b]: tokens of each row
+          without padding.
 
     Raises:
         ValueError: no samples, a :class:`~torchtune_qwenvl.data.SkippedSample`, a missing key, or images of
@@ -56,7 +57,10 @@ def collate(
         "labels": labels,
         "input_pos": pad_sequence([torch.as_tensor(s["input_pos"]) for s in samples], batch_first=True),
         "encoder_input": {"vision": _join_vision(samples)},
-        "layout": {"labelled": labelled_positions(labels, ignore_idx)},
+        "layout": {
+            "labelled": labelled_positions(labels, ignore_idx),
+            "lengths": torch.tensor([len(s["tokens"]) for s in samples]),
+        },
     }
 
 
