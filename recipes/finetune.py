@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
+from torch.utils.data import Dataset
 from torchtune.config import instantiate
 from torchtune.utils import get_logger
 from tqdm import tqdm
@@ -47,6 +48,7 @@ from torchtune_qwenvl.training.parts import (
     trainable_table,
 )
 from torchtune_qwenvl.training.precision import autocast, compute_dtype, set_parameter_dtypes
+from torchtune_qwenvl.training.samples import log_samples
 from torchtune_qwenvl.training.validation import validation_loss
 
 log = get_logger("INFO")
@@ -77,8 +79,10 @@ class FinetuneRecipe:
         self.parts = trainable_by_part(self.model)
         rates = learning_rates(cfg, self.parts)
         self.optimizer = build_optimizer(cfg.optimizer, self.parts, rates)
-        self.loader = self.build_loader(cfg.dataset, cfg.shuffle)
-        self.val_loader = self.build_loader(cfg.val_dataset, shuffle=False) if cfg.val_dataset else None
+        dataset = instantiate(cfg.dataset, self.transform)
+        self.loader = self.build_loader(dataset, cfg.shuffle)
+        val_dataset = instantiate(cfg.val_dataset, self.transform)
+        self.val_loader = self.build_loader(val_dataset, shuffle=False) if val_dataset else None
         steps = math.ceil(len(self.loader) / cfg.gradient_accumulation_steps)
         self.steps_per_epoch = min(steps, cfg.max_steps_per_epoch or steps)
         self.total_steps = cfg.epochs * self.steps_per_epoch
@@ -95,6 +99,8 @@ class FinetuneRecipe:
         if self.logger is not None:
             self.logger.log_config(cfg)
             start = f"resumed from {found}, step {self.progress.step}" if found else "from the checkpoint"
+            if cfg.log_samples:
+                log_samples(dataset, self.model, self.transform, cfg.on_bad_sample)
             log.info(f"{trainable_table(self.model, rates)}\n{self.total_steps} steps, {start}")
 
     def build_model(self) -> VisionLanguageModel:
@@ -109,12 +115,11 @@ class FinetuneRecipe:
             load_weights(model, files, self.world.device)
         return model.train()
 
-    def build_loader(self, dataset: DictConfig, shuffle: bool) -> Loader:
+    def build_loader(self, dataset: Dataset, shuffle: bool) -> Loader:
         """Batches of this rank's share of a dataset; the same number on every rank."""
         cfg, world = self.cfg, self.world
-        samples = instantiate(dataset, self.transform)
         sampler = ResumableSampler(
-            len(samples),
+            len(dataset),
             batch_size=cfg.batch_size,
             seed=cfg.seed,
             shuffle=shuffle,
@@ -122,7 +127,7 @@ class FinetuneRecipe:
             world_size=world.size,
         )
         return build_loader(
-            samples,
+            dataset,
             batch_size=cfg.batch_size,
             sampler=sampler,
             collate=collate_for(self.model),

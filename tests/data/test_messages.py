@@ -40,7 +40,7 @@ def test_messages_with_text_and_every_kind_of_image_part() -> None:
     content = [
         {"type": "image", "image": "a.jpg", "max_pixels": 50176},
         {"type": "text", "text": " <image> is text here "},
-        {"type": "image", "path": "b.jpg", "text": None, "resized_height": 56, "resized_width": 84},
+        {"type": "image", "path": "b.jpg", "url": None, "resized_height": 56, "resized_width": 84},
         {"type": "image", "url": "https://x/c.jpg"},
         {"type": "image_url", "image_url": {"url": "https://x/d.jpg", "detail": "low"}, "min_pixels": 784},
         {"type": "image_url", "image_url": "e.jpg"},

@@ -59,6 +59,12 @@ def test_two_ranks_read_in_a_step_what_one_process_reads() -> None:
     assert [sorted(a + b) for a, b in zip(*two, strict=True)] == [sorted(batch) for batch in one]
 
 
+def test_ranks_take_turns() -> None:
+    """As many samples on every rank as can be, also in a step that is not full."""
+    ranks = batches(11, 2, batch_size=4, shuffle=False)
+    assert ranks == [[[0, 2, 4, 6], [8, 10]], [[1, 3, 5, 7], [9]]]
+
+
 def test_epochs_and_seeds_differ_and_repeat() -> None:
     def order(seed: int, epoch: int) -> list[list[int]]:
         sampler = ResumableSampler(30, seed=seed)

@@ -127,7 +127,10 @@ def _join_vision(samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
             "use one transform (one `dtype`) for all datasets of a run."
         )
     grids = [torch.as_tensor(vision["grid_thw"], dtype=torch.int64).reshape(-1, 3) for vision in visions]
-    return {"pixel_values": torch.cat(_same_frames(images)), "grid_thw": torch.cat(grids)}
+    patches = _same_frames(images)
+    # One image is the batch already: no copy of what may be tens of megabytes.
+    pixel_values = patches[0] if len(patches) == 1 else torch.cat(patches)
+    return {"pixel_values": pixel_values, "grid_thw": torch.cat(grids)}
 
 
 def _same_frames(images: list[Tensor]) -> list[Tensor]:

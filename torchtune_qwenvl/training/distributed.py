@@ -124,7 +124,7 @@ def like(local_tensor: Tensor, reference: Tensor) -> Tensor:
 
 
 class GatheredState(Mapping[str, Tensor]):
-    """`{name: whole tensor on the CPU}` of a sharded model, gathered one at a time when rank 0 reads it.
+    """`{name: whole tensor on the CPU}` of what a sharded model trains, gathered when rank 0 reads it.
 
     Gathering takes every rank, so the others stand by while rank 0 works:
 
@@ -134,7 +134,7 @@ class GatheredState(Mapping[str, Tensor]):
     """
 
     def __init__(self, model: nn.Module, world: World) -> None:
-        self._parameters = dict(model.named_parameters())
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._names = list(self._parameters)
         self._world = world
 
@@ -143,6 +143,10 @@ class GatheredState(Mapping[str, Tensor]):
         if isinstance(parameter, DTensor):
             self._call(self._names.index(name))
         return whole(parameter.detach()).cpu()
+
+    def __contains__(self, name: object) -> bool:
+        # Mapping's own would gather the tensor to find out.
+        return name in self._parameters
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

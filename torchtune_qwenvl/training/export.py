@@ -1,10 +1,15 @@
 """What a finished run leaves behind: folders that transformers, PEFT and servers load.
 
-output_dir/model/      the whole model, LoRA merged, in the layout of the folder it came from
-output_dir/adapter/    LoRA, and what trained fully beside it, in PEFT's form
+    output_dir/model/      the whole model, LoRA merged, in the layout of the folder it came from
+    output_dir/adapter/    LoRA, and what trained fully beside it, in PEFT's form
+
+What was frozen is copied from the folder it came from, where it may be more exact than the run's bf16.
 """
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.lora import is_adapter
@@ -15,7 +20,7 @@ from torchtune_qwenvl.training.folder import CheckpointFolder
 from torchtune_qwenvl.training.merge import lora_scaling
 from torchtune_qwenvl.training.peft_export import save_adapter_folder
 from torchtune_qwenvl.training.precision import compute_dtype
-from torchtune_qwenvl.training.weight_plan import plan_weights
+from torchtune_qwenvl.training.weight_plan import StoredWeight, plan_weights
 
 
 def export(
@@ -25,9 +30,8 @@ def export(
     output_dir: Path,
     dtype: str | None = None,
     merge_adapter: bool = True,
-) -> list[Path]:
-    """Write `model/`, `adapter/` or both, and read them back; all ranks call, rank 0 writes. Returns the
-    folders.
+) -> None:
+    """Write `model/`, `adapter/` or both, and read them back; all ranks call, rank 0 writes.
 
     Args:
         model: trained, sharded or whole.
@@ -42,17 +46,36 @@ def export(
     """
     scaling = lora_scaling(model)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    full = [name for name, p in model.named_parameters() if p.requires_grad and not is_adapter(name)]
-    written: list[Path] = []
-    with GatheredState(model, world) as state:
-        if world.is_main and scaling:
-            written.append(output_dir / "adapter")
-            save_adapter_folder(state, written[-1], source, scaling=scaling, full=full)
-        if world.is_main and (merge_adapter or not scaling):
-            written.append(output_dir / "model")
-            target = compute_dtype(dtype) if dtype else None
-            save_folder(state, written[-1], source, scaling=scaling, dtype=target)
-            with CheckpointFolder(written[-1]) as files:
-                plan_weights(files, get_family(files.config).weights, shapes)
+    with GatheredState(model, world) as trained, CheckpointFolder(source) as files:
+        if world.is_main:
+            table = get_family(files.config).weights
+            state = _Weights(trained, plan_weights(files, table, shapes))
+            if scaling:
+                full = [name for name in trained if not is_adapter(name)]
+                save_adapter_folder(state, output_dir / "adapter", source, scaling=scaling, full=full)
+            if merge_adapter or not scaling:
+                target = compute_dtype(dtype) if dtype else None
+                out = save_folder(state, output_dir / "model", source, scaling=scaling, dtype=target)
+                with CheckpointFolder(out) as written:
+                    plan_weights(written, table, shapes)
     world.barrier()
-    return written
+
+
+class _Weights(Mapping[str, Tensor]):
+    """Trained parameters from the model, all others from the files."""
+
+    def __init__(self, trained: GatheredState, stored: Mapping[str, StoredWeight]) -> None:
+        self._trained, self._stored = trained, stored
+        self._names = list(dict.fromkeys([*stored, *trained]))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._trained[name] if name in self._trained else self._stored[name].read()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored or name in self._trained
