@@ -50,7 +50,7 @@ def test_another_component_drops_the_arguments_of_the_old_one() -> None:
         ("optimizer.weight_decy=1", "no such argument. Did you mean 'weight_decay'"),
         ("optimizer=torch.optim.AdmW", "no component 'torch.optim.AdmW'"),
         ("batch_size=two", "'batch_size': expected a value like 1, got 'two'"),
-        ("lr_scheduler={num_warmup_steps: 3}", "'lr_scheduler' takes a component"),
+        ("metric_logger=3", "'metric_logger' takes a component"),
         ("~optimizer.fusd", "no such key. Did you mean 'fused'"),
     ],
 )
