@@ -22,6 +22,9 @@ from tiny_families import QWEN3_THINKING_TEMPLATE as QWEN3_THINKING_TEMPLATE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoProcessor, PreTrainedConfig, PreTrainedModel
 
+from torchtune_qwenvl.transforms.folder import extra_tokens
+from torchtune_qwenvl.transforms.tokenizer import BPETokenizer
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 # Enough merges that words are more than their bytes ("Ġ" is the byte-level space).
@@ -129,7 +132,7 @@ def save_tiny_folder(
     else:
         AutoProcessor.from_pretrained(path).save_pretrained(path)
         for old in ("vocab.json", "merges.txt", "preprocessor_config.json", "chat_template.json"):
-            (path / old).unlink()
+            (path / old).unlink(missing_ok=True)
     return path
 
 
@@ -180,6 +183,8 @@ def write_processor_files(path: Path, base: int = TINY_BASE, family: str = "qwen
         _write_json(path / "vocab.json", {token: i for i, token in enumerate(tokens)})
         (path / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES]) + "\n", encoding="utf-8")
     write_tokenizer_config(path, base, family)
+    if kind.tokenizer_json:
+        _join_tokenizer_files(path)
     _write_json(path / "chat_template.json", {"chat_template": kind.template})
     _write_json(
         path / "preprocessor_config.json",
@@ -222,6 +227,19 @@ def write_tokenizer_config(path: Path, base: int, family: str) -> None:
             "unk_token": None,
         },
     )
+
+
+def _join_tokenizer_files(path: Path) -> None:
+    """tokenizer.json instead of vocab.json, merges.txt and the list of added tokens."""
+    words = BPETokenizer(
+        path / "vocab.json",
+        path / "merges.txt",
+        extra_tokens=extra_tokens(json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))),
+        eos_token="<|endoftext|>",
+    )
+    words._tokenizer.save(str(path / "tokenizer.json"))
+    for name in ("vocab.json", "merges.txt"):
+        (path / name).unlink()
 
 
 def photo(height: int, width: int, seed: int = 0) -> Image.Image:

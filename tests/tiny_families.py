@@ -15,6 +15,8 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
 )
 
 # Added tokens in the published order; those after `<|video_pad|>` are not marked special.
@@ -139,6 +141,7 @@ class TinyFamily:
         }
     )
     tokenizer: str = "Qwen2Tokenizer"
+    tokenizer_json: bool = False
     image_processor: str = "Qwen2VLImageProcessor"
 
 
@@ -225,6 +228,20 @@ FAMILIES = {
         config=Qwen3VLConfig,
         model=Qwen3VLForConditionalGeneration,
         text=_QWEN3_TEXT,
+        vision=_QWEN3_VISION,
+        **_QWEN3,
+    ),
+    # The first layer dense, then two of experts.
+    "qwen3_vl_moe": TinyFamily(
+        config=Qwen3VLMoeConfig,
+        model=Qwen3VLMoeForConditionalGeneration,
+        text={
+            **_QWEN3_TEXT,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 40,
+            "mlp_only_layers": [0],
+        },
         vision=_QWEN3_VISION,
         **_QWEN3,
     ),

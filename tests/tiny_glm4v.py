@@ -111,5 +111,6 @@ GLM4V: dict[str, Any] = dict(
     video="<|video|>",
     marks={"image_start_token_id": "<|begin_of_image|>", "image_end_token_id": "<|end_of_image|>"},
     tokenizer="PreTrainedTokenizerFast",
+    tokenizer_json=True,
     image_processor="Glm4vImageProcessor",
 )

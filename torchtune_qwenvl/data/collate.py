@@ -37,7 +37,8 @@ def collate(
         - ``encoder_input["vision"]``: ``pixel_values`` [n, c*t*p*p or c*p*p] and ``grid_thw`` int64 [m, 3],
           both empty without media.
         - ``layout["labelled"]`` int64 [k]: flat indices into b*s of the positions whose *next* token is
-          labelled, the only ones the head has to see.
+          labelled, the only ones the head has to see; ``layout["lengths"]`` int64 [b]: tokens of each row
+          without padding.
 
     Raises:
         ValueError: no samples, a :class:`~torchtune_qwenvl.data.SkippedSample`, a missing key, or images of
@@ -56,7 +57,10 @@ def collate(
         "labels": labels,
         "input_pos": pad_sequence([torch.as_tensor(s["input_pos"]) for s in samples], batch_first=True),
         "encoder_input": {"vision": _join_vision(samples)},
-        "layout": {"labelled": labelled_positions(labels, ignore_idx)},
+        "layout": {
+            "labelled": labelled_positions(labels, ignore_idx),
+            "lengths": torch.tensor([len(s["tokens"]) for s in samples]),
+        },
     }
 
 
@@ -123,7 +127,10 @@ def _join_vision(samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
             "use one transform (one `dtype`) for all datasets of a run."
         )
     grids = [torch.as_tensor(vision["grid_thw"], dtype=torch.int64).reshape(-1, 3) for vision in visions]
-    return {"pixel_values": torch.cat(_same_frames(images)), "grid_thw": torch.cat(grids)}
+    patches = _same_frames(images)
+    # One image is the batch already: no copy of what may be tens of megabytes.
+    pixel_values = patches[0] if len(patches) == 1 else torch.cat(patches)
+    return {"pixel_values": pixel_values, "grid_thw": torch.cat(grids)}
 
 
 def _same_frames(images: list[Tensor]) -> list[Tensor]:

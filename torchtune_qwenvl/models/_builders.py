@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
-from torchtune.modules import FeedForward, RMSNorm
+from torchtune.modules import FeedForward
 
 from torchtune_qwenvl.modules.decoder import TiedOutput, VisionLanguageDecoder
 from torchtune_qwenvl.modules.layers import Attention, TransformerLayer
 from torchtune_qwenvl.modules.lora import Adapter, Training, make_linear
+from torchtune_qwenvl.modules.norm import RMSNorm
 from torchtune_qwenvl.modules.rope import AxialRotary, inverse_frequencies, yarn_frequencies
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.modules.vision_layers import PatchMerger
@@ -153,6 +154,7 @@ def assemble(
     decoder: VisionLanguageDecoder,
     training: Training,
     loss_chunk_tokens: int,
+    router_aux_loss_coef: float = 0.0,
 ) -> VisionLanguageModel:
     """The model of two towers and a normalised config."""
     return VisionLanguageModel(
@@ -163,4 +165,5 @@ def assemble(
         training_plan=training,
         config=config,
         loss_chunk_tokens=loss_chunk_tokens,
+        router_aux_loss_coef=router_aux_loss_coef,
     )
