@@ -1,0 +1,171 @@
+"""GLM's transform against transformers' processor: tokens, labels, positions, patches, resize rule."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from chats import Conversation, random_conversation
+from tiny_glm4v import GLM_REASONING_TEMPLATE
+from torchtune.data import Message
+from transformers import AutoProcessor
+from transformers.models.glm4v.image_processing_glm4v import smart_resize
+
+from torchtune_qwenvl import load_transform
+from torchtune_qwenvl.models.glm4v import GLM4VImageTransform
+from torchtune_qwenvl.transforms.errors import BadSample
+
+N_CONVERSATIONS = 520
+USER, ASSISTANT, OBSERVATION = (
+    tiny.token_id(f"<|{role}|>", family="glm4v") for role in ("user", "assistant", "observation")
+)
+
+
+@pytest.fixture(scope="module", params=["glm4.1v", "glm4.6v"])
+def folder(request, tmp_path_factory):
+    """All but the weights; with the template of either generation."""
+    path = tmp_path_factory.mktemp("glm") / request.param
+    path.mkdir()
+    tiny.write_processor_files(path, family="glm4v")
+    config = tiny.nested_config(tiny.tiny_hf_config(family="glm4v"))
+    (path / "config.json").write_text(json.dumps(config))
+    if request.param == "glm4.6v":
+        (path / "chat_template.json").write_text(json.dumps({"chat_template": GLM_REASONING_TEMPLATE}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def transform(folder):
+    return load_transform(folder)
+
+
+@pytest.fixture(scope="module")
+def processor(folder):
+    return AutoProcessor.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def samples(transform):
+    """(conversation, sample); tools only where the chat format has them."""
+    rng = np.random.default_rng(0)
+    made = []
+    while len(made) < N_CONVERSATIONS:
+        conversation = random_conversation(rng)
+        if "ipython" not in transform.chat.roles:
+            conversation = _without_tools(conversation)
+        if not all(m.masked for m in conversation.messages if m.role == "assistant"):
+            made.append((conversation, transform({"messages": conversation.messages})))
+    return made
+
+
+def _without_tools(conversation):
+    messages = [m for m in conversation.messages if m.role != "ipython"]
+    return Conversation(messages, [m for m in conversation.plain if m["role"] != "tool"], conversation.sizes)
+
+
+def _images(conversation):
+    parts = [part for m in conversation.messages for part in m.content if part["type"] == "image"]
+    return [torch.from_numpy(part["content"]).permute(2, 0, 1) for part in parts]
+
+
+def test_the_format_is_found_by_the_folders_template(transform, folder):
+    assert transform.chat == type(transform).published.chats[folder.name]
+    assert transform.stop_tokens[2:] == [USER, OBSERVATION][: len(transform.chat.stops)]
+
+
+def test_tokens_and_patches_equal_the_processor(samples, processor):
+    for conversation, sample in samples:
+        text = processor.apply_chat_template(conversation.plain, tokenize=False)
+        inputs = processor(text=[text], images=_images(conversation) or None, return_tensors="pt")
+        assert sample["tokens"] == [*inputs["input_ids"][0].tolist(), USER]
+        vision = sample["encoder_input"]["vision"]
+        if vision["images"]:
+            assert torch.equal(torch.cat(vision["images"]), inputs["pixel_values"])
+            assert torch.equal(vision["grid_thw"], inputs["image_grid_thw"])
+
+
+def test_prompts_equal_the_template(samples, transform, processor):
+    for conversation, _ in samples[:100]:
+        asked = max(i for i, m in enumerate(conversation.messages) if m.role != "assistant") + 1
+        plain, messages = conversation.plain[:asked], conversation.messages[:asked]
+        text = processor.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+        inputs = processor(text=[text], images=_images(conversation) or None)
+        prompt = transform({"messages": messages}, inference=True)
+        assert prompt["tokens"] == inputs["input_ids"][0] and prompt["tokens"][-2] == ASSISTANT
+        assert all(prompt["mask"])
+
+
+def test_labels_are_the_answers_and_the_role_that_ends_them(samples, transform):
+    ends = {USER, OBSERVATION}
+    for conversation, sample in samples:
+        tokens, mask = sample["tokens"], sample["mask"]
+        wanted = [True] * len(tokens)
+        answers = iter([m for m in conversation.messages if m.role == "assistant"])
+        roles = {transform.special_tokens[name] for name in transform.chat.roles.values()}
+        for start in (i for i, token in enumerate(tokens) if token == ASSISTANT):
+            stop = next(i for i in range(start + 1, len(tokens)) if tokens[i] in roles)
+            if not next(answers).masked:
+                # Behind the token of the newline, which may have merged with the answer's own.
+                wanted[start + 2 : stop + (tokens[stop] in ends)] = [False] * (
+                    stop - start - 2 + (tokens[stop] in ends)
+                )
+        assert mask == wanted
+        assert next(answers, None) is None
+
+
+def test_positions_equal_the_reference(samples):
+    hf = tiny.tiny_hf_model(family="glm4v").model
+    image = hf.config.image_token_id
+    for _, sample in samples:
+        ids = torch.tensor([sample["tokens"]])
+        grids = sample["encoder_input"]["vision"]["grid_thw"]
+        expected = torch.arange(ids.shape[1])[:, None].expand(-1, 3)
+        if len(grids):
+            kinds = (ids == image).int()
+            positions, _ = hf.get_rope_index(input_ids=ids, mm_token_type_ids=kinds, image_grid_thw=grids)
+            expected = positions[:, 0].T
+        assert torch.equal(sample["input_pos"], expected)
+
+
+def test_the_resize_rule():
+    rule = GLM4VImageTransform()
+    assert rule.resize_to(14, 14, rule.min_pixels, rule.max_pixels) == (84, 84)
+    assert rule.resize_to(3000, 4000, rule.min_pixels, rule.max_pixels) == (2100, 2800)
+    rng = np.random.default_rng(0)
+    for _ in range(3000):
+        height, width = (int(2 ** rng.uniform(0, 13)) for _ in range(2))
+        low, high = sorted(int(2 ** rng.uniform(11, 24)) for _ in range(2))
+        try:
+            expected = smart_resize(2, height, width, min_pixels=low, max_pixels=high)
+        except ValueError:
+            with pytest.raises(BadSample, match="aspect ratio"):
+                rule.resize_to(height, width, low, high)
+            continue
+        assert rule.resize_to(height, width, low, high) == expected
+
+
+def test_photographs_bit_for_bit(folder, processor):
+    for i, (height, width) in enumerate([(300, 420), (33, 500), (640, 480), (10, 20)]):
+        image = np.array(tiny.photo(height, width, seed=i))
+        inputs = processor.image_processor(torch.from_numpy(image).permute(2, 0, 1), return_tensors="pt")
+        for dtype in ("fp32", "uint8"):
+            out = load_transform(folder, dtype=dtype).image_transform({"image": image})
+            assert torch.equal(out["image_grid_thw"], inputs["image_grid_thw"])
+            if dtype == "fp32":
+                assert torch.equal(out["pixel_values"], inputs["pixel_values"])
+
+
+def test_what_the_template_does_not_know_is_refused(transform, folder):
+    picture = {"type": "image", "content": np.zeros((30, 30, 3), np.uint8)}
+    question, answer = Message("user", "Hi"), Message("assistant", "Hello")
+    with pytest.raises(BadSample, match="image outside a user's message"):
+        transform({"messages": [question, Message("assistant", [picture])]})
+    tools = [question, answer, Message("ipython", "42"), answer]
+    if folder.name == "glm4.1v":
+        with pytest.raises(BadSample, match="unknown role 'ipython'"):
+            transform({"messages": tools})
+        with pytest.raises(BadSample, match="knows no tools"):
+            transform({"messages": [question, Message("assistant", "f()", ipython=True)]})
+    else:
+        assert OBSERVATION in transform({"messages": tools})["tokens"]
