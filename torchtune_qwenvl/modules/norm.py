@@ -1,8 +1,8 @@
 """RMSNorm that keeps its input for the backward pass and nothing else.
 
 torchtune's module casts to fp32 first and lets torch keep that copy and two more of its size: for bf16
-activations six times what is needed. On CUDA torch's fused kernel takes bf16 as it is; on the CPU, where there
-is none, the gradient is written out here. Both compute in fp32 and round once.
+activations six times what is needed. On CUDA torch's fused kernel takes bf16 as it is; on the CPU, where
+there is none, the gradient is written out here. Both compute in fp32 and round once.
 
 n tokens, w width. Source: Zhang and Sennrich 2019, arXiv:1910.07467.
 """
@@ -37,7 +37,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        """With u = x * inverse, g = grad * scale: dx = inverse * (g - u * mean(g * u)), dscale = sum(grad * u)."""
+        """With u = x * inverse, g = grad * scale: dx = inverse (g - u mean(g u)), dscale = sum(grad u)."""
         x, scale, inverse = ctx.saved_tensors
         unit, grad = _at_least_fp32(x) * inverse, _at_least_fp32(grad)
         pulled = grad * unit
