@@ -16,7 +16,8 @@ TEXTS = [
     "مرحبا بالعالم", "שלום עולם", "नमस्ते दुनिया", "สวัสดีชาวโลก", "e\u0301 a\u0308 decomposed", "é ä composed", "\u0301combining first",
     "😀👍🏽👩‍👩‍👧‍👦🇩🇪", "def f(x):\n    return {k: v for k, v in x.items()}\n", "#include <stdio.h>\nint main() {}", "SELECT * FROM t;",
     "a\u200bzero\u00a0width\u3000space", "\ufeffbom", "x" * 300, " " * 40, "\n" * 30, "$\\frac{a}{b}$", "<html><body>",
-    "<tool_call>\n{\"name\": \"f\"}\n</tool_call>", "<|fim_prefix|>code<|fim_suffix|>", "<|file_sep|>", "<image>", "<video>",
+    "<tool_call>\n{\"name\": \"f\"}\n</tool_call>", "<think>\nA cat, or two?\n</think>\n\nTwo.", "\n</think>\n", "<think>",
+    "<tool_response>\n1\n</tool_response>", "<|fim_prefix|>code<|fim_suffix|>", "<|file_sep|>", "<image>", "<video>",
     "<|im_end", "im_start|>", "<|image_pad |>", "<| im_end |>", "{{ messages }}", "{% for x in y %}",
 ]  # fmt: skip
 ROLES = {"system": "system", "user": "user", "assistant": "assistant", "tool": "ipython"}
@@ -36,7 +37,7 @@ def random_text(rng: np.random.Generator) -> str:
 
 
 def random_conversation(rng: np.random.Generator) -> Conversation:
-    """System or none, one to four exchanges, up to three images per user turn, some answers masked."""
+    """System or none, one to four exchanges with up to three images, some tool results, some masked answers."""
     conversation = Conversation([], [], [])
     if rng.random() < 0.4:
         _add(conversation, "system", [random_text(rng)])
@@ -46,6 +47,10 @@ def random_conversation(rng: np.random.Generator) -> Conversation:
             size = (int(rng.integers(20, 160)), int(rng.integers(20, 160)))
             parts.insert(int(rng.integers(0, len(parts) + 1)), size)
         _add(conversation, "user", parts)
+        for _ in range(rng.choice([0, 0, 0, 0, 1, 2])):
+            _add(conversation, "assistant", [random_text(rng)])
+            for _ in range(rng.integers(1, 3)):
+                _add(conversation, "tool", [random_text(rng)])
         _add(conversation, "assistant", [random_text(rng)], masked=rng.random() < 0.15)
     return conversation
 

@@ -16,6 +16,7 @@ from tiny_families import ADDED_TOKENS, FAMILIES, N_SPECIAL
 from tiny_families import CHAT_TEMPLATE as CHAT_TEMPLATE
 from tiny_families import IMAGE_MEAN as IMAGE_MEAN
 from tiny_families import IMAGE_STD as IMAGE_STD
+from tiny_families import QWEN3_THINKING_TEMPLATE as QWEN3_THINKING_TEMPLATE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoProcessor, PreTrainedConfig, PreTrainedModel
 

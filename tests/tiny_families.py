@@ -10,6 +10,10 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
 )
 
 # Added tokens in the published order; those after `<|video_pad|>` are not marked special.
@@ -55,6 +59,54 @@ CHAT_TEMPLATE = """\
 """
 
 
+# Renders what the published templates of Qwen3-VL render: Instruct, and Thinking with `thinking` set.
+QWEN3_TEMPLATE = """\
+{%- macro show(content) -%}
+{%- if content is string -%}{{- content -}}{%- else -%}
+{%- for part in content -%}
+{%- if part.type == 'image' -%}{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
+{%- elif part.type == 'video' -%}{{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
+{%- else -%}{{- part.text -}}{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- endmacro -%}
+{%- set state = namespace(question=messages | length - 1, found=false) -%}
+{%- for message in messages | reverse -%}
+{%- if message.role == 'user' and not state.found -%}
+{%- set text = show(message.content) -%}
+{%- if not (text.startswith('<tool_response>') and text.endswith('</tool_response>')) -%}
+{%- set state.question = loop.revindex0 -%}
+{%- set state.found = true -%}
+{%- endif -%}
+{%- endif -%}
+{%- endfor -%}
+{%- for message in messages -%}
+{%- set text = show(message.content) -%}
+{%- if message.role == 'tool' -%}
+{%- if loop.first or loop.previtem.role != 'tool' -%}{{- '<|im_start|>user' -}}{%- endif -%}
+{{- '\\n<tool_response>\\n' + text + '\\n</tool_response>' -}}
+{%- if loop.last or loop.nextitem.role != 'tool' -%}{{- '<|im_end|>\\n' -}}{%- endif -%}
+{%- else -%}
+{%- set thought = namespace(text='') -%}
+{%- if thinking and message.role == 'assistant' -%}
+{%- if '</think>' in text -%}
+{%- set thought.text = text.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') -%}
+{%- set text = text.split('</think>')[-1].lstrip('\\n') -%}
+{%- endif -%}
+{%- if loop.index0 > state.question and (loop.last or thought.text) -%}
+{%- set text = '<think>\\n' + thought.text.strip('\\n') + '\\n</think>\\n\\n' + text.lstrip('\\n') -%}
+{%- endif -%}
+{%- endif -%}
+{{- '<|im_start|>' + message.role + '\\n' + text + '<|im_end|>\\n' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|im_start|>assistant\\n' + ('<think>\\n' if thinking else '') -}}
+{%- endif -%}
+"""
+QWEN3_THINKING_TEMPLATE = "{%- set thinking = true -%}\n" + QWEN3_TEMPLATE
+
+
 @dataclass(frozen=True)
 class TinyFamily:
     """Sizes keep what is unusual about the real model.
@@ -85,6 +137,35 @@ _TEXT = {
     "rms_norm_eps": 1e-6,
     "max_position_embeddings": 4096,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
+}
+
+_QWEN3_TEXT = {
+    **_TEXT,
+    "num_hidden_layers": 3,
+    "head_dim": 24,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [6, 3, 3]},
+}
+_QWEN3_VISION = {
+    "depth": 3,
+    "hidden_size": 64,
+    "intermediate_size": 100,
+    "num_heads": 4,
+    "out_hidden_size": 64,
+    "num_position_embeddings": 36,
+    "deepstack_visual_indexes": [0, 2],
+    "patch_size": 16,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+_QWEN3: dict[str, Any] = {
+    "processor": "Qwen3VLProcessor",
+    "flat": False,
+    "patch": 16,
+    "added_tokens": [*ADDED_TOKENS, "<tool_response>", "</tool_response>", "<think>", "</think>"],
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "pixels": {"size": {"shortest_edge": 4096, "longest_edge": 16777216}},
+    "template": QWEN3_TEMPLATE,
 }
 
 FAMILIES = {
@@ -124,5 +205,27 @@ FAMILIES = {
             "tokens_per_second": 2,
         },
         processor="Qwen2_5_VLProcessor",
+    ),
+    # Heads wider than their share of the stream; one decoder layer more than DeepStack features.
+    "qwen3_vl": TinyFamily(
+        config=Qwen3VLConfig,
+        model=Qwen3VLForConditionalGeneration,
+        text=_QWEN3_TEXT,
+        vision=_QWEN3_VISION,
+        **_QWEN3,
+    ),
+    # The first layer dense, then two of experts.
+    "qwen3_vl_moe": TinyFamily(
+        config=Qwen3VLMoeConfig,
+        model=Qwen3VLMoeForConditionalGeneration,
+        text={
+            **_QWEN3_TEXT,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 40,
+            "mlp_only_layers": [0],
+        },
+        vision=_QWEN3_VISION,
+        **_QWEN3,
     ),
 }

@@ -3,8 +3,9 @@
     model = load_model(folder)                         any HF checkpoint folder of a known family
     transform = load_transform(folder)                 messages -> tokens, positions, patches
     save_model(model, out_folder, source=folder)       a folder that transformers loads
+    encoder = load_vision_encoder(folder)              the vision half alone: pixels, grids -> visual tokens
 
-`import torchtune_qwenvl` alone imports neither torch nor torchtune; the three do on first use.
+`import torchtune_qwenvl` alone imports neither torch nor torchtune; they do on first use.
 """
 
 from importlib import import_module
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torchtune_qwenvl.training.checkpoint import load_model, save_model
+    from torchtune_qwenvl.training.checkpoint import load_model, load_vision_encoder, save_model
 
-__all__ = ["load_model", "load_transform", "save_model"]
+__all__ = ["load_model", "load_transform", "load_vision_encoder", "save_model"]
 
 
 def load_transform(folder: "str | Path", **overrides: Any) -> Any:
@@ -34,6 +35,6 @@ def load_transform(folder: "str | Path", **overrides: Any) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("load_model", "save_model"):
+    if name not in ("load_model", "load_vision_encoder", "save_model"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module("torchtune_qwenvl.training.checkpoint"), name)

@@ -174,11 +174,16 @@ class _Uncached:
     ) -> None:
         self.model, self.batch = model, batch
         self.next_position = _next_positions(batch["input_pos"], lengths)
-        self.lengths = torch.tensor(lengths, device=batch["tokens"].device)
+        self.lengths = self.prompts = torch.tensor(lengths, device=batch["tokens"].device)
         self.rows = torch.arange(len(lengths), device=batch["tokens"].device)
 
     def first(self) -> Tensor:
-        return self.model(**self.batch)[self.rows, self.lengths - 1]
+        # A placeholder that the model itself has written stands for no image.
+        tokens = self.batch["tokens"]
+        given = torch.arange(tokens.shape[1], device=tokens.device) < self.prompts[:, None]
+        ids = torch.tensor([self.model.image_token_id, self.model.video_token_id], device=tokens.device)
+        visual = (torch.isin(tokens, ids) & given).flatten().nonzero().squeeze(1)
+        return self.model(**self.batch, layout={"visual": visual})[self.rows, self.lengths - 1]
 
     def after(self, tokens: Tensor) -> Tensor:
         for name, value in (("tokens", tokens), ("input_pos", self.next_position[:, None])):

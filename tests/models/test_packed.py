@@ -1,4 +1,4 @@
-"""Documents in one row without padding: the loss and the gradients of the padded batch, and no leak between them."""
+"""Documents in one row without padding: loss and gradients of the padded batch, and no leak between them."""
 
 import random
 

@@ -71,8 +71,12 @@ def test_logits_loss_and_every_gradient(hf, ours, rows):
 def test_visual_tokens(hf, ours, grids):
     pixels = torch.randn(sum(t * h * w for t, h, w in grids), ours.vision_encoder.patch_embed.in_features)
     with torch.no_grad():
-        expected = hf.model.visual(pixels, torch.tensor(grids)).pooler_output
-        assert (ours.vision_encoder(pixels, torch.tensor(grids)) - expected).abs().max() <= 1e-5
+        expected = hf.model.visual(pixels, torch.tensor(grids))
+        deepstack = []
+        tokens = ours.vision_encoder(pixels, torch.tensor(grids), deepstack=deepstack)
+        theirs = [expected.pooler_output, *getattr(expected, "deepstack_features", ())]
+        for feature, reference in zip([tokens, *deepstack], theirs, strict=True):
+            assert (feature - reference).abs().max() <= 1e-5
         assert torch.equal(
             ours.vision_encoder(pixels, grids), ours.vision_encoder(pixels, torch.tensor(grids))
         )
@@ -122,7 +126,7 @@ def test_a_batch_without_a_label_gives_zero_and_zero_gradients(hf):
 def test_yarn(hf):
     rope = {
         "rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64,
-        "mrope_section": [2, 3, 3],
+        "mrope_section": hf.config.text_config.rope_parameters["mrope_section"],
     }  # fmt: skip
     family = hf.config.model_type
     stretched = tiny.tiny_hf_model(seed=4, family=family, text={"rope_parameters": rope})

@@ -43,6 +43,14 @@ def test_equals_a_dense_mask_forward_and_backward(lengths, heads, causal):
         assert (one - other).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize("lengths", [[64, 64, 16], [600], [600, 8]])
+def test_bf16_on_the_cpu(lengths):
+    q, k, v = inputs(lengths, 4, 2, d=16, dtype=torch.bfloat16)
+    out = segment_attention(q, k, v, Segments.of(lengths), True)
+    expected = dense(q, k, v, lengths, True)
+    assert out.dtype == torch.bfloat16 and (out - expected).norm() <= 0.01 * expected.norm()
+
+
 def test_rows_of_a_batch_are_equal_segments():
     rows, made = Segments.rows(3, 5), Segments.of([5, 5, 5])
     assert (rows.lengths, rows.longest, rows.runs) == (made.lengths, made.longest, made.runs)

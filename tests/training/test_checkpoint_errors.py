@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import tiny
@@ -178,4 +179,21 @@ def test_an_interrupted_save_leaves_the_older_export(tmp_path, folder, monkeypat
     with pytest.raises(ZeroDivisionError):
         save_model(model, tmp_path / "out", source=folder)
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "out"]
+
+
+def test_a_failing_rename_brings_the_older_export_back(tmp_path, folder, monkeypatch):
+    model = load_model(folder)
+    save_model(model, tmp_path / "out", source=folder)
+    rename = Path.rename
+
+    def full_disk(path, target):
+        if path.suffix == ".partial":
+            raise OSError("no space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        save_model(model, tmp_path / "out", source=folder)
+    load_model(tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "out"]

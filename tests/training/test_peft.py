@@ -59,10 +59,18 @@ def inputs(source):
     return batch, theirs
 
 
+def load(source, **arguments):
+    """`load_model`; a mixture of experts wants to be told that its experts have no LoRA."""
+    experts = "moe" in json.loads((source / "config.json").read_text())["model_type"]
+    if experts and arguments.get("apply_lora_to_mlp") and arguments["decoder_trainable"] == "lora":
+        arguments.setdefault("experts_trainable", False)
+    return load_model(source, **arguments)
+
+
 @torch.no_grad()
 def trained(source, **arguments):
     """A model in which everything that trains has moved away from where it started."""
-    model = load_model(source, **arguments).eval()
+    model = load(source, **arguments).eval()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             shift = torch.randn_like(parameter) * (0.05 if parameter.ndim > 1 else 0.1)
@@ -143,7 +151,7 @@ def test_fused_projections_are_block_diagonal_with_their_own_rank(source, tmp_pa
 def test_a_fresh_adapter_with_zero_matrices_finds_its_parts_again(source, tmp_path):
     """lora_B is all zeros before the first step: which parts are adapted must not be read off the values."""
     arguments = {**SETTINGS["q and v"], "decoder_trainable": "frozen"}
-    save_adapter(load_model(source, **arguments), tmp_path / "adapter", source=source)
+    save_adapter(load(source, **arguments), tmp_path / "adapter", source=source)
     found = adapter_arguments(tmp_path / "adapter", source)
     assert found["lora_attn_modules"] == ["q_proj", "v_proj"]
     assert found["decoder_trainable"] == "frozen"
@@ -152,7 +160,7 @@ def test_a_fresh_adapter_with_zero_matrices_finds_its_parts_again(source, tmp_pa
 
 def test_dora_keeps_the_bias(source):
     """Scaling it too, as torchtune's module does, is what neither PEFT nor any merge computes."""
-    linear = load_model(source, **SETTINGS["every linear, DoRA"]).decoder.layers[0].attn.q_proj
+    linear = load(source, **SETTINGS["every linear, DoRA"]).vision_encoder.layers[0].attn.q_proj
     with torch.no_grad():
         linear.magnitude.mul_(2)
         x = torch.randn(4, 64)
@@ -165,7 +173,7 @@ def test_no_adapter_is_an_error(source, tmp_path):
 
 
 def test_different_factors_within_one_fused_module_are_refused(source, tmp_path):
-    model = load_model(source, **SETTINGS["q and v"])
+    model = load(source, **SETTINGS["q and v"])
     scaling = {"vision_encoder.layers.0.attn.q_proj": 1.0, "vision_encoder.layers.0.attn.v_proj": 2.0}
     with pytest.raises(
         ValueError, match=r"blocks.0.attn.qkv: its parts have different alpha / rank.*save_model"
@@ -174,13 +182,13 @@ def test_different_factors_within_one_fused_module_are_refused(source, tmp_path)
 
 
 def test_folders_that_do_not_fit_are_told(source, tmp_path):
-    save_adapter(load_model(source, **SETTINGS["decoder alone"]), tmp_path / "adapter", source=source)
+    save_adapter(load(source, **SETTINGS["decoder alone"]), tmp_path / "adapter", source=source)
     with pytest.raises(
         ValueError, match=r"lora_a.weight \[3, \d+\] does not fit the model.*adapter_arguments"
     ):
         load_adapter(load_model(source), tmp_path / "adapter")
     with pytest.raises(ValueError, match=r"holds nothing for vision_encoder"):
-        load_adapter(load_model(source, **EVERYWHERE), tmp_path / "adapter")
+        load_adapter(load(source, **EVERYWHERE), tmp_path / "adapter")
     with pytest.raises(ValueError, match=r"not an adapter folder, adapter_config.json is missing"):
         adapter_arguments(source, source)
     weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
@@ -190,9 +198,44 @@ def test_folders_that_do_not_fit_are_told(source, tmp_path):
 
 
 def test_only_what_trains_is_in_the_folder(source, tmp_path):
-    model = load_model(source, **SETTINGS["decoder alone"])
+    model = load(source, **SETTINGS["decoder alone"])
     save_adapter(model, tmp_path / "adapter", source=source)
     stored = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert sum(t.numel() for t in stored.values()) == sum(
         p.numel() for name, p in model.named_parameters() if is_adapter(name)
     )
+
+
+def test_fully_trained_experts_beside_lora_reach_peft_and_the_merged_folder(tmp_path, peft_without_torchao):
+    source = tiny.save_tiny_folder(tmp_path / "source", family="qwen3_vl_moe", seed=2)
+    setting = {
+        "decoder_trainable": "lora",
+        "lora_attn_modules": ["q_proj"],
+        **RANK,
+        "experts_trainable": True,
+    }
+    model = trained(source, encoder_trainable="frozen", fusion_trainable="frozen", **setting)
+    assert model.adapter_params() == [name for name, _ in model.named_parameters() if "experts" in name]
+    tokens = torch.arange(20)[None]
+    expected = logits_of(model, {"tokens": tokens})
+    base = AutoModelForImageTextToText.from_pretrained(source)
+    save_adapter(model, tmp_path / "adapter", source=source)
+    save_model(model, tmp_path / "merged", source=source)
+    merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged")
+    adapted = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    for theirs in (merged, adapted):
+        assert of_scale(logits_of(theirs, {"input_ids": tokens}), expected) <= 1e-5
+    arguments = adapter_arguments(tmp_path / "adapter", source)
+    assert arguments["experts_trainable"] is True
+    again = load_adapter(load_model(source, **arguments), tmp_path / "adapter")
+    pairs = zip(model.parameters(), again.parameters(), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
+def test_lora_on_experts_is_refused(tmp_path):
+    source = tiny.save_tiny_folder(tmp_path / "source", family="qwen3_vl_moe")
+    with pytest.raises(ValueError, match=r"experts take no LoRA.*experts_trainable"):
+        load_model(source, **EVERYWHERE)
+    model = load_model(source, experts_trainable=False)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {name for name, _ in model.named_parameters() if ".experts." in name}

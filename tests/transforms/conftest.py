@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl thinking")
 
 
 def publish(folder: Path, family: str) -> Path:
@@ -28,5 +28,9 @@ def published_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", params=FAMILIES)
 def family_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every family's in turn."""
-    return publish(tmp_path_factory.mktemp("published") / request.param, request.param)
+    """Every family's in turn; of Qwen3-VL also with the template of its Thinking checkpoints."""
+    family, _, thinking = request.param.partition(" ")
+    folder = publish(tmp_path_factory.mktemp("published") / request.param.replace(" ", "_"), family)
+    if thinking:
+        (folder / "chat_template.jinja").write_text(tiny.QWEN3_THINKING_TEMPLATE)
+    return folder

@@ -47,7 +47,8 @@ def collate(
         - ``encoder_input["vision"]``: ``pixel_values`` [n, c*t*p*p or c*p*p] and ``grid_thw`` int64 [m, 3],
           both empty without media.
         - ``layout["labelled"]`` int64 [k]: flat indices into b*s of the positions whose *next* token is
-          labelled, the only ones the head has to see.
+          labelled, the only ones the head has to see; ``layout["lengths"]`` int64 [b]: tokens of each row
+          without padding.
         - ``layout["document_lengths"]`` int64 [d], only where ``padding_free``.
 
     Raises:
@@ -61,9 +62,10 @@ def collate(
     join = _one_row if padding_free else _padded_rows
     tokens = [_row(s["tokens"]) for s in samples]
     labels = join([_labels(s, ignore_idx) for s in samples], ignore_idx)
-    layout = {"labelled": labelled_positions(labels, ignore_idx)}
+    lengths = torch.tensor([len(document) for document in tokens])
+    layout = {"labelled": labelled_positions(labels, ignore_idx), "lengths": lengths}
     if padding_free:
-        layout["document_lengths"] = torch.tensor([len(document) for document in tokens])
+        layout |= {"lengths": lengths.sum()[None], "document_lengths": lengths}
     return {
         "tokens": join(tokens, padding_idx),
         "labels": labels,
@@ -144,7 +146,10 @@ def _join_vision(samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
             "use one transform (one `dtype`) for all datasets of a run."
         )
     grids = [torch.as_tensor(vision["grid_thw"], dtype=torch.int64).reshape(-1, 3) for vision in visions]
-    return {"pixel_values": torch.cat(_same_frames(images)), "grid_thw": torch.cat(grids)}
+    patches = _same_frames(images)
+    # One image is the batch already: no copy of what may be tens of megabytes.
+    pixel_values = patches[0] if len(patches) == 1 else torch.cat(patches)
+    return {"pixel_values": pixel_values, "grid_thw": torch.cat(grids)}
 
 
 def _same_frames(images: list[Tensor]) -> list[Tensor]:

@@ -126,7 +126,7 @@ class PackedSampler(ResumableSampler):
         return self._planned
 
     def _steps(self, rows: list[list[int]], generator: torch.Generator) -> list[Step]:
-        """The rows of one buffer as steps; where they are too few for the last one, some batches are smaller."""
+        """The rows of one buffer as steps; where they are too few, the last batches are smaller."""
         rows = sorted(rows, key=lambda row: -sum(self._work[index] for index in row))
         groups = [rows[at : at + self.world_size] for at in range(0, len(rows), self.world_size)]
         if self.shuffle:

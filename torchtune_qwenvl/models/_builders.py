@@ -141,6 +141,7 @@ def assemble(
     decoder: VisionLanguageDecoder,
     training: Training,
     loss_chunk_tokens: int,
+    router_aux_loss_coef: float = 0.0,
 ) -> VisionLanguageModel:
     """The model of two towers and a normalised config."""
     return VisionLanguageModel(
@@ -151,4 +152,5 @@ def assemble(
         training_plan=training,
         config=config,
         loss_chunk_tokens=loss_chunk_tokens,
+        router_aux_loss_coef=router_aux_loss_coef,
     )

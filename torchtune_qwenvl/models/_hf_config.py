@@ -56,12 +56,16 @@ def normalise_config(
         raise ValueError("config.json has no vision_config: expected that of a vision-language model")
     heads = required(text_config, "num_attention_heads", "text")
     vision_config = {**(vision_defaults or {}), **vision_config}
+
+    def top_down(*names: str) -> Any:
+        """The top level decides: transformers 5 repeats class defaults in the text part."""
+        found = first(raw, *names)
+        return first(text_config, *names) if found is None else found
+
     config = {
         **{name: required(raw, name, "top level") for name in _TOP},
-        "tie_word_embeddings": bool(raw.get("tie_word_embeddings") or text_config.get("tie_word_embeddings")),
-        "dtype": first(raw, "dtype", "torch_dtype")
-        or first(text_config, "dtype", "torch_dtype")
-        or "float32",
+        "tie_word_embeddings": bool(top_down("tie_word_embeddings")),
+        "dtype": top_down("dtype", "torch_dtype") or "float32",
         "text_config": {
             **{name: required(text_config, name, "text") for name in (*_TEXT, *text)},
             "num_key_value_heads": text_config.get("num_key_value_heads") or heads,

@@ -88,7 +88,7 @@ class PublishedTransform(VisionLanguageTransform):
         if tokenizer is None:
             assert path is not None
             tokenizer = self._tokenizer(path, merges_file, special_tokens_path)
-        image = {
+        image: dict[str, Any] = {
             "patch_size": patch_size,
             "temporal_patch_size": temporal_patch_size,
             "merge_size": merge_size,

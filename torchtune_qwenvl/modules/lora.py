@@ -7,7 +7,7 @@ are the fusion; everything else is the decoder.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import nn
@@ -59,15 +59,26 @@ def make_linear(
 
 @dataclass(frozen=True)
 class Training:
-    """Mode of every part, and the adapter of those in mode "lora"."""
+    """Mode of every part, and the adapter of those in mode "lora".
+
+    `exceptions`: name of a module -> the mode of everything under modules of that name.
+    """
 
     modes: Mapping[Part, Mode]
     adapters: Mapping[Part, Adapter | None]
+    exceptions: Mapping[str, Mode] = field(default_factory=dict)
+
+    def mode_of(self, parameter_name: str) -> Mode:
+        """How a parameter trains, by its path."""
+        for name in parameter_name.split("."):
+            if name in self.exceptions:
+                return self.exceptions[name]
+        return self.modes[part_of(parameter_name)]
 
     def apply(self, model: nn.Module) -> None:
         """Set `requires_grad` of every parameter; embeddings, norms and head of a "lora" part stay frozen."""
         for name, parameter in model.named_parameters():
-            mode = self.modes[part_of(name)]
+            mode = self.mode_of(name)
             parameter.requires_grad_(mode == "full" or (mode == "lora" and is_adapter(name)))
 
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torchtune_qwenvl.modules.attention import Segments
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
 from torchtune_qwenvl.modules.kv_cache import KVCache
-from torchtune_qwenvl.modules.lora import Training, part_of
+from torchtune_qwenvl.modules.lora import Training
 from torchtune_qwenvl.modules.loss import chunked_cross_entropy, labelled_positions
+from torchtune_qwenvl.modules.moe import RouterStatistics, watch_routers
 from torchtune_qwenvl.modules.vision_transformer import VisionTransformer
 
 
@@ -34,6 +35,8 @@ class VisionLanguageModel(nn.Module):
         training_plan: what trains; sets `requires_grad`.
         config: what the model was built from, a plain dict in the files' terms.
         loss_chunk_tokens: most positions whose logits exist at once in training.
+        router_aux_loss_coef: weight of the load-balance loss beside a token's mean loss, where the decoder
+            has routers.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class VisionLanguageModel(nn.Module):
         training_plan: Training,
         config: Mapping[str, Any],
         loss_chunk_tokens: int = 2048,
+        router_aux_loss_coef: float = 0.0,
     ) -> None:
         super().__init__()
         self.vision_encoder = vision_encoder
@@ -54,6 +58,7 @@ class VisionLanguageModel(nn.Module):
         self.training_plan = training_plan
         self.config = dict(config)
         self.loss_chunk_tokens = loss_chunk_tokens
+        self.router_aux_loss_coef = router_aux_loss_coef
         self.num_output_chunks = 0
         training_plan.apply(self)
 
@@ -68,10 +73,10 @@ class VisionLanguageModel(nn.Module):
 
     def adapter_params(self) -> list[str]:
         """Fully trained parameters beside a "lora" part: torchtune's LoRA recipes freeze all others."""
-        modes = self.training_plan.modes
-        if "lora" not in modes.values():
+        plan = self.training_plan
+        if "lora" not in plan.modes.values():
             return []
-        return [name for name, _ in self.named_parameters() if modes[part_of(name)] == "full"]
+        return [name for name, _ in self.named_parameters() if plan.mode_of(name) == "full"]
 
     def make_cache(self, prompt_lengths: Sequence[int], capacity: int) -> KVCache:
         """A cache for prompts of these lengths, at most `capacity` tokens per row, padding included."""
@@ -136,10 +141,22 @@ class VisionLanguageModel(nn.Module):
                 return [self.output(chunk) for chunk in states.chunk(self.num_output_chunks, dim=1)]
             return self.output(states)
         labelled = layout["labelled"] if "labelled" in layout else labelled_positions(labels)
+        routers = self._watched_routers(layout, b, s)
         states = self.decoder(x, positions=positions, segments=segments, keep=labelled, **visual)
         targets = labels.flatten().index_select(0, labelled + 1)
         loss = chunked_cross_entropy(states, targets, self.output, self.loss_chunk_tokens)
+        if routers is not None:
+            loss = loss + self.router_aux_loss_coef * len(labelled) * routers.load_balance_loss()
         return loss, torch.full((), len(labelled), dtype=torch.int64, device=loss.device)
+
+    def _watched_routers(self, layout: Mapping[str, Tensor], b: int, s: int) -> RouterStatistics | None:
+        if not self.router_aux_loss_coef:
+            return None
+        real = None
+        if "lengths" in layout:
+            lengths = layout["lengths"]
+            real = (torch.arange(s, device=lengths.device) < lengths[:, None]).flatten()
+        return watch_routers(self.decoder.layers, real)
 
     def _next_logits(
         self,

@@ -31,7 +31,7 @@ class VisionTransformer(nn.Module):
         window: side of an attention window in visual tokens; None for full attention everywhere.
         full_attention: indexes of the layers that see the whole frame although there are windows.
         position_embed: (grids, m, device) -> [n, d], added to the patches; not with windows.
-        deepstack_mergers: layer index -> merger of what comes out of that layer, by rising index.
+        deepstack_mergers: layer index -> merger of what comes out of that layer.
     """
 
     def __init__(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
+from torchtune_qwenvl.modules.vision_transformer import VisionTransformer
 from torchtune_qwenvl.training.folder import (
     CONFIG,
     INDEX,
@@ -53,16 +54,47 @@ def load_model(
             shapes that do not fit; each names file and tensor.
     """
     with CheckpointFolder(folder) as files:
-        family = get_family(files.config)
-        with torch.device("meta"):
-            model = family.from_config(files.config, **{**files.image_statistics(), **builder_arguments})
-        parameters = dict(model.named_parameters())
-        plan = plan_weights(files, family.weights, {name: tuple(p.shape) for name, p in parameters.items()})
-        first = next(iter(plan.values())).dtype
-        for name, parameter in parameters.items():
-            stored = plan[name].dtype if name in plan else first
-            parameter.data = parameter.data.to(dtype or stored)
+        model = _build(files, dtype, builder_arguments)
         load_weights(model, files, torch.device(device))
+    return model
+
+
+def load_vision_encoder(
+    folder: str | Path,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    **builder_arguments: Any,
+) -> VisionTransformer:
+    """The vision half of a checkpoint folder alone: images in, visual tokens out; no other weight is read.
+
+    Args:
+        folder: as in `load_model`.
+        dtype: as in `load_model`.
+        device: as in `load_model`.
+        **builder_arguments: as in `load_model`; those of the decoder change nothing here.
+
+    Raises:
+        ValueError: as in `load_model`.
+    """
+    with CheckpointFolder(folder) as files:
+        model = _build(files, dtype, builder_arguments)
+        load_weights(model, files, torch.device(device), part="vision_encoder")
+    return model.vision_encoder
+
+
+def _build(
+    files: CheckpointFolder, dtype: torch.dtype | None, builder_arguments: dict[str, Any]
+) -> VisionLanguageModel:
+    """The folder's model on the meta device, in the files' dtypes or in `dtype`."""
+    family = get_family(files.config)
+    with torch.device("meta"):
+        model = family.from_config(files.config, **{**files.image_statistics(), **builder_arguments})
+    parameters = dict(model.named_parameters())
+    plan = plan_weights(files, family.weights, {name: tuple(p.shape) for name, p in parameters.items()})
+    first = next(iter(plan.values())).dtype
+    for name, parameter in parameters.items():
+        stored = plan[name].dtype if name in plan else first
+        parameter.data = parameter.data.to(dtype or stored)
     return model
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 from torchtune.modules import TransformerSelfAttentionLayer
 
+from torchtune_qwenvl.modules.moe import SparseMoE
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.modules.vision_layers import PatchEmbed
 
@@ -40,7 +41,7 @@ class FlopCounter:
                 self.per_window_pair += per_pair
         self.per_patch = path.flops
         path = _Path(learns=path.learns)
-        path.through(encoder.merger)
+        path.through(encoder.merger, *encoder.deepstack_mergers)
         self.per_visual_token = path.flops
         path = _Path(learns=path.learns or _trains(decoder.tok_embeddings))
         self.per_pair = sum(path.through_layer(layer) for layer in decoder.layers)
@@ -98,8 +99,13 @@ class _Path:
     def __init__(self, learns: bool) -> None:
         self.learns, self.flops = learns, 0.0
 
-    def through(self, *modules: nn.Module | None) -> None:
-        """Modules that read the same input, side by side; within a module, weights follow one another."""
+    def through(self, *modules: nn.Module | None, share: float = 1.0) -> None:
+        """Modules that read the same input, side by side; within a module, weights follow one another.
+
+        Args:
+            modules: None stands for nothing.
+            share: part of the weights that a token meets.
+        """
         before = self.learns
         for module in modules:
             learns = before
@@ -107,7 +113,7 @@ class _Path:
                 if weight.dim() >= 2:
                     # A linear with LoRA: lora_a reads the same input as the weight, lora_b what lora_a gives.
                     behind = learns or name.endswith("lora_b.weight")
-                    self.flops += 2 * weight.numel() * (1 + weight.requires_grad + behind)
+                    self.flops += share * 2 * weight.numel() * (1 + weight.requires_grad + behind)
                 if "lora" not in name and not name.endswith("bias"):
                     learns = learns or weight.requires_grad
             self.learns = self.learns or (module is not None and _trains(module))
@@ -122,8 +128,12 @@ class _Path:
         per_pair = 4.0 * width * (3 if self.learns else 1)
         self.through(attention.output_proj)
         self.through(layer.mlp_norm)
-        self.through(mlp.w1, mlp.w3)
-        self.through(mlp.w2)
+        if isinstance(mlp, SparseMoE):
+            self.through(mlp.router)
+            self.through(mlp.experts, share=mlp.active_share)
+        else:
+            self.through(mlp.w1, mlp.w3)
+            self.through(mlp.w2)
         return per_pair
 
 

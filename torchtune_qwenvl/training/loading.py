@@ -20,21 +20,30 @@ from torchtune_qwenvl.training.weight_plan import plan_weights
 
 
 @torch.no_grad()
-def load_weights(model: nn.Module, files: CheckpointFolder, device: torch.device) -> None:
+def load_weights(model: nn.Module, files: CheckpointFolder, device: torch.device, part: str = "") -> None:
     """Give a model on meta storage on `device` and the values of `files`; dtypes stay the model's.
+
+    Args:
+        model: whole, however little of it is loaded: the folder must fit all of it.
+        files: the open folder.
+        device: where to.
+        part: path of the submodule to load; the rest stays on meta. Empty for everything.
 
     Raises:
         ValueError: names or shapes of the folder and the model do not fit; names file and tensor.
     """
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     plan = plan_weights(files, get_family(files.config).weights, shapes)
-    model.to_empty(device=device)
+    loaded = model.get_submodule(part)
+    loaded.to_empty(device=device)
     parameters = dict(model.named_parameters())
     for name, stored in plan.items():
+        if not name.startswith(part):
+            continue
         ours = local(parameters[name])
         start = first_row(parameters[name])
         ours.copy_(stored.read(start, start + len(ours)))
-    for module in model.modules():
+    for module in loaded.modules():
         if callable(init := getattr(module, "rope_init", None)):
             init()
         if isinstance(module, (LoRALinear, DoRALinear)):

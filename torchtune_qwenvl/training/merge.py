@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from torchtune_qwenvl.modules.lora import is_adapter
 from torchtune_qwenvl.training.folder import CheckpointFolder
-from torchtune_qwenvl.training.weight_table import WeightTable
+from torchtune_qwenvl.training.weight_table import WeightTable, as_stored
 
 
 def lora_scaling(model: nn.Module) -> dict[str, float]:
@@ -61,7 +61,7 @@ class Merger:
                 raise ValueError(
                     f"{files.path}: {name} has shape {list(entry.shape)}, ours {list(joined.shape)}"
                 )
-            yield joined.reshape(entry.shape)
+            yield as_stored(joined, entry.shape)
 
     @torch.no_grad()
     def weight(self, name: str) -> Tensor:

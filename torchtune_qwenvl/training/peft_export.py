@@ -28,7 +28,7 @@ from torchtune_qwenvl.modules.lora import is_adapter
 from torchtune_qwenvl.training.checkpoint import check_out_folder
 from torchtune_qwenvl.training.folder import CheckpointFolder, check_disk_space, replaced_folder, write_json
 from torchtune_qwenvl.training.merge import lora_scaling
-from torchtune_qwenvl.training.weight_table import WeightTable
+from torchtune_qwenvl.training.weight_table import WeightTable, lies_transposed
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -147,18 +147,21 @@ def _full_tensors(
     """transformers' tensors of every module that holds one of the parameters `full`; a tied head among
     them."""
     names, found = set(state), {}
-    modules = {table.theirs(name).name.rpartition(".")[0] for name in full}
-    modules |= {
-        table.theirs(head).name.rpartition(".")[0]
+    wanted = [table.theirs(name).name.rpartition(".") for name in full]
+    wanted += [
+        table.theirs(head).name.rpartition(".")
         for head, embedding in table.tied.items()
         if embedding in full and head not in names
-    }
-    for module in sorted(modules):
-        for leaf in ("weight", "bias"):
+    ]
+    leaves = sorted({"weight", "bias"} | {leaf for *_, leaf in wanted})
+    for module in sorted({module for module, *_ in wanted}):
+        for leaf in leaves:
             ours = [table.tied.get(n, n) if n not in names else n for n in table.ours(f"{module}.{leaf}")]
             if ours and names.issuperset(ours):
                 whole = torch.cat([_value(state, name) for name in ours])
-                found[f"{module}.{leaf}"] = whole.reshape(shapes.get(f"{module}.{leaf}", whole.shape))
+                shape = shapes.get(f"{module}.{leaf}", tuple(whole.shape))
+                turned = lies_transposed(shape, tuple(whole.shape))  # in files only, not in PEFT's modules
+                found[f"{module}.{leaf}"] = whole if turned else whole.reshape(shape)
     return found
 
 

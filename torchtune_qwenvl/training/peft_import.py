@@ -71,14 +71,18 @@ class AdapterFolder:
             n for name in self.stored if self._split(name)[1] not in LEAVES for n in self.table.ours(name)
         ]
         modes = dict.fromkeys(PARTS, "frozen")
-        modes |= {part_of(name): "full" for name in full} | {part_of(name): "lora" for name in lora}
+        modes |= {part_of(name): "full" for name in full if not _of_experts(name)} | {
+            part_of(name): "lora" for name in lora
+        }
         leaves = {name.rpartition(".")[2] for name in lora}
         module = next(iter(self.lora_modules))
         rank = self.stored[f"{module}.lora_A.weight"].shape[0] // len(self.lora_modules[module])
         total_rank = self.config["rank_pattern"].get(module, self.config["r"])
         total_alpha = self.config["alpha_pattern"].get(module, self.config["lora_alpha"])
+        experts = {"experts_trainable": any(_of_experts(name) for name in full)}
         return {
             **{f"{part}_trainable": mode for part, mode in modes.items()},
+            **(experts if any(_of_experts(str(ours)) for ours in self.table.rows.values()) else {}),
             "lora_attn_modules": [name for name in ATTENTION_LINEARS if name in leaves],
             "apply_lora_to_mlp": not leaves.isdisjoint(MLP_LINEARS),
             "lora_rank": rank,
@@ -128,6 +132,10 @@ def adapter_arguments(folder: str | Path, source: str | Path) -> dict[str, Any]:
     """Builder arguments of the model that wrote an adapter folder: `load_model(source,
     **adapter_arguments(...))`."""
     return AdapterFolder(folder, get_family(source).weights).builder_arguments()
+
+
+def _of_experts(name: str) -> bool:
+    return ".experts." in name
 
 
 _ADVICE = "build the model with load_model(source, **adapter_arguments(folder, source))"

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from torchtune_qwenvl.modules.lora import is_adapter
 from torchtune_qwenvl.training.folder import CheckpointFolder
-from torchtune_qwenvl.training.weight_table import WeightTable, fits
+from torchtune_qwenvl.training.weight_table import WeightTable, fits, lies_transposed
 
 
 @dataclass(frozen=True)
 class StoredWeight:
     """One of our parameters where it lies: part `index` of `count` of the tensor `name` in `files`, along
-    axis 0."""
+    axis 0; `transposed`: the matrices of a stack lie the other way round."""
 
     files: CheckpointFolder
     name: str
@@ -27,6 +27,7 @@ class StoredWeight:
     count: int
     shape: tuple[int, ...]
     dtype: torch.dtype
+    transposed: bool = False
 
     def read(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Rows [start, stop) in our shape and the file's dtype, backed by the mapped file: copy before
@@ -40,6 +41,8 @@ class StoredWeight:
             if everything
             else self.files.read(self.name, first + start, first + stop)
         )
+        if self.transposed:
+            return data.transpose(1, 2)
         return data.reshape(max(0, stop - start), *self.shape[1:])
 
 
@@ -76,7 +79,8 @@ def plan_weights(
                     f"{where} has shape {list(entry.shape)}, but {our} takes {part}it as "
                     f"{list(shapes[our])}: config.json and weights do not belong together"
                 )
-            plan[our] = StoredWeight(files, name, index, len(ours), tuple(shapes[our]), entry.dtype)
+            turned = lies_transposed(entry.shape, shapes[our])
+            plan[our] = StoredWeight(files, name, index, len(ours), tuple(shapes[our]), entry.dtype, turned)
     if missing := [name for name in shapes if name not in plan and not is_adapter(name)]:
         names = ", ".join(table.theirs(name).name for name in missing[:3])
         raise ValueError(f"{files.path}: {len(missing)} tensors are missing, {names} among them")

@@ -82,13 +82,24 @@ def fits(stored: tuple[int, ...], pieces: int, wanted: tuple[int, ...]) -> bool:
     """Whether a part of a stored tensor can become a parameter: the same rows, and the same values in each.
 
     A convolution kernel [d, c, t, p, p] is our matrix [d, c*t*p*p]; a matrix is never reshaped, only a
-    longer shape.
+    longer shape. A stack of matrices may lie the other way round, see `lies_transposed`.
     """
     if not stored or stored[0] % pieces:
         return False
     part = (stored[0] // pieces, *stored[1:])
     flattened = len(stored) > 2 and (part[0], torch.Size(part[1:]).numel()) == tuple(wanted)
-    return part == tuple(wanted) or flattened
+    return part == tuple(wanted) or flattened or lies_transposed(stored, wanted)
+
+
+def lies_transposed(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether a stack of matrices [e, a, b] is stored as [e, b, a]; transformers, too, tells it by shape."""
+    stored, wanted = tuple(stored), tuple(wanted)
+    return len(stored) == len(wanted) == 3 and stored != wanted and stored == (wanted[0], *wanted[:0:-1])
+
+
+def as_stored(tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Our parameter in the shape of the stored tensor; `fits` is true of the two."""
+    return tensor.transpose(1, 2) if lies_transposed(shape, tuple(tensor.shape)) else tensor.reshape(shape)
 
 
 def _as_tuple(targets: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -23,6 +23,8 @@ from torchtune_qwenvl.transforms.decode import MAX_IMAGE_PIXELS, ImageSource, Op
 from torchtune_qwenvl.transforms.errors import BadSample
 
 MAX_ASPECT_RATIO = 200
+# Patches normalised at a time: they stay in the cache, and no second picture-sized buffer is touched.
+_CHUNK = 256
 IMAGE_OPTIONS = ("min_pixels", "max_pixels", "resized_height", "resized_width")
 _DTYPES = {
     "uint8": torch.uint8,
@@ -181,8 +183,11 @@ class ImageTransform(Transform):
         # The reference's fp32 operations in the reference's order: any other order differs in the last bit.
         mean = (torch.tensor(self.image_mean) * 255.0)[:, None]
         std = (torch.tensor(self.image_std) * 255.0)[:, None]
-        frame = raw.float().sub_(mean).div_(std).to(self.dtype)
-        return torch.stack([frame] * self.temporal_patch_size, dim=2).flatten(1)
+        out = torch.empty(len(raw), raw.shape[1], self.temporal_patch_size, raw.shape[2], dtype=self.dtype)
+        for target, some in zip(out.split(_CHUNK), raw.split(_CHUNK), strict=True):
+            frame = torch.sub(some, mean).div_(std).to(self.dtype)
+            torch.stack([frame] * self.temporal_patch_size, dim=2, out=target)
+        return out.flatten(1)
 
 
 def cut_patches(pixels: torch.Tensor, patch_size: int, merge_size: int) -> torch.Tensor:

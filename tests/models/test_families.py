@@ -1,0 +1,120 @@
+"""What every family's folder must bring: sizes, config files, a vision half of its own."""
+
+import json
+
+import pytest
+import tiny
+import torch
+from cases import Case, ours_like, relative, renamed
+
+from torchtune_qwenvl import load_model, load_vision_encoder, models
+from torchtune_qwenvl.data import collate
+from torchtune_qwenvl.models import get_family, qwen2_vl, qwen3_vl, qwen3_vl_moe
+
+COUNTS = {
+    (qwen2_vl, "qwen2_vl_2b"): 2_208_985_600,
+    (qwen2_vl, "qwen2_vl_7b"): 8_291_375_616,
+    (qwen2_vl, "qwen2_vl_72b"): 73_405_560_320,
+    (qwen3_vl, "qwen3_vl_2b"): 2_127_532_032,
+    (qwen3_vl, "qwen3_vl_4b"): 4_437_815_808,
+    (qwen3_vl, "qwen3_vl_8b"): 8_767_123_696,
+    (qwen3_vl, "qwen3_vl_32b"): 33_357_390_064,
+    (qwen3_vl_moe, "qwen3_vl_30b_a3b"): 31_070_754_032,
+    (qwen3_vl_moe, "qwen3_vl_235b_a22b"): 235_670_022_896,
+}
+
+
+@pytest.mark.parametrize(("builder", "count"), COUNTS.items(), ids=[name for _, name in COUNTS])
+def test_published_parameter_counts(builder, count):
+    family, name = builder
+    with torch.device("meta"):
+        model = getattr(family, name)()
+        reference = tiny.FAMILIES[model.config["model_type"]]
+        theirs = reference.model(reference.config(**model.config))
+    assert sum(p.numel() for p in model.parameters()) == count
+    assert sum(p.numel() for p in theirs.parameters()) == count
+    assert not list(model.buffers())
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_published_and_5_x_config_json_read_alike(family):
+    config = tiny.tiny_hf_config(family=family, tie=True)
+    published = (tiny.flat_config if tiny.FAMILIES[family].flat else tiny.nested_config)(config)
+    with torch.device("meta"):
+        read = [get_family(raw).from_config(raw).config for raw in (config.to_dict(), published)]
+        again = get_family(read[0]).from_config(read[0]).config
+    for one in (*read, again):  # nobody reads it, and only the published form has it
+        one["text_config"]["rope_parameters"].pop("mrope_interleaved", None)
+    assert read[0] == read[1] == again
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"])
+def test_the_published_file_builds(family):
+    published = tiny.shared_data() / "published" / family / "config.json"
+    raw = json.loads(published.read_text())
+    vision = raw["vision_config"]  # shared with fewer layers than these name
+    for name in ("deepstack_visual_indexes", "fullatt_block_indexes"):
+        if name in vision:
+            vision[name] = [0, 1]
+    with torch.device("meta"):
+        model = get_family(raw).from_config(raw)
+    assert model.config["dtype"] == "bfloat16" and model.config["vision_config"]["in_channels"] == 3
+    assert models.get_family(raw) is models.FAMILIES[family]
+
+
+@pytest.mark.parametrize(
+    ("family", "text", "vision", "message"),
+    [
+        ("qwen2_vl", {}, {"hidden_act": "gelu"}, "hidden_act quick_gelu, got 'gelu'"),
+        ("qwen2_vl", {}, {"hidden_size": 32}, "visual tokens of width 32"),
+        ("qwen2_vl", {}, {"num_heads": 5}, "64 is no multiple of 20"),
+        ("qwen3_vl", {"attention_bias": True}, {}, "attention_bias is true"),
+        ("qwen3_vl", {"head_dim": 16}, {}, "half a head, 8"),
+        ("qwen3_vl", {"head_dim": None}, {}, "'head_dim'"),
+        ("qwen3_vl", {}, {"deepstack_visual_indexes": [1, 9]}, r"\[9\] beyond the 3 vision layers"),
+        ("qwen3_vl", {"num_hidden_layers": 1}, {}, "2 deepstack_visual_indexes for 1 decoder layers"),
+        ("qwen3_vl", {}, {"num_position_embeddings": 40}, "40: expected a square number"),
+        (
+            "qwen3_vl_moe",
+            {"num_experts_per_tok": 7},
+            {},
+            "num_experts_per_tok 7: expected 1 to num_experts, 6",
+        ),
+        ("qwen3_vl_moe", {"norm_topk_prob": False}, {}, "norm_topk_prob is false"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(family, text, vision, message):
+    raw = tiny.tiny_hf_config(family=family).to_dict()
+    raw["text_config"] |= text
+    raw["vision_config"] |= vision
+    with pytest.raises(ValueError, match=message):
+        get_family(raw).from_config(raw)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_the_vision_half_alone_equals_that_of_the_model(tmp_path, family):
+    source = tiny.save_tiny_folder(tmp_path / "source", family=family)
+    encoder, model = load_vision_encoder(source), load_model(source)
+    assert not any(p.is_meta for p in encoder.parameters())
+    pixels = torch.randint(0, 256, (24, encoder.patch_embed.still_width), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(encoder(pixels, [[1, 4, 6]]), model.vision_encoder(pixels, [[1, 4, 6]]))
+
+
+def test_load_balance_loss_equals_the_reference():
+    """Loss and every gradient, padding left out."""
+    hf = tiny.tiny_hf_model(seed=6, family="qwen3_vl_moe")
+    ours = ours_like(hf, router_aux_loss_coef=0.3)
+    hf.config.text_config.router_aux_loss_coef = 0.3
+    case = Case(hf, [2, (1, 6, 12), 14], [25], [1, (1, 2, 4), 1, (1, 8, 34), 6])
+    expected = hf(**case.reference_inputs(), output_router_logits=True)
+    expected.loss.backward()
+    loss, n = ours(**collate(case.samples, padding_idx=0))
+    (loss / n).backward()
+    assert abs(loss / n - expected.loss) <= 5e-6
+    assert 0.3 * expected.aux_loss > 0.1  # it counts
+    gradients = {name: p.grad for name, p in hf.named_parameters() if p.grad is not None}
+    theirs = dict(renamed(hf, gradients))
+    assert theirs.keys() == dict(ours.named_parameters()).keys()
+    for name, parameter in ours.named_parameters():
+        assert relative(parameter.grad, theirs[name]) <= 1e-5, name

@@ -1,0 +1,86 @@
+"""Qwen3-VL's two chat formats, Instruct and Thinking, as data of one class.
+
+Beside Qwen2.5-VL's: no default system turn, tool results inside a user's turn, several in one. In the
+Thinking format an answer behind the last question begins with what was thought, earlier ones lose it:
+
+    user "A?"   assistant "<think> x </think> 1"     ->  <|im_start|>assistant 1<|im_end|>
+    user "B?"   assistant "<think> y </think> 2"     ->  <|im_start|>assistant <think> y </think> 2<|im_end|>
+
+Source: chat_template of the published checkpoints (Qwen/Qwen3-VL-*-Instruct, -Thinking).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torchtune.data import Message
+
+from torchtune_qwenvl.transforms.chat import ChatFormat, MediaSlot, Piece, Special, Turn
+from torchtune_qwenvl.transforms.errors import BadSample
+
+_RESULT = ("\n<tool_response>\n", "\n</tool_response>")
+_MEDIA_ROLES = ("user", "ipython")
+
+
+@dataclass(frozen=True)
+class Qwen3Chat(ChatFormat):
+    """`ChatFormat` with tool results in user turns.
+
+    Args:
+        thinking: whether answers carry their reasoning, as the module's example shows.
+    """
+
+    thinking: bool = False
+
+    def turn(self, messages: Sequence[Message], number: int, content: list[Piece]) -> Turn:
+        """See `ChatFormat.turn`."""
+        message, where = messages[number], f"message {number}"
+        if message.role not in _MEDIA_ROLES and any(isinstance(piece, MediaSlot) for piece in content):
+            raise BadSample(
+                f"an image in a message of role {message.role!r}",
+                where=where,
+                fix="this model's chat template has images in user messages and tool results only",
+            )
+        if message.role == "system" and number:
+            raise BadSample("a system message behind the first", where=where, fix="put it first")
+        if message.role == "ipython":
+            return self._tool_result(messages, number, content)
+        if message.role == "assistant" and self.thinking:
+            content = [self._thought(messages, number, "".join(str(piece) for piece in content))]
+        return super().turn(messages, number, content)
+
+    def _tool_result(self, messages: Sequence[Message], number: int, content: list[Piece]) -> Turn:
+        """Neighbouring results share one turn of the user: the first opens it, the last ends it."""
+        opens = number == 0 or messages[number - 1].role != "ipython"
+        ends = number + 1 == len(messages) or messages[number + 1].role != "ipython"
+        header: list[Piece] = [Special(self.turn_start), "user"] if opens else []
+        ending: list[Piece] = [Special(self.turn_end), "\n"] if ends else []
+        return Turn("ipython", header, [_RESULT[0], *content, _RESULT[1]], ending)
+
+    def _thought(self, messages: Sequence[Message], number: int, text: str) -> str:
+        reasoning, closed, answer = text.rpartition("</think>")
+        if closed:
+            reasoning = text.split("</think>")[0].rstrip("\n").split("<think>")[-1].strip("\n")
+            answer = answer.lstrip("\n")
+        behind_the_question = number > _last_question(messages)
+        if behind_the_question and (reasoning or number + 1 == len(messages)):
+            return f"<think>\n{reasoning}\n</think>\n\n" + answer.lstrip("\n")
+        return answer
+
+
+def _last_question(messages: Sequence[Message]) -> int:
+    """Index of the last user message that is no tool result written as text."""
+    for number in reversed(range(len(messages))):
+        if messages[number].role != "user":
+            continue
+        text = messages[number].text_content
+        pure = not messages[number].contains_media
+        if not (pure and text.startswith("<tool_response>") and text.endswith("</tool_response>")):
+            return number
+    return len(messages) - 1
+
+
+_ROLES = {"system": "system", "user": "user", "assistant": "assistant", "ipython": "user"}
+INSTRUCT = Qwen3Chat(roles=_ROLES, default_system=None)
+THINKING = Qwen3Chat(roles=_ROLES, default_system=None, answer_opening="<think>\n", thinking=True)
