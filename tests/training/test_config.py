@@ -50,7 +50,7 @@ def test_another_component_drops_the_arguments_of_the_old_one() -> None:
         ("optimizer.weight_decy=1", "no such argument. Did you mean 'weight_decay'"),
         ("optimizer=torch.optim.AdmW", "no component 'torch.optim.AdmW'"),
         ("batch_size=two", "'batch_size': expected a value like 1, got 'two'"),
-        ("val_dataset={source: x}", "'val_dataset' takes a component"),
+        ("metric_logger=3", "'metric_logger' takes a component"),
         ("~optimizer.fusd", "no such key. Did you mean 'fused'"),
     ],
 )
@@ -95,3 +95,9 @@ def test_stock_form_has_what_the_stock_recipes_read() -> None:
     switches = {"compile", "optimizer_in_bwd", "resume_from_checkpoint"}
     assert {"device", "loss", "max_steps_per_epoch", "collate_fn", *switches} <= cfg.keys()
     assert "finish" not in cfg and "learning_rates" not in cfg
+
+
+@pytest.mark.parametrize("slot", ["dataset", "val_dataset"])
+def test_a_source_alone_is_read_by_our_dataset(slot: str):
+    node = resolve("qwen2_5_vl/3B_lora", [f"{slot}.source=data.json"])[slot]
+    assert node == {"_component_": "torchtune_qwenvl.data.vision_chat_dataset", "source": "data.json"}

@@ -5,6 +5,10 @@
     output_dir/recipe_state/            what the recipe needs to resume; written last, names the folder above
 
 Resuming with LoRA starts from the unmerged base weights, the adapter, and the fully trained parts beside it.
+
+On a CPU torchtune 0.6.1's LoRA recipes merge into the live model when they save between epochs (their
+copy "to the CPU" is none), so that a run of several epochs goes on from doubled adapters; what is written
+is right. On a GPU, and in our own recipe, nothing of the kind happens.
 """
 
 import os

@@ -27,6 +27,8 @@ COMPONENT = "_component_"
 # Keys that take a component: `optimizer=torch.optim.SGD` on the command line is short for
 # `optimizer._component_=…`.
 SLOTS = ("model", "tokenizer", "dataset", "val_dataset", "optimizer", "lr_scheduler", "metric_logger")
+# What `dataset.source=data.json` means where no component is named.
+DATASETS = dict.fromkeys(("dataset", "val_dataset"), "torchtune_qwenvl.data.vision_chat_dataset")
 _REMOVE = object()
 
 
@@ -47,6 +49,9 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         for part in reversed(path):
             value = {part: value}
         merged = _merge(merged, value)
+    for slot, default in DATASETS.items():
+        if isinstance(merged[slot], dict):
+            merged[slot] = {COMPONENT: default, **merged[slot]}
     _check_keys(base, merged)
     cfg = OmegaConf.create(merged)
     for where, node in _components(OmegaConf.to_container(cfg, resolve=True)):
@@ -91,6 +96,7 @@ def for_stock_recipe(cfg: DictConfig) -> DictConfig:
         COMPONENT: "torchtune_qwenvl.training.checkpointer.FolderCheckpointer",
         "checkpoint_dir": ours["checkpoint_dir"],
         "output_dir": ours["output_dir"],
+        "model_type": None,  # the recipes look it up under activation checkpointing
     }
     stock["collate_fn"] = "torchtune_qwenvl.data.collate"
     stock["loss"] = {COMPONENT: "torchtune.modules.loss.CEWithChunkedOutputLoss"}

@@ -11,6 +11,9 @@ With q and v adapted, rank r each, and s rows per projection:
 
 DoRA's magnitudes are per row, so they are joined; a part without adapter keeps the norms of its own rows.
 Parts that train fully beside LoRA go whole into `modules_to_save`.
+
+PEFT 0.21 refuses to load any LoRA where it finds torchao < 0.16, which torchtune 0.6.1 needs: load
+adapters in an environment without torchao.
 """
 
 import json
