@@ -183,6 +183,7 @@ def test_errors_survive_workers():
     for error in (BadSample("a", where="b", fix="c"), SampleTooLong("a").at("b")):
         copy = pickle.loads(pickle.dumps(error))
         assert type(copy) is type(error) and str(copy) == str(error)
+    assert isinstance(SampleTooLong("a").at("b"), SampleTooLong)
 
 
 def test_pickled_transform_gives_the_same(transform):
