@@ -157,6 +157,7 @@ class FinetuneRecipe:
         done = self.progress.samples_done if epoch == self.progress.epoch else 0
         self.loader.sampler.set_position(epoch, done)
         batches = iter(self.loader)
+        first_step, labelled = self.progress.step, 0
         while self.progress.step < self.epoch_ends[epoch]:
             with self.meter.waiting():
                 step_batches = list(islice(batches, self.cfg.gradient_accumulation_steps))
@@ -164,6 +165,7 @@ class FinetuneRecipe:
             loss, norm, work = self.step(step_batches)
             self.progress.step += 1
             self.progress.epoch, self.progress.samples_done = self.loader.position
+            labelled = labelled + work[0]  # stays on the device
             self.meter.add(work)
             self.bar.update()
             if self.is_due(self.cfg.log_every_n_steps):
@@ -173,6 +175,11 @@ class FinetuneRecipe:
                     self.validate()
                 if self.is_due(self.cfg.save_every_n_steps):
                     self.save()
+        if self.progress.step > first_step and not int(labelled):
+            raise ValueError(
+                f"epoch {epoch} trained on no token at all: every sample was skipped. The reasons are logged "
+                "above; on_bad_sample=raise stops at the first bad sample."
+            )
 
     def step(self, batches: list[Batch]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One optimizer step. Returns loss, gradient norm before clipping, and `Work`, of all ranks."""
@@ -187,7 +194,7 @@ class FinetuneRecipe:
             # Sharded gradients are averaged over the ranks, ours are to be summed.
             (loss_sum * self.world.size / labelled).backward()
             loss += loss_sum.detach()
-        self.check_gradients(images=work[2])
+        self.check_gradients(labelled=work[0], images=work[2])
         norm = gradient_norm(self.model.parameters())
         if self.cfg.clip_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.cfg.clip_grad_norm, norm)

@@ -12,7 +12,7 @@ from torchtune_qwenvl.modules.loss import chunked_cross_entropy, labelled_positi
 @pytest.mark.parametrize("scratch", [1, 200, 2**23])
 @pytest.mark.parametrize("chunk", [3, 100])
 def test_equals_torchs_cross_entropy(monkeypatch, scratch, chunk):
-    monkeypatch.setattr(module, "_SCRATCH", scratch)
+    monkeypatch.setitem(module._SCRATCH, "cpu", scratch)
     head = nn.Linear(6, 50, dtype=torch.float64)
     states = torch.randn(11, 6, dtype=torch.float64, requires_grad=True)
     targets = torch.randint(0, 50, (11,))

@@ -112,3 +112,13 @@ def test_errors_say_what_to_do(
     failed = run(tmp_path / "out", *overrides, config=config)
     assert failed.codes == [1]
     assert re.search(rf"ValueError: .*({message})", failed.printed), failed.printed
+
+
+def test_an_epoch_of_skipped_samples_is_an_error(config: Path, tmp_path: Path) -> None:
+    data = tmp_path / "broken.jsonl"
+    data.write_text('{"messages": []}\n' * 4)
+    failed = run(tmp_path / "out", f"dataset.source={data}", "on_bad_sample=skip", config=config)
+    assert failed.codes == [1]
+    assert re.search(
+        r"ValueError: epoch 0 trained on no token at all: every sample was skipped", failed.printed
+    )

@@ -33,6 +33,8 @@ CONFIG = OmegaConf.create(
     }
 )
 
+SOME = torch.tensor(5)  # labelled tokens of a step
+
 
 @pytest.fixture
 def setup() -> SimpleNamespace:
@@ -96,12 +98,13 @@ def test_nothing_trains(setup: SimpleNamespace) -> None:
 
 def test_healthy_gradients_pass_and_text_defers_the_visual_parts(setup: SimpleNamespace) -> None:
     check = GradientCheck(trainable_by_part(setup.model))
-    check(backward(setup.model, setup.text))
+    check(torch.tensor(0), torch.tensor(3))  # every sample was skipped: no gradient is expected
+    check(SOME, backward(setup.model, setup.text))
     assert setup.model.vision_encoder.patch_embed.weight.grad.abs().max() == 0
     setup.model.zero_grad()
-    check(backward(setup.model, setup.images))
+    check(SOME, backward(setup.model, setup.images))
     setup.model.zero_grad()
-    check(torch.tensor(1.0))  # all is checked: nothing is read any more
+    check(SOME, torch.tensor(1.0))  # all is checked: nothing is read any more
 
 
 def test_detached_encoder_is_found_at_the_first_images(setup: SimpleNamespace) -> None:
@@ -109,9 +112,9 @@ def test_detached_encoder_is_found_at_the_first_images(setup: SimpleNamespace) -
     encode = encoder.forward
     encoder.forward = lambda *args, **kwargs: encode(*args, **kwargs).detach()
     check = GradientCheck(trainable_by_part(setup.model))
-    check(torch.tensor(0.0) * backward(setup.model, setup.text))
+    check(SOME, torch.tensor(0.0) * backward(setup.model, setup.text))
     with pytest.raises(ValueError, match=r"of the encoder got no gradient.*'vision_encoder\.patch_embed"):
-        check(backward(setup.model, setup.images))
+        check(SOME, backward(setup.model, setup.images))
 
 
 def test_all_zero_is_found(setup: SimpleNamespace) -> None:
@@ -119,7 +122,7 @@ def test_all_zero_is_found(setup: SimpleNamespace) -> None:
     encode = encoder.forward
     encoder.forward = lambda *args, **kwargs: 0 * encode(*args, **kwargs)
     with pytest.raises(ValueError, match="All gradients of the encoder are zero"):
-        GradientCheck(trainable_by_part(setup.model))(backward(setup.model, setup.images))
+        GradientCheck(trainable_by_part(setup.model))(SOME, backward(setup.model, setup.images))
 
 
 @pytest.mark.parametrize("masters", [True, False])

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
-from torchtune.modules import FeedForward, RMSNorm
+from torchtune.modules import FeedForward
 
 from torchtune_qwenvl.modules.decoder import TiedOutput, VisionLanguageDecoder
 from torchtune_qwenvl.modules.layers import Attention, TransformerLayer
 from torchtune_qwenvl.modules.lora import Adapter, Training, make_linear
+from torchtune_qwenvl.modules.norm import RMSNorm
 from torchtune_qwenvl.modules.rope import AxialRotary, inverse_frequencies, yarn_frequencies
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.modules.vision_layers import PatchMerger

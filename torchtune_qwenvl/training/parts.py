@@ -74,14 +74,18 @@ class GradientCheck:
     def __init__(self, parts: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
         self._unchecked = dict(parts)
 
-    def __call__(self, images: Tensor) -> None:
-        """Call after backward; `images`: how many this step had, on all ranks. Reads it until all is checked.
+    def __call__(self, labelled: Tensor, images: Tensor) -> None:
+        """Call after backward, with what the step had on all ranks; read until every part is checked.
+
+        Args:
+            labelled: labelled tokens; a step without any (all its samples skipped) says nothing.
+            images: images and clips.
 
         Raises:
             ValueError: a trainable parameter without a gradient, or a part whose gradients are all zero.
         """
         for part in list(self._unchecked):
-            if images.item() or part not in VISUAL:
+            if labelled.item() and (images.item() or part not in VISUAL):
                 self._check(part, self._unchecked.pop(part))
 
     @staticmethod

@@ -35,13 +35,11 @@ class Progress:
         step: optimizer steps done.
         epoch: the epoch that the next batch comes from, counted from 0.
         samples_done: samples of this epoch that all ranks together have trained on.
-        tokens: tokens that all ranks together have trained on.
     """
 
     step: int = 0
     epoch: int = 0
     samples_done: int = 0
-    tokens: int = 0
 
 
 def save(
