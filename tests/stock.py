@@ -42,6 +42,61 @@ def losses(process: BaseProcess, settings: dict) -> list[float]:
     return [float(value) for value in re.findall(r"^Step \d+ \| loss:(\S+)", log.read_text(), re.MULTILINE)]
 
 
+def config(root: Path, output: Path, model: dict, family: str = "qwen2_5_vl") -> dict:
+    """What both recipes want to know."""
+    return {
+        "output_dir": str(output),
+        "seed": 0,
+        "device": "cpu",
+        "dtype": "fp32",
+        "shuffle": False,
+        "compile": False,
+        "epochs": 1,
+        "max_steps_per_epoch": None,
+        "batch_size": 8,
+        "gradient_accumulation_steps": 1,
+        "optimizer_in_bwd": False,
+        "resume_from_checkpoint": False,
+        "enable_activation_checkpointing": False,
+        "enable_activation_offloading": False,
+        "checkpointer": {
+            "_component_": "torchtune_qwenvl.training.checkpointer.FolderCheckpointer",
+            "checkpoint_dir": str(root / "checkpoint"),
+            "output_dir": str(output),
+            "model_type": family,
+        },
+        "model": {
+            "_component_": f"torchtune_qwenvl.models.{family}.{family}_from_config",
+            "config": str(root / "checkpoint"),
+            **model,
+        },
+        "tokenizer": {"_component_": "torchtune_qwenvl.load_transform", "folder": str(root / "checkpoint")},
+        "dataset": {"_component_": "torchtune.datasets.multimodal.multimodal_chat_dataset", **data(root)},
+        "collate_fn": "torchtune_qwenvl.data.collate",
+        "loss": {"_component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"},
+        "optimizer": {"_component_": "torch.optim.AdamW", "lr": 1e-2, "fused": True},
+        "lr_scheduler": {
+            "_component_": "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup",
+            "num_warmup_steps": 0,
+        },
+        "metric_logger": {
+            "_component_": "torchtune.training.metric_logging.DiskLogger",
+            "log_dir": str(output / "logs"),
+        },
+    }
+
+
+def data(root: Path) -> dict:
+    return {
+        "source": "json",
+        "data_files": str(root / "data.json"),
+        "image_dir": str(root),
+        "image_tag": "<image>",
+        "split": "train",
+        "cache_dir": str(root / "cache"),
+    }
+
+
 def _tune(recipe: str, output: str) -> None:
     from torchtune._cli import tune
 

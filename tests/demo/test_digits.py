@@ -49,7 +49,7 @@ def test_records_name_an_image_and_its_digit(folder: Path, name: str, count: int
     for number, record in enumerate(records):
         question, answer = MessageParser()(record)
         assert [part["type"] for part in question.content] == ["image", "text"]
-        assert answer.text_content == f"This is a {digits[number * len(digits) // count]}."
+        assert answer.text_content == f"The digit is {digits[number * len(digits) // count]}."
         with Image.open(folder / record["image"]) as image:
             assert (image.size, image.mode) == ((SIDE, SIDE), "L")
 

@@ -51,8 +51,8 @@ def test_log_of_a_second_run_replaces_the_first_from_its_step_on(tmp_path: Path)
 
 
 def test_an_answer_is_right_to_the_last_character():
-    given = ["This is a 7.", "This is a 7", "this is a 7.", "This is a 1."]
-    assert accuracy([Answer(Path("x.png"), "This is a 7.", text) for text in given]) == 0.25
+    given = ["The digit is 7.", "The digit is 7", "the digit is 7.", "The digit is 1."]
+    assert accuracy([Answer(Path("x.png"), "The digit is 7.", text) for text in given]) == 0.25
 
 
 def test_every_record_is_asked_its_question_in_batches(run: Path):
@@ -79,15 +79,15 @@ def test_report_ends_with_the_accuracy(run: Path, tmp_path: Path, capsys: pytest
 def test_pictures_show_right_answers_wrong_ones_and_curves(run: Path, tmp_path: Path):
     image = run / "data/images/test_0000_0.png"
     right, wrong = (
-        Answer(image, "This is a 7.", "This is a 7."),
-        Answer(image, "This is a 7.", "This is a 1."),
+        Answer(image, "The digit is 7.", "The digit is 7."),
+        Answer(image, "The digit is 7.", "The digit is 1."),
     )
     draw_answers([right] * 50, tmp_path / "right.png")
     draw_answers([right, wrong], tmp_path / "both.png")
     assert _has(tmp_path / "right.png", GREEN) and not _has(tmp_path / "right.png", RED)
     assert _has(tmp_path / "both.png", GREEN) and _has(tmp_path / "both.png", RED)
     draw_answers(
-        [Answer(image, "This is a 7.", "$\\x$ \n\u2451" * 9)], tmp_path / "nonsense.png"
+        [Answer(image, "The digit is 7.", "$\\x$ \n\u2451" * 9)], tmp_path / "nonsense.png"
     )  # no mathtext
     draw_curves({"loss": [(1, 2.0), (2, 1.0)]}, 0.9, tmp_path / "without.png")
     draw_curves({"loss": [(1, 2.0), (2, 1.0)], "val_loss": [(1, 1.5), (2, 1.2)]}, 0.9, tmp_path / "with.png")

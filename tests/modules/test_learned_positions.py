@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from torchtune_qwenvl.modules.learned_positions import LearnedPositions, bicubic
+from torchtune_qwenvl.modules.learned_positions import LearnedPositions, bicubic, bilinear
 
 SIDE, WIDTH, MERGE, CPU = 6, 5, 2, torch.device("cpu")
 
@@ -46,3 +46,12 @@ def test_a_bf16_table_is_stretched_in_fp32_also_under_autocast():
     exact.load_state_dict(positions.state_dict())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(positions([(1, 8, 4)], MERGE, CPU), exact([(1, 8, 4)], MERGE, CPU))
+
+
+@pytest.mark.parametrize(("length", "side"), [(2, 6), (6, 6), (46, 6), (60, 48), (1, 6)])
+def test_bilinear_goes_from_corner_to_corner(length, side):
+    table = torch.randn(1, WIDTH, side, dtype=torch.float64)
+    expected = F.interpolate(table, size=length, mode="linear", align_corners=True)[0].T
+    matrix = bilinear(length, side)
+    assert matrix.dtype == torch.float32
+    assert (matrix.double() @ table[0].T - expected).abs().max() <= 1e-6

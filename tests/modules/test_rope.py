@@ -6,7 +6,14 @@ import math
 import pytest
 import torch
 
-from torchtune_qwenvl.modules.rope import AxialRotary, inverse_frequencies, rotate, yarn_frequencies
+from torchtune_qwenvl.modules.rope import (
+    AxialRotary,
+    chunked_axes,
+    interleaved_axes,
+    inverse_frequencies,
+    rotate,
+    yarn_frequencies,
+)
 
 AXES = [0, 0, 1, 2]
 
@@ -72,3 +79,11 @@ def test_yarn_keeps_fast_frequencies_and_stretches_slow_ones():
 def test_axes_and_frequencies_must_agree():
     with pytest.raises(ValueError, match="3 axes for 4 frequencies"):
         AxialRotary(inverse_frequencies(8, 100.0), [0, 1, 2])
+
+
+def test_axes_in_chunks_and_in_turns():
+    assert chunked_axes([2, 1, 3]) == [0, 0, 1, 2, 2, 2]
+    assert interleaved_axes([4, 2, 2]) == [0, 1, 2, 0, 1, 2, 0, 0]
+    # Qwen3-VL's: rows and columns at 1, 4, … and 2, 5, … below 60, the frame's time elsewhere.
+    axes = interleaved_axes([24, 20, 20])
+    assert axes[:60] == [0, 1, 2] * 20 and axes[60:] == [0] * 4

@@ -9,7 +9,7 @@ import tiny
 import torch
 import yaml
 from launch import run
-from stock import losses, start
+from stock import config, data, losses, start
 from torchtune.datasets.multimodal import multimodal_chat_dataset
 from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -40,61 +40,6 @@ def workspace(tmp_path_factory):
         rows.append({"image": f"{i}.png", "conversations": [{"from": f, "value": v} for f, v in turns]})
     (root / "data.json").write_text(json.dumps(rows * STEPS))
     return root
-
-
-def config(root: Path, output: Path, model: dict) -> dict:
-    """What both recipes want to know."""
-    return {
-        "output_dir": str(output),
-        "seed": 0,
-        "device": "cpu",
-        "dtype": "fp32",
-        "shuffle": False,
-        "compile": False,
-        "epochs": 1,
-        "max_steps_per_epoch": None,
-        "batch_size": 8,
-        "gradient_accumulation_steps": 1,
-        "optimizer_in_bwd": False,
-        "resume_from_checkpoint": False,
-        "enable_activation_checkpointing": False,
-        "enable_activation_offloading": False,
-        "checkpointer": {
-            "_component_": "torchtune_qwenvl.training.checkpointer.FolderCheckpointer",
-            "checkpoint_dir": str(root / "checkpoint"),
-            "output_dir": str(output),
-            "model_type": "qwen2_5_vl",
-        },
-        "model": {
-            "_component_": "torchtune_qwenvl.models.qwen2_5_vl.qwen2_5_vl_from_config",
-            "config": str(root / "checkpoint"),
-            **model,
-        },
-        "tokenizer": {"_component_": "torchtune_qwenvl.load_transform", "folder": str(root / "checkpoint")},
-        "dataset": {"_component_": "torchtune.datasets.multimodal.multimodal_chat_dataset", **data(root)},
-        "collate_fn": "torchtune_qwenvl.data.collate",
-        "loss": {"_component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"},
-        "optimizer": {"_component_": "torch.optim.AdamW", "lr": 1e-2, "fused": True},
-        "lr_scheduler": {
-            "_component_": "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup",
-            "num_warmup_steps": 0,
-        },
-        "metric_logger": {
-            "_component_": "torchtune.training.metric_logging.DiskLogger",
-            "log_dir": str(output / "logs"),
-        },
-    }
-
-
-def data(root: Path) -> dict:
-    return {
-        "source": "json",
-        "data_files": str(root / "data.json"),
-        "image_dir": str(root),
-        "image_tag": "<image>",
-        "split": "train",
-        "cache_dir": str(root / "cache"),
-    }
 
 
 @pytest.fixture(scope="module")

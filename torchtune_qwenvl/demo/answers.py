@@ -1,6 +1,6 @@
 """What a model answers about images: generated with the KV cache, in batches, compared with what was written.
 
-Accuracy is exact: "This is a 7." is right if it is the whole answer, down to the full stop.
+Accuracy is exact: "The digit is 7." is right if it is the whole answer, down to the full stop.
 """
 
 import json

@@ -4,7 +4,7 @@
     data/train.jsonl                     one conversation a line:
         {"image": "images/train_0007_2.png", "conversations": [
             {"from": "human", "value": "<image>\\nWhich digit is this?"},
-            {"from": "gpt", "value": "This is a 7."}]}
+            {"from": "gpt", "value": "The digit is 7."}]}
 
 The digits are 8 x 8 pixels, by 43 writers (https://archive.ics.uci.edu/dataset/80). Training images also come
 turned, shifted and scaled a little; val and test images are plain, and no digit is in two of the three parts.
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-QUESTION, ANSWER = "Which digit is this?", "This is a {digit}."
+QUESTION, ANSWER = "Which digit is this?", "The digit is {digit}."
 SIDE = 56  # pixels: 4 x 4 patches, 2 x 2 visual tokens
 
 

@@ -59,12 +59,12 @@ class LearnedPositions(nn.Module):
 @lru_cache(maxsize=1024)
 def bilinear(length: int, side: int) -> Tensor:
     """[length, side] of linear interpolation from corner to corner (`align_corners=True`)."""
-    place = torch.arange(length, dtype=torch.float32, device="cpu") * (side - 1) / max(length - 1, 1)
-    first = place.long().clamp(0, side - 1)
-    matrix = torch.zeros(length, side, device="cpu")
+    place = torch.arange(length, dtype=torch.float64, device="cpu") * (side - 1) / max(length - 1, 1)
+    first = place.long()
+    matrix = torch.zeros(length, side, dtype=torch.float64, device="cpu")
     matrix.scatter_add_(1, first[:, None], (1 - (place - first))[:, None])
     matrix.scatter_add_(1, (first + 1).clamp(max=side - 1)[:, None], (place - first)[:, None])
-    return matrix
+    return matrix.float()
 
 
 @lru_cache(maxsize=1024)

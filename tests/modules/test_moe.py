@@ -1,0 +1,66 @@
+"""The mixture of experts against each expert on its own tokens, and what its routers record."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from torchtune_qwenvl.modules.moe import GroupedExperts, RouterStatistics, SparseMoE, grouped_linear
+
+
+def moe(experts: int = 5, width: int = 8, inner: int = 6, top_k: int = 2) -> SparseMoE:
+    return SparseMoE(nn.Linear(width, experts, bias=False), GroupedExperts(experts, width, inner), top_k)
+
+
+def one_by_one(layer: SparseMoE, x: torch.Tensor) -> torch.Tensor:
+    out = torch.zeros_like(x)
+    for n, token in enumerate(x):
+        chances = layer.router(token).softmax(-1)
+        largest, chosen = chances.topk(layer.top_k)
+        for share, e in zip(largest / largest.sum(), chosen, strict=True):
+            gate, up = (layer.experts.gate_up[e] @ token).chunk(2)
+            out[n] += share * (layer.experts.down[e] @ (F.silu(gate) * up))
+    return out
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 5])
+@pytest.mark.parametrize("n", [1, 23])
+def test_every_token_meets_its_experts_and_no_other(n, top_k):
+    layer, x = moe(top_k=top_k).double(), torch.randn(n, 8, dtype=torch.float64, requires_grad=True)
+    # The router's softmax is fp32 by design, its weights are compared as such.
+    expected = one_by_one(layer, x)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-6, atol=1e-7)
+    ours = torch.autograd.grad(layer(x).square().sum(), [x, *layer.parameters()])
+    theirs = torch.autograd.grad(expected.square().sum(), [x, *layer.parameters()])
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_an_expert_without_tokens_gets_a_zero_gradient():
+    weight = torch.randn(3, 4, 2, requires_grad=True)
+    grouped_linear(torch.randn(5, 2), weight, torch.tensor([2, 0, 3])).sum().backward()
+    assert not weight.grad[1].any() and weight.grad[0].any() and weight.grad[2].any()
+
+
+def test_bf16_activations_under_fp32_weights():
+    """As under autocast, which does not reach into the grouped product."""
+    out = grouped_linear(torch.randn(4, 8).bfloat16(), torch.randn(2, 6, 8), torch.tensor([1, 3]))
+    assert out.dtype == torch.bfloat16 and out.shape == (4, 6)
+
+
+def test_load_balance_loss_is_least_for_an_even_load_and_leaves_padding_out():
+    layer = moe(experts=4, top_k=1)
+    even, chosen = torch.full((8, 4), 0.25), torch.arange(8)[:, None] % 4
+
+    def loss(chances, chosen, real=None):
+        statistics = RouterStatistics(real)
+        statistics.record(layer, chances, chosen)
+        statistics.record(layer, chances, chosen)  # the same layer again, recomputed
+        return statistics.load_balance_loss()
+
+    torch.testing.assert_close(loss(even, chosen), torch.tensor(1.0))
+    skewed = F.one_hot(torch.zeros(8, dtype=torch.int64), 4).float()
+    torch.testing.assert_close(loss(skewed, torch.zeros(8, 1, dtype=torch.int64)), torch.tensor(4.0))
+    padded = torch.cat([even, skewed]), torch.cat([chosen, torch.zeros(8, 1, dtype=torch.int64)])
+    real = torch.arange(16) < 8
+    torch.testing.assert_close(loss(*padded, real), torch.tensor(1.0))

@@ -1,0 +1,91 @@
+"""Our recipe and torchtune's own on the families beside Qwen2.5-VL, whose tests are the thorough ones."""
+
+import json
+
+import pytest
+import tiny
+import torch
+import yaml
+from launch import run
+from safetensors.torch import load_file
+from stock import config, losses, start
+from transformers import AutoModelForImageTextToText
+
+from torchtune_qwenvl import load_model
+from torchtune_qwenvl.training.peft_import import adapter_arguments, load_adapter
+
+FAMILIES = [family for family in tiny.FAMILIES if family != "qwen2_5_vl"]
+RATE = 1e3  # of plain SGD: one step moves the weights far against their rounding
+LORA = {
+    **dict.fromkeys(("encoder_trainable", "fusion_trainable", "decoder_trainable"), "lora"),
+    **{"lora_attn_modules": ["q_proj", "v_proj"], "lora_rank": 4, "lora_alpha": 8, "apply_lora_to_mlp": True},
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def workspace(request, tmp_path_factory):
+    """Checkpoint folder and four conversations, of which every other has an image."""
+    root = tmp_path_factory.mktemp(request.param)
+    tiny.save_tiny_folder(root / "checkpoint", family=request.param, seed=4)
+    rows = []
+    for i in range(4):
+        tiny.photo(56 + 28 * i, 84, seed=i).save(root / f"{i}.png")
+        turns = [("human", "what?" if i % 2 else "<image>what?"), ("gpt", "abcd"[i] * 3)]
+        row = {"conversations": [{"from": f, "value": v} for f, v in turns]}
+        rows.append(row if i % 2 else {"image": f"{i}.png", **row})
+    (root / "data.json").write_text(json.dumps(rows))
+    (root / "stock.json").write_text(json.dumps([row for row in rows if "image" in row] * 4))
+    settings = {
+        "checkpoint_dir": str(root / "checkpoint"),
+        "dtype": "fp32",
+        "num_workers": 0,
+        "shuffle": False,
+        "max_steps_per_epoch": 1,
+        "optimizer": {"_component_": "torch.optim.SGD", "lr": RATE},
+        "model": config(root, root, {}, request.param)["model"],
+        "dataset": {
+            "_component_": "torchtune_qwenvl.data.vision_chat_dataset",
+            "source": str(root / "data.json"),
+        },
+    }
+    (root / "ours.yaml").write_text(yaml.safe_dump(settings))
+    return request.param, root
+
+
+def test_two_ranks_take_the_step_of_one(workspace):
+    """Rank 0 sees images only, rank 1 text only."""
+    _, root = workspace
+    steps = []
+    for processes in (1, 2):
+        out = root / f"{processes}_ranks"
+        finished = run(out, f"batch_size={4 // processes}", config=root / "ours.yaml", processes=processes)
+        assert finished.codes == [0] * processes, finished.printed
+        after = load_file(out / "model" / "model.safetensors")
+        before = load_file(root / "checkpoint" / "model.safetensors")
+        steps.append({name: (before[name] - after[name]).double() for name in before})
+    for name, one in steps[0].items():
+        assert (steps[1][name] - one).norm() <= 1e-5 * one.norm(), name
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_stock_recipe(workspace, method):
+    family, root = workspace
+    arguments = dict(LORA) if method == "lora" else {}
+    if family == "qwen3_vl_moe" and method == "lora":
+        arguments["experts_trainable"] = False
+    settings = config(root, root / method, arguments, family)
+    settings["dataset"]["data_files"] = str(root / "stock.json")
+    settings["batch_size"] = 2
+    logged = losses(start(settings), settings)
+    assert len(logged) == 4 and logged[-1] < logged[0]
+    final = root / method / "epoch_0"
+    merged, info = AutoModelForImageTextToText.from_pretrained(final, output_loading_info=True)
+    assert not any(info.values()), info
+    if method == "lora":
+        found = adapter_arguments(final / "adapter", root / "checkpoint")
+        again = load_adapter(load_model(root / "checkpoint", **found), final / "adapter")
+        tokens = torch.arange(20)[None]
+        with torch.no_grad():
+            torch.testing.assert_close(
+                again.eval()(tokens), merged(input_ids=tokens).logits, atol=1e-4, rtol=1e-4
+            )
