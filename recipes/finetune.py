@@ -12,7 +12,7 @@ configs/base.yaml.
 import math
 import sys
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 import torch
@@ -23,7 +23,9 @@ from torchtune.utils import get_logger
 from tqdm import tqdm
 
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
+from torchtune_qwenvl.data.packed_sampler import PackedSampler
 from torchtune_qwenvl.data.sampler import ResumableSampler
+from torchtune_qwenvl.data.sizes import measure
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.batches import collate_for, on_device, work_of
@@ -79,13 +81,13 @@ class FinetuneRecipe:
         self.parts = trainable_by_part(self.model)
         rates = learning_rates(cfg, self.parts)
         self.optimizer = build_optimizer(cfg.optimizer, self.parts, rates)
+        self.flops = FlopCounter(self.model)
         dataset = instantiate(cfg.dataset, self.transform)
         self.loader = self.build_loader(dataset, cfg.shuffle)
         val_dataset = instantiate(cfg.val_dataset, self.transform)
         self.val_loader = self.build_loader(val_dataset, shuffle=False) if val_dataset else None
-        steps = math.ceil(len(self.loader) / cfg.gradient_accumulation_steps)
-        self.steps_per_epoch = min(steps, cfg.max_steps_per_epoch or steps)
-        self.total_steps = cfg.epochs * self.steps_per_epoch
+        self.epoch_ends = list(accumulate(self.steps_of(epoch) for epoch in range(cfg.epochs)))
+        self.total_steps = self.epoch_ends[-1]
         self.scheduler = build_scheduler(cfg.lr_scheduler, self.optimizer, self.total_steps)
         # What is random from here on (dropout) differs between ranks.
         torch.manual_seed(cfg.seed + world.rank)
@@ -93,7 +95,6 @@ class FinetuneRecipe:
         if found is not None:
             self.progress = resume.load(found, world, self.model, self.optimizer, self.scheduler)
         self.check_gradients = GradientCheck(self.parts)
-        self.flops = FlopCounter(self.model)
         self.meter = Meter(world, peak_flops(world.device, cfg.device_peak_tflops))
         self.logger = instantiate(cfg.metric_logger) if world.is_main else None
         if self.logger is not None:
@@ -101,6 +102,8 @@ class FinetuneRecipe:
             start = f"resumed from {found}, step {self.progress.step}" if found else "from the checkpoint"
             if cfg.log_samples:
                 log_samples(dataset, self.model, self.transform, cfg.on_bad_sample)
+            if cfg.pack_to is not None:
+                start = f"{self.loader.sampler}; {start}"
             log.info(f"{trainable_table(self.model, rates)}\n{self.total_steps} steps, {start}")
 
     def build_model(self) -> VisionLanguageModel:
@@ -118,24 +121,28 @@ class FinetuneRecipe:
     def build_loader(self, dataset: Dataset, shuffle: bool) -> Loader:
         """Batches of this rank's share of a dataset; the same number on every rank."""
         cfg, world = self.cfg, self.world
-        sampler = ResumableSampler(
-            len(dataset),
-            batch_size=cfg.batch_size,
-            seed=cfg.seed,
-            shuffle=shuffle,
-            rank=world.rank,
-            world_size=world.size,
-        )
+        place = {"rank": world.rank, "world_size": world.size}
+        order = {"seed": cfg.seed, "shuffle": shuffle, **place}
+        sampler = ResumableSampler(len(dataset), **order)
+        if cfg.pack_to is not None:
+            sizes = measure(dataset, num_workers=cfg.num_workers, **place)
+            sampler = PackedSampler(sizes, pack_to=cfg.pack_to, work=self.flops.of_sample, **order)
         return build_loader(
             dataset,
             batch_size=cfg.batch_size,
             sampler=sampler,
-            collate=collate_for(self.model),
+            collate=collate_for(self.model, padding_free=cfg.padding_free or cfg.pack_to is not None),
             padding_idx=self.transform.pad_id,
             on_bad_sample=cfg.on_bad_sample,
             num_workers=cfg.num_workers,
             pin_memory=world.device.type == "cuda",
         )
+
+    def steps_of(self, epoch: int) -> int:
+        """Optimizer steps of an epoch; packed rows differ in number from epoch to epoch."""
+        self.loader.sampler.set_position(epoch)
+        steps = math.ceil(len(self.loader) / self.cfg.gradient_accumulation_steps)
+        return min(steps, self.cfg.max_steps_per_epoch or steps)
 
     def train(self) -> None:
         """All epochs, from where the progress stands."""
@@ -151,7 +158,7 @@ class FinetuneRecipe:
         self.loader.sampler.set_position(epoch, done)
         batches = iter(self.loader)
         first_step, labelled = self.progress.step, 0
-        while self.progress.step < (epoch + 1) * self.steps_per_epoch:
+        while self.progress.step < self.epoch_ends[epoch]:
             with self.meter.waiting():
                 step_batches = list(islice(batches, self.cfg.gradient_accumulation_steps))
             rates = current_learning_rates(self.optimizer)

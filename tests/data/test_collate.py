@@ -50,6 +50,27 @@ def test_pads_on_the_right_and_keeps_the_order_of_images() -> None:
     assert batch["layout"]["labelled"].tolist() == [2, 3, 5, 6, 11, 12]
 
 
+def test_padding_free_is_one_row_of_documents() -> None:
+    samples = [sample(5, (4, 8)), sample(3), sample(4, (6,))]
+    padded, batch = collate(samples, padding_idx=PAD), collate(samples, padding_idx=PAD, padding_free=True)
+    assert batch["tokens"].tolist() == [[100, 101, 102, 103, 104, 100, 101, 102, 100, 101, 102, 103]]
+    assert batch["labels"].tolist() == [
+        [-100, -100, -100, 103, 104, -100, 101, 102, -100, -100, 102, 103],
+    ]
+    assert batch["input_pos"][0, :, 0].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 0, 1, 2, 3]
+    assert batch["layout"]["document_lengths"].tolist() == [5, 3, 4]
+    assert batch["layout"]["labelled"].tolist() == [2, 3, 5, 6, 9, 10]
+    for key, value in padded["encoder_input"]["vision"].items():
+        assert torch.equal(batch["encoder_input"]["vision"][key], value)
+    assert "document_lengths" not in padded["layout"]
+
+
+def test_the_first_label_of_every_document_is_ignored() -> None:
+    samples = [{**sample(3), "labels": [100, 101, 102]}, {**sample(2), "labels": [100, 101]}]
+    labels = collate(samples, padding_free=True)["labels"]
+    assert labels.tolist() == [[-100, 101, 102, -100, 101]]
+
+
 def test_only_tensors_and_dicts_of_tensors() -> None:
     def check(tree: Any) -> None:
         assert isinstance(tree, (dict, torch.Tensor))

@@ -4,16 +4,22 @@ from torchtune_qwenvl.data.chat_dataset import VisionChatDataset, vision_chat_da
 from torchtune_qwenvl.data.collate import collate
 from torchtune_qwenvl.data.dataset import Guarded, SkippedSample
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
+from torchtune_qwenvl.data.packed_sampler import PackedSampler
+from torchtune_qwenvl.data.packing import Packer
 from torchtune_qwenvl.data.sampler import ResumableSampler
+from torchtune_qwenvl.data.sizes import measure
 
 __all__ = [
     "Batch",
     "Guarded",
     "Loader",
+    "PackedSampler",
+    "Packer",
     "ResumableSampler",
     "SkippedSample",
     "VisionChatDataset",
     "build_loader",
     "collate",
+    "measure",
     "vision_chat_dataset",
 ]

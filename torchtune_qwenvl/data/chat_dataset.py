@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
-from torchtune.data import CROSS_ENTROPY_IGNORE_IDX
+from torchtune.data import CROSS_ENTROPY_IGNORE_IDX, Message
 
 from torchtune_qwenvl.data.dataset import Guarded
 from torchtune_qwenvl.data.images import ImageFinder
@@ -15,6 +15,7 @@ from torchtune_qwenvl.data.records import Records
 from torchtune_qwenvl.data.sources import open_source
 from torchtune_qwenvl.data.urls import UrlPolicy
 from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.transforms.size import SampleSize
 
 
 class VisionChatDataset(Dataset):
@@ -45,6 +46,19 @@ class VisionChatDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The transform's sample with ``labels`` (its tokens, ignored where masked)."""
+        sample = dict(self.transform({"messages": self._messages(index)}))
+        pairs = zip(sample["tokens"], sample["mask"], strict=True)
+        sample["labels"] = [CROSS_ENTROPY_IGNORE_IDX if masked else token for token, masked in pairs]
+        return sample
+
+    def size(self, index: int) -> SampleSize:
+        """Tokens and patches of the sample; with our transforms no image is decoded for it."""
+        sample = {"messages": self._messages(index)}
+        if hasattr(self.transform, "size"):
+            return self.transform.size(sample)
+        return SampleSize.of(self.transform(sample))
+
+    def _messages(self, index: int) -> list[Message]:
         record = self.records[index]
         if not isinstance(record, Mapping):
             raise BadSample(f"expected an object with the columns of a sample, got {type(record).__name__}")
@@ -54,10 +68,7 @@ class VisionChatDataset(Dataset):
             for part in message.content:
                 if part["type"] == "image":
                     part["content"] = self.find_image(part["content"], folder)
-        sample = dict(self.transform({"messages": messages}))
-        pairs = zip(sample["tokens"], sample["mask"], strict=True)
-        sample["labels"] = [CROSS_ENTROPY_IGNORE_IDX if masked else token for token, masked in pairs]
-        return sample
+        return messages
 
 
 def vision_chat_dataset(

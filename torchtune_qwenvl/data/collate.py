@@ -1,6 +1,11 @@
-"""Samples -> one right-padded batch of tensors and dicts of tensors.
+"""Samples -> one batch of tensors and dicts of tensors: right-padded rows, or one row without padding.
 
-Axes: b batch, s sequence, n patches, m images, k labelled positions, c channels, t frames, p patch side.
+    padded         a a a .        padding_free     a a a b b c c c c
+                   b b . .                         document_lengths 3 2 4
+                   c c c c
+
+Axes: b batch, s sequence, d documents, n patches, m images, k labelled positions, c channels, t frames, p
+patch side.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +23,11 @@ CHANNELS = 3
 
 
 def collate(
-    samples: Sequence[Mapping[str, Any]], padding_idx: int = 0, ignore_idx: int = CROSS_ENTROPY_IGNORE_IDX
+    samples: Sequence[Mapping[str, Any]],
+    padding_idx: int = 0,
+    ignore_idx: int = CROSS_ENTROPY_IGNORE_IDX,
+    *,
+    padding_free: bool = False,
 ) -> dict[str, Any]:
     """Pad and join samples of our transforms; also the ``collate_fn`` of torchtune's stock recipes.
 
@@ -28,17 +37,19 @@ def collate(
             without, then made from ``mask``.
         padding_idx: token id that fills up short rows on the right.
         ignore_idx: label of every position that is not trained on.
+        padding_free: put all samples into one row, b = 1, as documents that do not see each other.
 
     Returns:
         - ``tokens`` int64 [b, s].
-        - ``labels`` int64 [b, s], unshifted; the first of each row is ``ignore_idx``, so that a shift never
-          crosses documents.
+        - ``labels`` int64 [b, s], unshifted; the first of each sample is ``ignore_idx``, so that a shift
+          never crosses documents.
         - ``input_pos`` int64 [b, s, 3], zero where padded.
         - ``encoder_input["vision"]``: ``pixel_values`` [n, c*t*p*p or c*p*p] and ``grid_thw`` int64 [m, 3],
           both empty without media.
         - ``layout["labelled"]`` int64 [k]: flat indices into b*s of the positions whose *next* token is
           labelled, the only ones the head has to see; ``layout["lengths"]`` int64 [b]: tokens of each row
           without padding.
+        - ``layout["document_lengths"]`` int64 [d], only where ``padding_free``.
 
     Raises:
         ValueError: no samples, a :class:`~torchtune_qwenvl.data.SkippedSample`, a missing key, or images of
@@ -48,19 +59,19 @@ def collate(
         raise ValueError("collate expected at least one sample, got none")
     for sample in samples:
         _check(sample)
-    tokens = pad_sequence([_row(s["tokens"]) for s in samples], batch_first=True, padding_value=padding_idx)
-    labels = pad_sequence(
-        [_labels(s, ignore_idx) for s in samples], batch_first=True, padding_value=ignore_idx
-    )
+    join = _one_row if padding_free else _padded_rows
+    tokens = [_row(s["tokens"]) for s in samples]
+    labels = join([_labels(s, ignore_idx) for s in samples], ignore_idx)
+    lengths = torch.tensor([len(document) for document in tokens])
+    layout = {"labelled": labelled_positions(labels, ignore_idx), "lengths": lengths}
+    if padding_free:
+        layout |= {"lengths": lengths.sum()[None], "document_lengths": lengths}
     return {
-        "tokens": tokens,
+        "tokens": join(tokens, padding_idx),
         "labels": labels,
-        "input_pos": pad_sequence([torch.as_tensor(s["input_pos"]) for s in samples], batch_first=True),
+        "input_pos": join([torch.as_tensor(s["input_pos"]) for s in samples], 0),
         "encoder_input": {"vision": _join_vision(samples)},
-        "layout": {
-            "labelled": labelled_positions(labels, ignore_idx),
-            "lengths": torch.tensor([len(s["tokens"]) for s in samples]),
-        },
+        "layout": layout,
     }
 
 
@@ -78,6 +89,14 @@ def labelled_positions(labels: Tensor, ignore_idx: int = CROSS_ENTROPY_IGNORE_ID
     next_is_labelled = torch.zeros_like(labels, dtype=torch.bool)
     next_is_labelled[:, :-1] = labels[:, 1:] != ignore_idx
     return next_is_labelled.flatten().nonzero().flatten()
+
+
+def _padded_rows(documents: list[Tensor], padding: int) -> Tensor:
+    return pad_sequence(documents, batch_first=True, padding_value=padding)
+
+
+def _one_row(documents: list[Tensor], padding: int) -> Tensor:
+    return torch.cat(documents)[None]
 
 
 def _check(sample: Mapping[str, Any] | SkippedSample) -> None:

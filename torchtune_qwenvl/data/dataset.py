@@ -6,7 +6,9 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from torchtune_qwenvl.data.sizes import sample_size
 from torchtune_qwenvl.transforms.errors import BadSample, SampleTooLong
+from torchtune_qwenvl.transforms.size import SampleSize
 
 POLICIES = ("raise", "skip")
 
@@ -67,6 +69,10 @@ class Guarded(Dataset):
             if isinstance(error, SampleTooLong) or self.on_bad_sample == "skip":
                 return SkippedSample(index, reason)
             raise BadRecord(reason) from error
+
+    def size(self, index: int) -> SampleSize:
+        """Size of the sample; (0, 0) for a bad one, which is dealt with when it is read."""
+        return sample_size(self.dataset, index)
 
     def _located(self, error: Exception, index: int) -> str:
         if isinstance(error, BadRecord):

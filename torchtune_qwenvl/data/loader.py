@@ -70,7 +70,7 @@ class Loader:
         for batch in self._batches:
             if isinstance(batch, BadRecord):
                 raise BadRecord(str(batch))
-            done = min(done + self.sampler.step_samples, self.sampler.n)
+            done = self.sampler.after_step(done)
             self.position = (epoch, done)
             self._count(batch)
             yield batch
@@ -105,7 +105,7 @@ def build_loader(
 
     Args:
         dataset: map-style dataset of samples of one of our transforms: ours, torchtune's, or a concatenation.
-        batch_size: samples per rank and batch.
+        batch_size: samples (of a PackedSampler: rows) per rank and batch.
         sampler: which samples this rank reads.
         collate: samples, ``padding_idx`` and ``ignore_idx`` -> inputs.
         padding_idx: pad token id (``transform.pad_id``).

@@ -84,6 +84,10 @@ class ResumableSampler(Sampler[list[int]]):
         """Samples that one batch on every rank takes together."""
         return self.batch_size * self.world_size
 
+    def after_step(self, samples_done: int) -> int:
+        """Samples done when the step that begins at `samples_done` is done."""
+        return min(samples_done + self.step_samples, self.n)
+
     @property
     def left_out(self) -> int:
         """Samples of each whole epoch that ``drop_last`` leaves out."""

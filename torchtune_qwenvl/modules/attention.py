@@ -60,6 +60,12 @@ class Segments:
         boundaries = torch.arange(0, (b + 1) * s, s, dtype=torch.int32, device=device)
         return cls((s,) * b, boundaries, s, ((b, s),))
 
+    def places(self) -> Tensor:
+        """Place of every token in its segment, int64 [n]: lengths 3, 2 give 0 1 2 0 1."""
+        device = self.cu_seqlens.device
+        runs = [torch.arange(length, device=device).repeat(b) for b, length in self.runs]
+        return torch.cat(runs)
+
 
 def segment_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, causal: bool) -> Tensor:
     """Attention of every token within its segment.

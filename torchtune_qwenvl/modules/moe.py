@@ -84,9 +84,35 @@ def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     weight = weight.to(x.dtype)  # autocast does not know the grouped product
     if x.is_cuda:
         return F.grouped_mm(x, weight.transpose(1, 2), offs=counts.cumsum(0, dtype=torch.int32))
-    rows = x.split(counts.tolist())
-    # One gradient for all experts: indexing would make a tensor of all of them for each.
-    return torch.cat([F.linear(row, matrix) for row, matrix in zip(rows, weight.unbind(0), strict=True)])
+    out: Tensor = _ProductPerExpert.apply(x, weight, counts.tolist())
+    return out
+
+
+class _ProductPerExpert(torch.autograd.Function):
+    """Every product goes straight into its place: no gradient of one expert is joined to the others'."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.counts = counts
+        out = x.new_empty(len(x), weight.shape[1])
+        for rows, into, matrix in zip(x.split(counts), out.split(counts), weight, strict=True):
+            torch.mm(rows, matrix.T, out=into)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        grads = grad.split(ctx.counts)
+        if grad_x is not None:
+            for rows, into, matrix in zip(grads, grad_x.split(ctx.counts), weight, strict=True):
+                torch.mm(rows, matrix, out=into)
+        if grad_weight is not None:
+            for rows, given, into in zip(grads, x.split(ctx.counts), grad_weight, strict=True):
+                torch.mm(rows.T, given, out=into)
+        return grad_x, grad_weight, None
 
 
 class RouterStatistics:

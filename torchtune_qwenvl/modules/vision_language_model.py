@@ -98,7 +98,7 @@ class VisionLanguageModel(nn.Module):
         labels: Tensor | None = None,
         input_pos: Tensor | None = None,
         encoder_input: Mapping[str, Any] | None = None,
-        layout: Mapping[str, Tensor] | None = None,
+        layout: Mapping[str, Any] | None = None,
         mask: None = None,
         cache: KVCache | None = None,
     ) -> Tensor | list[Tensor] | tuple[Tensor, Tensor]:
@@ -111,6 +111,8 @@ class VisionLanguageModel(nn.Module):
             encoder_input: {"vision": {"pixel_values": [n, values per patch], "grid_thw": [m, 3]}}.
             layout: what collate computed on the host: "labelled" int64 [k], flat positions whose next token
                 is labelled; "visual" int64, flat positions of the visual tokens. Saves device syncs.
+                "document_lengths", tokens of every document in the order of the flat tokens, a list or a
+                tensor (best on the host): attention then stays within documents, not rows.
             mask: none is taken; attention runs over segments.
             cache: for generation, see `make_cache`.
 
@@ -120,7 +122,8 @@ class VisionLanguageModel(nn.Module):
             int64.
 
         Raises:
-            ValueError: where visual tokens and placeholders differ in number, or positions are missing.
+            ValueError: where visual tokens and placeholders differ in number, positions are missing, or
+                documents do not add up to the tokens.
         """
         if mask is not None:
             raise ValueError("mask: none is taken, attention runs over rows; drop it from the batch")
@@ -128,8 +131,8 @@ class VisionLanguageModel(nn.Module):
         b, s = tokens.shape
         decoding = cache is not None and not cache.empty
         x, visual = self._embed(tokens, encoder_input, layout, decoding)
-        positions = self._positions(tokens, input_pos, encoder_input).reshape(b * s, -1)
-        segments = Segments.rows(b, s, tokens.device)
+        segments = _documents(tokens, layout) or Segments.rows(b, s, tokens.device)
+        positions = self._positions(segments, input_pos, encoder_input)
         if cache is not None:
             return self._next_logits(x, positions, segments, cache, s, visual)
         if labels is None:
@@ -172,20 +175,20 @@ class VisionLanguageModel(nn.Module):
         return self.output(states).unsqueeze(1)
 
     def _positions(
-        self, tokens: Tensor, input_pos: Tensor | None, encoder_input: Mapping[str, Any] | None
+        self, segments: Segments, input_pos: Tensor | None, encoder_input: Mapping[str, Any] | None
     ) -> Tensor:
+        """[b * s, 3]."""
         if input_pos is not None:
-            return input_pos
+            return input_pos.flatten(0, 1)
         if _vision_input(encoder_input) is not None:
             raise ValueError("input_pos is missing: with images every token needs a position on three axes")
-        b, s = tokens.shape
-        return torch.arange(s, device=tokens.device)[None, :, None].expand(b, s, 3)
+        return segments.places()[:, None].expand(-1, 3)
 
     def _embed(
         self,
         tokens: Tensor,
         encoder_input: Mapping[str, Any] | None,
-        layout: Mapping[str, Tensor],
+        layout: Mapping[str, Any],
         decoding: bool,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Embeddings [b * s, w] with the visual tokens in the places of their placeholders.
@@ -230,6 +233,20 @@ class VisionLanguageModel(nn.Module):
         features: list[Tensor] = []
         features.append(self.vision_encoder(*self.vision_encoder.dummy_pixels(), deepstack=features))
         return x + 0 * torch.stack(features).sum().to(x.dtype)
+
+
+def _documents(tokens: Tensor, layout: Mapping[str, Any]) -> Segments | None:
+    """The documents that collate put into the rows; None where a row is a document."""
+    lengths = layout.get("document_lengths")
+    if lengths is None:
+        return None
+    lengths = lengths.tolist() if isinstance(lengths, Tensor) else lengths
+    if sum(lengths) != tokens.numel():
+        raise ValueError(
+            f"layout['document_lengths'] add up to {sum(lengths)}, tokens are {tokens.numel()}: both must "
+            "come from the same collate, and a batch with documents has no padding"
+        )
+    return Segments.of(lengths, tokens.device)
 
 
 def _vision_input(encoder_input: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -17,23 +17,30 @@ from torchtune_qwenvl.training.flops import FlopCounter
 from torchtune_qwenvl.training.metrics import Work
 
 
-def collate_for(model: VisionLanguageModel) -> Callable[..., dict[str, Any]]:
+def collate_for(model: VisionLanguageModel, padding_free: bool = False) -> Callable[..., dict[str, Any]]:
     """`collate` that also says where visual tokens stand; the model would look that up on the device."""
-    return partial(_collate, visual_ids=(model.image_token_id, model.video_token_id))
+    visual_ids = (model.image_token_id, model.video_token_id)
+    return partial(_collate, visual_ids=visual_ids, padding_free=padding_free)
 
 
 def on_device(batch: Batch, device: torch.device) -> dict[str, Any]:
-    """The model's arguments, copied without waiting; grids stay on the host, where they are needed."""
-    vision = batch.inputs["encoder_input"]["vision"]
+    """The model's arguments, copied without waiting.
+
+    Grids and document lengths stay on the host, where they are needed.
+    """
+    vision, layout = batch.inputs["encoder_input"]["vision"], dict(batch.inputs["layout"])
     encoder_input = {"vision": {**vision, "grid_thw": vision["grid_thw"].tolist()}}
-    return _move({**batch.inputs, "encoder_input": encoder_input}, device)
+    if "document_lengths" in layout:
+        layout["document_lengths"] = layout["document_lengths"].tolist()
+    return _move({**batch.inputs, "encoder_input": encoder_input, "layout": layout}, device)
 
 
 def work_of(batch: Batch, padding_idx: int, flops: FlopCounter) -> Work:
     """What there is to do for a batch, counted on the host."""
     vision = batch.inputs["encoder_input"]["vision"]
-    grids, labelled = vision["grid_thw"].tolist(), len(batch.inputs["layout"]["labelled"])
-    lengths = (batch.inputs["tokens"] != padding_idx).sum(dim=1).tolist()
+    layout = batch.inputs["layout"]
+    grids, labelled = vision["grid_thw"].tolist(), len(layout["labelled"])
+    lengths = layout.get("document_lengths", (batch.inputs["tokens"] != padding_idx).sum(dim=1)).tolist()
     return Work(
         labelled=labelled,
         tokens=batch.tokens,
@@ -45,9 +52,13 @@ def work_of(batch: Batch, padding_idx: int, flops: FlopCounter) -> Work:
 
 
 def _collate(
-    samples: Sequence[Mapping[str, Any]], padding_idx: int, ignore_idx: int, visual_ids: tuple[int, int]
+    samples: Sequence[Mapping[str, Any]],
+    padding_idx: int,
+    ignore_idx: int,
+    visual_ids: tuple[int, int],
+    padding_free: bool,
 ) -> dict[str, Any]:
-    batch = collate(samples, padding_idx=padding_idx, ignore_idx=ignore_idx)
+    batch = collate(samples, padding_idx=padding_idx, ignore_idx=ignore_idx, padding_free=padding_free)
     tokens = batch["tokens"].flatten()
     is_visual = torch.isin(tokens, torch.tensor(visual_ids))
     batch["layout"]["visual"] = is_visual.nonzero().squeeze(1)

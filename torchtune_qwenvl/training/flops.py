@@ -76,6 +76,15 @@ class FlopCounter:
             )
         return total
 
+    def of_sample(self, tokens: int, patches: int) -> float:
+        """Operations of one sample of which no more is known: without head and the encoder's attention.
+
+        For packing, which compares rows.
+        """
+        encoder = (self._embed.flops / self.frames + self.per_patch) * patches
+        merger = self.per_visual_token * patches / self.merge**2
+        return encoder + merger + self.per_token * tokens + self.per_pair * tokens * (tokens + 1) / 2
+
     def _window_pairs(self, h: int, w: int) -> int:
         """Pairs of patches in one window; 6 x 5 visual tokens split into (4, 2) x (4, 1)."""
         if self.window is None:

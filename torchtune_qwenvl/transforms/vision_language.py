@@ -7,6 +7,7 @@ transform.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from torchtune_qwenvl.transforms.chat import ChatFormat, Turn, media_parts
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.image import IMAGE_OPTIONS, ImageTransform, PlannedImage
 from torchtune_qwenvl.transforms.positions import mrope_positions
+from torchtune_qwenvl.transforms.size import SampleSize
 from torchtune_qwenvl.transforms.tokenizer import BPETokenizer
 from torchtune_qwenvl.transforms.truncation import Policy, turns_that_fit
 from torchtune_qwenvl.transforms.turns import TurnEncoder, TurnTokens, join_turns, visual_blocks
@@ -167,6 +169,22 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         if len(kept) < len(turns):
             result["dropped_turns"] = len(turns) - len(kept)
         return result
+
+    def size(self, sample: Mapping[str, Any]) -> SampleSize:
+        """Tokens and patches that `self(sample)` would have; nothing is decoded, see `SampleSize`.
+
+        Raises:
+            BadSample, SampleTooLong: as the call does, where a header or the conversation shows it.
+        """
+        messages = list(sample["messages"])
+        plans = self._plan(messages)
+        grids = self._grids(plans)
+        kept = self._fit([self._encode_turn(turn, grids) for turn in self._turns(messages)], self.truncation)
+        images = [plans[number] for turn in kept for _, number in turn.media]
+        return SampleSize(
+            tokens=sum(len(turn.tokens) for turn in kept),
+            patches=sum(math.prod(self.image_transform.grid(image)) for image in images),
+        )
 
     def _turns(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> list[Turn]:
         if self.prompt_template is not None:

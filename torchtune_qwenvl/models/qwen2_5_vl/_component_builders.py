@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from torchtune.modules import RMSNorm
-
 from torchtune_qwenvl.models._builders import (
     VISION_EPS,
     attention,
@@ -19,6 +17,7 @@ from torchtune_qwenvl.models._builders import (
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
 from torchtune_qwenvl.modules.layers import TransformerLayer
 from torchtune_qwenvl.modules.lora import Adapter
+from torchtune_qwenvl.modules.norm import RMSNorm
 from torchtune_qwenvl.modules.rope import chunked_axes
 from torchtune_qwenvl.modules.vision_layers import PatchEmbed
 from torchtune_qwenvl.modules.vision_transformer import VisionTransformer

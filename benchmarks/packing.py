@@ -1,0 +1,186 @@
+"""Padded against padding-free batches of the same samples, and how full packed rows are.
+
+    python benchmarks/packing.py [--device cuda|cpu] [--dtype bf16|fp32] [--batch-size 8] [--repeats 10]
+
+One run, one model, the same batches: forward and backward of each side in turns. Lengths are log-normal
+(median 400 tokens, mean about 800 in rows of 8k, scaled to the device), every other sample has an image.
+What to look at: the share of the time that is saved, beside padding's share of the positions. Images and
+labelled positions cost the same on both sides, attention over padding costs more than its share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from typing import Any
+
+import torch
+from common import compare, describe_machine
+
+from torchtune_qwenvl.data import Packer, collate
+from torchtune_qwenvl.models.qwen2_5_vl import qwen2_5_vl_from_config
+
+SIZES = {
+    "cuda": {"width": 2048, "layers": 12, "heads": 16, "inner": 8192, "longest": 4096},
+    "cpu": {"width": 512, "layers": 6, "heads": 8, "inner": 1536, "longest": 512},
+}
+VOCABULARY = 8192  # small, as the layers are few: the head must not weigh more than in a real model
+IMAGE_TOKEN, VISION_START, VISION_END = 8189, 8190, 8191
+VISION_WIDTH, PATCH = 256, 14
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def long_tailed(rng: random.Random, longest: int) -> int:
+    """Tokens of a conversation."""
+    return max(8, min(int(rng.lognormvariate(6.0, 1.2) * longest / 8192 * 2), longest))
+
+
+def make_model(size: dict[str, int], device: str, dtype: torch.dtype) -> torch.nn.Module:
+    """A random Qwen2.5-VL with a small vision encoder, the decoder's share of real ones."""
+    head_dim = size["width"] // size["heads"]
+    config = {
+        "model_type": "qwen2_5_vl",
+        "hidden_size": size["width"],
+        "intermediate_size": size["inner"],
+        "num_hidden_layers": size["layers"],
+        "num_attention_heads": size["heads"],
+        "num_key_value_heads": max(1, size["heads"] // 8),
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "rope_scaling": {"type": "mrope", "mrope_section": [head_dim // 8, *[head_dim * 3 // 16] * 2]},
+        "tie_word_embeddings": True,
+        "image_token_id": IMAGE_TOKEN,
+        "video_token_id": IMAGE_TOKEN - 1,
+        "vision_start_token_id": VISION_START,
+        "vision_end_token_id": VISION_END,
+        "vision_config": {
+            "depth": 2,
+            "hidden_size": VISION_WIDTH,
+            "intermediate_size": 2 * VISION_WIDTH,
+            "num_heads": 4,
+            "out_hidden_size": size["width"],
+            "fullatt_block_indexes": [1],
+            "window_size": 112,
+            "patch_size": PATCH,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+            "in_chans": 3,
+            "hidden_act": "silu",
+            "tokens_per_second": 2,
+        },
+        "hidden_act": "silu",
+    }
+    statistics = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    model = qwen2_5_vl_from_config(config, **statistics)
+    torch.nn.init.normal_(model.decoder.tok_embeddings.weight, std=0.02)
+    return model.to(device, dtype).train()
+
+
+def make_sample(rng: random.Random, length: int, image: bool) -> dict[str, Any]:
+    """`length` tokens, the last quarter labelled; an image of 8 x 8 visual tokens where there is room."""
+    image = image and length > 80
+    tokens = [rng.randrange(8000) for _ in range(length)]
+    images, grids = [], torch.empty(0, 3, dtype=torch.int64)
+    if image:
+        tokens[1:67] = [VISION_START, *[IMAGE_TOKEN] * 64, VISION_END]
+        images = [torch.randint(0, 256, (256, 3 * PATCH * PATCH), dtype=torch.uint8)]
+        grids = torch.tensor([[1, 16, 16]])
+    labelled = length - max(1, length // 4)
+    return {
+        "tokens": tokens,
+        "mask": [i < labelled for i in range(length)],
+        "input_pos": torch.arange(length)[:, None].repeat(1, 3),
+        "encoder_input": {"vision": {"images": images, "grid_thw": grids}},
+    }
+
+
+def on_device(batch: dict[str, Any], device: str) -> dict[str, Any]:
+    """As the recipe does: all tensors on the device, grids and document lengths on the host."""
+    vision, layout = batch["encoder_input"]["vision"], batch["layout"]
+    visual = (batch["tokens"].flatten() == IMAGE_TOKEN).nonzero().squeeze(1)
+    moved = {"labelled": layout["labelled"].to(device), "visual": visual.to(device)}
+    if "document_lengths" in layout:
+        moved["document_lengths"] = layout["document_lengths"].tolist()
+    pixels = {"pixel_values": vision["pixel_values"].to(device), "grid_thw": vision["grid_thw"].tolist()}
+    tensors = {key: batch[key].to(device) for key in ("tokens", "labels", "input_pos")}
+    return {**tensors, "encoder_input": {"vision": pixels}, "layout": moved}
+
+
+def compare_batches(arguments: argparse.Namespace) -> None:
+    """Print padding's share, the times, and the losses, which must agree."""
+    device, size = arguments.device, SIZES[arguments.device]
+    rng = random.Random(0)
+    torch.manual_seed(0)
+    model = make_model(size, device, DTYPES[arguments.dtype])
+    batches: dict[str, list] = {"padded": [], "padding-free": []}
+    tokens = places = 0
+    for _ in range(arguments.batches):
+        lengths = [long_tailed(rng, size["longest"]) for _ in range(arguments.batch_size)]
+        samples = [make_sample(rng, length, image=i % 2 == 0) for i, length in enumerate(lengths)]
+        batches["padded"].append(on_device(collate(samples), device))
+        batches["padding-free"].append(on_device(collate(samples, padding_free=True), device))
+        tokens, places = tokens + sum(lengths), places + max(lengths) * len(lengths)
+    losses = {}
+
+    def run(side: str) -> None:
+        total = 0.0
+        for batch in batches[side]:
+            loss, n = model(**batch)
+            (loss / n).backward()
+            total += (loss / n).item()
+            model.zero_grad()
+        losses[side] = total / len(batches[side])
+
+    sides = {side: (lambda side=side: run(side)) for side in batches}
+    seconds = compare(sides, arguments.repeats)
+    padding, speed = 1 - tokens / places, seconds["padded"] / seconds["padding-free"]
+    print("| batch | padding | padded ms | padding-free ms | time saved | speed-up | losses |")
+    print("|---|---|---|---|---|---|---|")
+    print(
+        f"| {arguments.batch_size} x {places // len(batches['padded']) // arguments.batch_size} on average "
+        f"| {padding:.1%} | {1e3 * seconds['padded']:.0f} | {1e3 * seconds['padding-free']:.0f} "
+        f"| {1 - 1 / speed:.1%} | {speed:.2f} "
+        f"| {losses['padded']:.4f} {losses['padding-free']:.4f} |"
+    )
+
+
+def report_efficiency(rows_of: int = 8192, samples: int = 100_000) -> None:
+    """Print how full rows are with and without looking ahead."""
+    rng = random.Random(1)
+    lengths = [max(8, min(int(rng.lognormvariate(6.0, 1.2)), rows_of)) for _ in range(samples)]
+    print(f"\n{samples} samples of {sum(lengths) / samples:.0f} tokens on average in rows of {rows_of}:\n")
+    print("| look-ahead | rows | tokens / positions |\n|---|---|---|")
+    rows, room = 1, rows_of
+    for length in lengths:
+        if length > room:
+            rows, room = rows + 1, rows_of
+        room -= length
+    print(f"| none: in order | {rows} | {sum(lengths) / rows_of / rows:.2%} |")
+    for look_ahead in (256, 1024, 4096):
+        packer = Packer[int](rows_of, lengths.__getitem__, look_ahead=look_ahead, multiple=8)
+        rows = sum(map(len, packer(range(samples))))
+        print(f"| {look_ahead} | {rows} | {sum(lengths) / rows_of / rows:.2%} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=SIZES, default=default)
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16" if default == "cuda" else "fp32")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batches", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print(describe_machine(arguments.threads) + "\n")
+    compare_batches(arguments)
+    report_efficiency()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Packed and padding-free training through the recipe: the padded run's losses, ranks, skips and resume."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from launch import LORA, Run, run
+from omegaconf import OmegaConf
+
+# All 16 samples in one step, so that their order does not count.
+ONE_STEP = ("shuffle=false", "max_steps_per_epoch=1", "epochs=2")
+PACKED = (
+    *LORA,
+    "pack_to=120",
+    "batch_size=1",
+    "epochs=2",
+    "max_steps_per_epoch=null",
+    "num_workers=1",
+    "save_every_n_steps=2",
+    "gradient_accumulation_steps=2",
+)
+
+
+def losses(finished: Run) -> list[float]:
+    assert set(finished.codes) == {0}, finished.printed
+    return [float(value) for value in finished.values("loss").values()]
+
+
+def test_padded_padding_free_and_packed_runs_learn_the_same(config: Path, tmp_path: Path) -> None:
+    padded = losses(run(tmp_path / "a", *ONE_STEP, "batch_size=16", config=config))
+    free = losses(run(tmp_path / "b", *ONE_STEP, "batch_size=16", "padding_free=true", config=config))
+    packed = run(tmp_path / "c", *ONE_STEP, "batch_size=20", "pack_to=120", config=config)
+    ranks = run(tmp_path / "d", *ONE_STEP, "batch_size=10", "pack_to=120", config=config, processes=2)
+    assert len(padded) == 2 and padded[1] < padded[0]
+    assert free == pytest.approx(padded, rel=1e-5)
+    assert losses(packed) == pytest.approx(padded, rel=1e-5)
+    assert losses(ranks) == pytest.approx(padded, rel=1e-5)
+    assert "16 samples packed into" in packed.printed
+
+
+@pytest.fixture(scope="module")
+def reference(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A packed run over two shuffled epochs on two processes that nobody kills."""
+    finished = run(tmp_path_factory.mktemp("packed") / "out", *PACKED, config=config, processes=2)
+    assert len(losses(finished)) == 8  # in two epochs: step 6 stands in the middle of the second
+    return finished
+
+
+def test_killed_in_the_second_epoch_and_resumed_to_the_last_bit(
+    reference: Run, config: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    killed = run(out, *PACKED, config=config, processes=2, kill_at="step 7")
+    assert -9 in killed.codes
+    resumed = run(out, *PACKED, "resume=true", config=config, processes=2)
+    assert resumed.values("loss") == reference.values("loss"), resumed.printed
+    file = "model/model.safetensors"
+    assert (out / file).read_bytes() == (reference.output_dir / file).read_bytes()
+
+
+def test_another_pack_to_cannot_be_resumed(reference: Run, config: Path, tmp_path: Path) -> None:
+    saved = reference.output_dir / "step_6"
+    other = run(tmp_path / "out", *PACKED, "pack_to=260", f"resume={saved}", config=config, processes=2)
+    assert set(other.codes) == {1} and "differ from those of the run that is resumed" in other.printed
+
+
+def test_bad_and_long_samples_are_counted(config: Path, tmp_path: Path) -> None:
+    rows = json.loads((config.parent / "data.json").read_text())[1::2]
+    long = {"role": "assistant", "content": "long " * 200}
+    rows += [{"messages": []}, {"messages": [rows[0]["messages"][0], long]}]
+    (tmp_path / "data.json").write_text(json.dumps(rows))
+    cfg = OmegaConf.load(config)
+    cfg.dataset.source = str(tmp_path / "data.json")
+    OmegaConf.save(cfg, tmp_path / "run.yaml")
+    overrides = ("max_steps_per_epoch=null", "tokenizer.max_seq_len=120", "pack_to=120")
+    strict = run(tmp_path / "a", *overrides, config=tmp_path / "run.yaml")
+    assert strict.codes == [1] and re.search(r"data\.json, sample 8 ", strict.printed), strict.printed
+    finished = run(tmp_path / "b", *overrides, "on_bad_sample=skip", config=tmp_path / "run.yaml")
+    assert losses(finished)
+    assert float(list(finished.values("skipped_samples").values())[-1]) == 2
+
+
+def test_a_row_shorter_than_a_sample_is_refused(config: Path, tmp_path: Path) -> None:
+    failed = run(tmp_path / "out", "pack_to=20", config=config)
+    assert failed.codes == [1] and "a row takes pack_to = 20: raise pack_to" in failed.printed

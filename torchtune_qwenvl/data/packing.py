@@ -1,0 +1,78 @@
+"""Which conversations share a row: best fit by decreasing length, over a buffer of samples that lie ahead.
+
+    look ahead    5 3 6 2 4 1 | 7 ...        rows of 8 tokens
+    rows          6 2    5 3                 given out
+    kept back     4 1                        the emptiest row waits for what comes next
+
+Only lengths are needed, so a plan costs nothing to make again: a resumed run makes the same one and goes on.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Packer(Generic[Item]):
+    """Streams items into rows of at most `capacity` tokens.
+
+    Items of no tokens (samples that turn out to be bad) take no room; their row reports them.
+
+    Args:
+        capacity: tokens per row.
+        length: tokens of an item.
+        look_ahead: items that are sorted into rows together; more of them fill rows better.
+        multiple: rows come in multiples of this number, except at the end: the rows of a step.
+
+    Raises:
+        ValueError: a row or a buffer of nothing; while packing, an item longer than a row.
+    """
+
+    def __init__(
+        self, capacity: int, length: Callable[[Item], int], *, look_ahead: int = 4096, multiple: int = 1
+    ) -> None:
+        if min(capacity, look_ahead, multiple) < 1:
+            raise ValueError(
+                "expected capacity, look_ahead and multiple of at least 1, got "
+                f"{capacity}, {look_ahead} and {multiple}"
+            )
+        self.capacity, self.length = capacity, length
+        self.look_ahead, self.multiple = look_ahead, multiple
+
+    def __call__(self, items: Iterable[Item]) -> Iterator[list[list[Item]]]:
+        """The rows of one buffer after the other; every item is in exactly one row."""
+        coming, kept_back = iter(items), list[Item]()
+        while window := list(islice(coming, self.look_ahead)):
+            rows = self._best_fit(kept_back + window)
+            # The emptiest row always waits: in the next buffer its items still find better neighbours.
+            ready = (len(rows) - 1) // self.multiple * self.multiple
+            kept_back = [item for row in rows[ready:] for item in row]
+            if ready:
+                yield rows[:ready]
+        if kept_back:
+            yield self._best_fit(kept_back)
+
+    def _best_fit(self, items: list[Item]) -> list[list[Item]]:
+        """Rows, the fullest first; each item goes where the least room is left that it fits in."""
+        rows: list[list[Item]] = []
+        rooms: list[tuple[int, int]] = []  # (tokens that still fit, row), sorted
+        for item in sorted(items, key=self.length, reverse=True):
+            length = self.length(item)
+            if length > self.capacity:
+                raise ValueError(
+                    f"a sample has {length} tokens, a row takes pack_to = {self.capacity}: raise pack_to, or "
+                    "lower the transform's max_seq_len to it"
+                )
+            at = bisect_left(rooms, (length, -1))
+            if at < len(rooms):
+                room, row = rooms.pop(at)
+                rows[row].append(item)
+            else:
+                room, row = self.capacity, len(rows)
+                rows.append([item])
+            insort(rooms, (room - length, row))
+        return [rows[row] for _, row in rooms]
