@@ -105,5 +105,5 @@ def test_a_missing_config_and_an_unknown_family_are_named(tmp_path):
         qwen2_5_vl_from_config(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"no config.json at"):
         models.get_family(tmp_path)
-    with pytest.raises(ValueError, match=r"'llama' is not known, expected one of \['qwen2_5_vl'"):
+    with pytest.raises(ValueError, match=r"'llama' is not known, expected one of .*'qwen2_5_vl'"):
         models.get_family({"model_type": "llama"})
