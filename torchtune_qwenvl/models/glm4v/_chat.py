@@ -40,8 +40,9 @@ class RoleTokenChat(ChatFormat):
 
     def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> list[Turn]:
         turns = super().render(messages, generation_prompt=generation_prompt)
+        stops = [Special(name) for name in self.stops]
         for turn, following in pairwise(turns):
-            if turn.role == "assistant" and following.header[:1] in ([Special(stop)] for stop in self.stops):
+            if turn.role == "assistant" and following.header[0] in stops:
                 turn.ending.append(following.header.pop(0))
         turns[0].header[:0] = [Special(name) for name in PREFIX]
         return turns
