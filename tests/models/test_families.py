@@ -69,7 +69,7 @@ def test_the_published_file_builds(family):
         ("qwen2_vl", {}, {"hidden_size": 32}, "visual tokens of width 32"),
         ("qwen2_vl", {}, {"num_heads": 5}, "64 is no multiple of 20"),
         ("qwen3_vl", {"attention_bias": True}, {}, "attention_bias is true"),
-        ("qwen3_vl", {"head_dim": 16}, {}, "half a head, 8"),
+        ("qwen3_vl", {"head_dim": 16}, {}, "half a head's rotated width, 8$"),
         ("qwen3_vl", {"head_dim": None}, {}, "'head_dim'"),
         ("qwen3_vl", {}, {"deepstack_visual_indexes": [1, 9]}, r"\[9\] beyond the 3 vision layers"),
         ("qwen3_vl", {"num_hidden_layers": 1}, {}, "2 deepstack_visual_indexes for 1 decoder layers"),

@@ -181,6 +181,6 @@ def _check_text(text: Mapping[str, Any]) -> None:
     sections, half = text["rope_parameters"]["mrope_section"], rotary_width(text) / 2
     if sum(sections) != half or len(sections) != 3:
         raise ValueError(
-            f"config.json: mrope_section {sections}: expected 3 that sum to half a head (of what of it is "
-            f"rotated), {half}"
+            f"config.json: mrope_section {sections}: expected 3 numbers that sum to half a head's "
+            f"rotated width, {half:g}"
         )
