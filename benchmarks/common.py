@@ -6,18 +6,23 @@ quote is the ratio.
 
 from __future__ import annotations
 
+import argparse
+import functools
 import multiprocessing as mp
 import os
 import platform
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
 Side = Callable[[], object]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def describe_machine(threads: int) -> str:
@@ -85,3 +90,47 @@ def compare_processes(
     for process in processes:
         process.join()
     return result
+
+
+def compare_steps(
+    description: str | None,
+    make_checkpoint: Callable[[Path], None],
+    reference_side: Callable[[Path, torch.dtype], Side],
+    our_side: Callable[[Path, torch.dtype], Side],
+) -> None:
+    """A command line that prints time and peak memory of a training step, a row per dtype.
+
+    Args:
+        description: of the script, for `--help`.
+        make_checkpoint: writes the checkpoint folder that both sides load.
+        reference_side: (folder, dtype) -> the step to time, which returns its loss.
+        our_side: the same.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dtype", choices=DTYPES, action="append", help="both when left out")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    print(describe_machine(arguments.threads))
+    print("| dtype | reference ms | ours ms | speed-up | reference MB | ours MB | memory | last losses |")
+    print("|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        make_checkpoint(folder)
+        for name in arguments.dtype or DTYPES:
+            sides = {
+                "reference": functools.partial(reference_side, folder, DTYPES[name]),
+                "ours": functools.partial(our_side, folder, DTYPES[name]),
+            }
+            result = compare_processes(sides, arguments.repeats, arguments.threads)
+            reference, ours = result["reference"], result["ours"]
+            speed = reference["seconds"] / ours["seconds"]
+            memory = ours["peak_mb"] / reference["peak_mb"]
+            print(
+                f"| {name} | {1e3 * reference['seconds']:.0f} | {1e3 * ours['seconds']:.0f} | {speed:.2f} "
+                f"| {reference['peak_mb']:.0f} | {ours['peak_mb']:.0f} | {memory:.2f} "
+                f"| {reference['value']:.4f} {ours['value']:.4f} |",
+                flush=True,
+            )

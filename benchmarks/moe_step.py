@@ -9,16 +9,12 @@ own and tells its peak memory; they take turns.
 
 from __future__ import annotations
 
-import argparse
-import functools
-import tempfile
 from pathlib import Path
 
 import torch
-from common import compare_processes, describe_machine
+from common import compare_steps
 
 ROWS, TOKENS, VOCABULARY = 2, 256, 8192
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def make_checkpoint(folder: Path) -> None:
@@ -99,36 +95,5 @@ def our_side(folder: Path, dtype: torch.dtype):
     return run
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--dtype", choices=DTYPES, action="append", help="both when left out")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    print(describe_machine(arguments.threads))
-    print("| dtype | reference ms | ours ms | speed-up | reference MB | ours MB | memory | last losses |")
-    print("|---|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        make_checkpoint(folder)
-        for name in arguments.dtype or DTYPES:
-            sides = {
-                "reference": functools.partial(reference_side, folder, DTYPES[name]),
-                "ours": functools.partial(our_side, folder, DTYPES[name]),
-            }
-            result = compare_processes(sides, arguments.repeats, arguments.threads)
-            reference, ours = result["reference"], result["ours"]
-            speed = reference["seconds"] / ours["seconds"]
-            memory = ours["peak_mb"] / reference["peak_mb"]
-            print(
-                f"| {name} | {1e3 * reference['seconds']:.0f} | {1e3 * ours['seconds']:.0f} | {speed:.2f} "
-                f"| {reference['peak_mb']:.0f} | {ours['peak_mb']:.0f} | {memory:.2f} "
-                f"| {reference['value']:.4f} {ours['value']:.4f} |",
-                flush=True,
-            )
-
-
 if __name__ == "__main__":
-    main()
+    compare_steps(__doc__, make_checkpoint, reference_side, our_side)

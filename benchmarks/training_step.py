@@ -10,19 +10,15 @@ same work.
 
 from __future__ import annotations
 
-import argparse
-import functools
-import tempfile
 from pathlib import Path
 
 import torch
-from common import compare_processes, describe_machine
+from common import compare_steps
 
 BATCH, IMAGE_TOKENS, TEXT_TOKENS, LABELLED = 2, 256, 130, 128
 GRID = (1, 32, 32)  # patches; 2 x 2 of them make one token
 IMAGE_TOKEN, VISION_START, VISION_END = 151655, 151652, 151653
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def make_checkpoint(folder: Path) -> None:
@@ -138,36 +134,5 @@ def _positions() -> torch.Tensor:
     return torch.cat([torch.zeros(1, 3, dtype=torch.int64), image, text])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--dtype", choices=DTYPES, action="append", help="both when left out")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    print(describe_machine(arguments.threads))
-    print("| dtype | reference ms | ours ms | speed-up | reference MB | ours MB | memory | last losses |")
-    print("|---|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        make_checkpoint(folder)
-        for name in arguments.dtype or DTYPES:
-            sides = {
-                "reference": functools.partial(reference_side, folder, DTYPES[name]),
-                "ours": functools.partial(our_side, folder, DTYPES[name]),
-            }
-            result = compare_processes(sides, arguments.repeats, arguments.threads)
-            reference, ours = result["reference"], result["ours"]
-            speed = reference["seconds"] / ours["seconds"]
-            memory = ours["peak_mb"] / reference["peak_mb"]
-            print(
-                f"| {name} | {1e3 * reference['seconds']:.0f} | {1e3 * ours['seconds']:.0f} | {speed:.2f} "
-                f"| {reference['peak_mb']:.0f} | {ours['peak_mb']:.0f} | {memory:.2f} "
-                f"| {reference['value']:.4f} {ours['value']:.4f} |",
-                flush=True,
-            )
-
-
 if __name__ == "__main__":
-    main()
+    compare_steps(__doc__, make_checkpoint, reference_side, our_side)
