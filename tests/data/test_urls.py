@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from torchtune_qwenvl.data.images import ImageFinder
+from torchtune_qwenvl.data.images import MediaFinder
 from torchtune_qwenvl.data.urls import UrlPolicy, fetch, is_public
 from torchtune_qwenvl.transforms.errors import BadSample
 
@@ -110,7 +110,7 @@ def test_private_addresses_are_refused_by_default(server: str) -> None:
     port = server.split(":")[1]
     for host in ("127.0.0.1", "localhost"):
         with pytest.raises(BadSample, match=f"{host} is .*expected public addresses only"):
-            ImageFinder(urls=UrlPolicy())(f"http://{host}:{port}/image")
+            MediaFinder(urls=UrlPolicy())(f"http://{host}:{port}/image")
     assert Handler.hosts == []
 
 
@@ -147,8 +147,22 @@ def test_a_server_that_does_not_answer(server: str) -> None:
     def no_such_host(host: str, port: int) -> list[str]:
         raise OSError("Name or service not known")
 
-    with pytest.raises(BadSample, match=r"image URL http://gone\.example/a\.png: Name or service not known"):
+    with pytest.raises(BadSample, match=r"URL http://gone\.example/a\.png: Name or service not known"):
         fetch("http://gone.example/a.png", policy(resolve=no_such_host))
+
+
+def test_looking_up_a_name_has_a_time_limit() -> None:
+    answered = threading.Event()
+
+    def slow(host: str, port: int) -> list[str]:
+        answered.wait(20)
+        return ["127.0.0.1"]
+
+    start = time.monotonic()
+    with pytest.raises(BadSample, match=r"no complete answer within the time limit \(url_timeout\)"):
+        fetch("http://slow.example/a.png", policy(resolve=slow, timeout=0.2))
+    assert time.monotonic() - start < 5
+    answered.set()
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,12 @@ class Kind:
     tag: str
 
 
-IMAGE = Kind("image", ("image", "images"), ("image", "path", "url", "image_url"), IMAGE_OPTIONS, "<image>")
-VIDEO = Kind("video", ("video", "videos"), ("video", "path", "url", "video_url"), VIDEO_OPTIONS, "<video>")
+_KEYS = ("path", "url", "base64", "content")
+IMAGE = Kind("image", ("image", "images"), ("image", "image_url", *_KEYS), IMAGE_OPTIONS, "<image>")
+VIDEO = Kind("video", ("video", "videos"), ("video", "video_url", *_KEYS), VIDEO_OPTIONS, "<video>")
 KINDS = {kind.name: kind for kind in (IMAGE, VIDEO)}
-# A part without a type is known by its first key among these.
-_TYPES = {"text": None, **dict.fromkeys(IMAGE.keys, IMAGE), "video": VIDEO, "video_url": VIDEO}
+# What may stand as a part's type; a part without one is known by the first of these among its keys.
+_TYPES = {"text": None, "video": VIDEO, "video_url": VIDEO, **dict.fromkeys(IMAGE.keys[:-1], IMAGE)}
 
 
 class Pool:
@@ -84,10 +85,10 @@ def open_pools(record: Mapping[str, Any]) -> Pools:
 def parse_part(part: Any, pools: Pools, where: str) -> dict[str, Any]:
     """One typed part -> the transform's ``{"type": "text" | "image" | "video", "content": ..., options}``.
 
-    An image names its source by one of ``image | path | url | image_url | content`` (``image_url`` also as
-    ``{"url": ...}``), a video by ``video | path | url | video_url | content``; a list is a video given by its
-    frames. Without a source it takes the next of the pool. Options (``min_pixels, max_pixels``, …) come
-    along.
+    An image names its source by one of ``image | image_url | path | url | base64 | content`` (``image_url``
+    also as ``{"url": ...}``), a video with ``video | video_url`` in the place of the first two, where a list
+    is a video given by its frames. Without a source it takes the next of the pool. Options (``min_pixels,
+    max_pixels``, …) come along.
 
     Raises:
         BadSample: an unknown part, two sources, or an image's limits that are no positive whole numbers.
@@ -115,7 +116,7 @@ def parse_part(part: Any, pools: Pools, where: str) -> dict[str, Any]:
 
 def _source(part: Mapping[str, Any], pool: Pool, where: str) -> Any:
     kind = pool.kind
-    given = [key for key in (*kind.keys, "content") if key in part]
+    given = [key for key in kind.keys if key in part]
     if len(given) > 1:
         raise BadSample(f"one {kind.name} with two sources, {' and '.join(given)}", where=where, fix="keep one")
     if not given:
@@ -124,7 +125,7 @@ def _source(part: Mapping[str, Any], pool: Pool, where: str) -> Any:
     source = part[given[0]]
     if given[0].endswith("_url") and isinstance(source, Mapping):
         source = source.get("url")
-    return source
+    return {"base64": source} if given[0] == "base64" else source
 
 
 def _check_limits(limits: Mapping[str, Any], where: str) -> None:

@@ -193,8 +193,7 @@ class ImageTransform(Transform):
         std = (torch.tensor(self.image_std) * 255.0)[:, None]
         out = torch.empty(len(raw), raw.shape[1], self.temporal_patch_size, raw.shape[2], dtype=self.dtype)
         for target, some in zip(out.split(_CHUNK), raw.split(_CHUNK), strict=True):
-            frame = torch.sub(some, mean).div_(std).to(self.dtype)
-            torch.stack([frame] * self.temporal_patch_size, dim=2, out=target)
+            target.copy_(torch.sub(some, mean).div_(std)[:, :, None])  # one frame, T times
         return out.flatten(1)
 
 
