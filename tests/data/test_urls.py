@@ -140,7 +140,7 @@ def test_one_private_address_among_public_ones_is_enough() -> None:
 def test_refuses(server: str, path: str, changes: dict[str, object], message: str) -> None:
     with pytest.raises(BadSample, match=message) as caught:
         fetch(f"http://{server}/{path}", policy(**changes))
-    assert f"http://{server}/{path}" in str(caught.value) and "download the image first" in str(caught.value)
+    assert f"http://{server}/{path}" in str(caught.value) and "download the file first" in str(caught.value)
 
 
 def test_a_server_that_does_not_answer(server: str) -> None:

@@ -23,7 +23,7 @@ class VisionChatDataset(Dataset):
     Args:
         records: where records come from.
         parse: record -> messages.
-        find: what a record names as image or video, the file's folder, and which it is -> path, bytes or image.
+        find: what a record names, the file's folder, and image or video -> a path, bytes or image.
         transform: ``{"messages": [...]}`` -> sample.
     """
 

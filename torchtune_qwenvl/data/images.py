@@ -1,4 +1,4 @@
-"""From what a record names as its image or video to what the transform can decode: a checked path or bytes."""
+"""From what a record names as image or video to what the transform can decode: a checked path or bytes."""
 
 import os
 import re

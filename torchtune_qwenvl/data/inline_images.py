@@ -33,7 +33,9 @@ def read_data_url(url: str, max_bytes: int, kind: str = "image") -> bytes:
         )
     came = head["kind"].lower()
     if came and not came.startswith((*_KINDS[kind], "application/octet-stream")):
-        raise BadSample(f"expected data:{kind}/..., got data:{came}", fix=f"name the {kind}, or remove the part")
+        raise BadSample(
+            f"expected data:{kind}/..., got data:{came}", fix=f"name the {kind}, or remove the part"
+        )
     content = url[head.end() :]
     return read_base64(unquote(content) if "%" in content else content, max_bytes)
 

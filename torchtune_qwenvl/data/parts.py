@@ -118,7 +118,9 @@ def _source(part: Mapping[str, Any], pool: Pool, where: str) -> Any:
     kind = pool.kind
     given = [key for key in kind.keys if key in part]
     if len(given) > 1:
-        raise BadSample(f"one {kind.name} with two sources, {' and '.join(given)}", where=where, fix="keep one")
+        raise BadSample(
+            f"one {kind.name} with two sources, {' and '.join(given)}", where=where, fix="keep one"
+        )
     if not given:
         places = f"{kind.name} parts without a source"
         return pool.take(where, places, f"name one by {', '.join(kind.keys)}")

@@ -17,7 +17,15 @@ from typing import Any
 from torchtune.data import Message
 
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.pieces import Marks, MediaSlot, Piece, Placeholders, Special, VideoFormat
+from torchtune_qwenvl.transforms.pieces import (
+    ONE_BLOCK,
+    Marks,
+    MediaSlot,
+    Piece,
+    Placeholders,
+    Special,
+    VideoFormat,
+)
 
 MEDIA = ("image", "video")
 
@@ -42,7 +50,7 @@ class ChatFormat:
     turn_start: str = "<|im_start|>"
     turn_end: str = "<|im_end|>"
     image: Marks = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
-    video: VideoFormat = VideoFormat()
+    video: VideoFormat = ONE_BLOCK
     tool_call: tuple[str, str] = ("<tool_call>\n", "\n</tool_call>")
     answer_opening: str = ""
     stops: tuple[str, ...] = ()

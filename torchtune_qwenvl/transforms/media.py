@@ -42,17 +42,17 @@ class MediaPlanner:
     """Plans the images and videos of conversations.
 
     Args:
-        image, video: the transforms of either; `video` None: videos are refused, `no_video` says why.
+        image, video: the transforms of either.
         format: how videos are written, which tells whether they need timestamps.
         tokens_per_second: steps of the temporal position per second of a clip; None: one per temporal patch.
-        no_video: what to tell whoever brings a video.
+        no_video: why videos are refused; None: they are taken.
     """
 
     image: ImageTransform
-    video: VideoTransform | None
+    video: VideoTransform
     format: VideoFormat
     tokens_per_second: float | None = None
-    no_video: str = ""
+    no_video: str | None = None
 
     def __call__(self, messages: Sequence[Message]) -> list[PlannedMedium]:
         """Every image and video, in the order of the text.
@@ -69,7 +69,7 @@ class MediaPlanner:
         return PlannedMedium(self.image, plan, Medium(*self.image.merged_grid(plan)))
 
     def _video(self, part: Mapping[str, Any], where: str) -> PlannedMedium:
-        if self.video is None:
+        if self.no_video is not None:
             raise BadSample(self.no_video, where=where)
         plan: PlannedVideo = self.video.plan(part["content"], where=where, **_given(part, VIDEO_OPTIONS))
         n_patches, rows, columns = self.video.merged_grid(plan)

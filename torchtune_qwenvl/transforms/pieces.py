@@ -36,7 +36,7 @@ class MediaSlot:
 
 @dataclass(frozen=True)
 class Placeholders:
-    """One special token `name` per visual token in the temporal patches `patches` of medium number `index`."""
+    """Special tokens `name`, one per visual token of the temporal patches `patches` of medium `index`."""
 
     name: str
     index: int
@@ -88,3 +88,6 @@ class VideoFormat:
         )
         placeholders = Placeholders(placeholder, index, range(i, i + 1))
         return [before, Special(start), placeholders, Special(end), behind]
+
+
+ONE_BLOCK = VideoFormat()

@@ -42,9 +42,9 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
     team's rule), and nothing of a message with `masked=True`; `masked=False` on another role changes nothing.
 
     Args:
-        tokenizer, chat, image_transform, video_transform: the parts; without the last videos are refused, and
-            `no_video` is said.
+        tokenizer, chat, image_transform, video_transform: the parts.
         tokens_per_second: of a clip's temporal positions, see `temporal_positions`.
+        no_video: why videos are refused; None: they are taken.
         max_seq_len: longest sample in tokens; None: no limit.
         truncation: what happens to a longer one: "drop_turns" leaves out trailing exchanges with their
             images, "drop" gives the sample up; see `turns_that_fit`.
@@ -58,10 +58,10 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         tokenizer: BPETokenizer,
         chat: ChatFormat,
         image_transform: ImageTransform,
-        video_transform: VideoTransform | None = None,
+        video_transform: VideoTransform,
         *,
         tokens_per_second: float | None = None,
-        no_video: str = "a video: this transform was made without a video transform",
+        no_video: str | None = None,
         max_seq_len: int | None = None,
         truncation: Policy = "drop_turns",
         prompt_template: PromptTemplateInterface | None = None,

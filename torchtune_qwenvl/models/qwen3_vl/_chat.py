@@ -21,6 +21,9 @@ from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.pieces import MediaSlot, Piece, Special, VideoFormat
 
 _RESULT = ("\n<tool_response>\n", "\n</tool_response>")
+_VIDEO = VideoFormat(
+    patch=("<|vision_start|>", "<|video_pad|>", "<|vision_end|>"), before="<{seconds:.1f} seconds>"
+)
 _MEDIA_ROLES = ("user", "ipython")
 
 
@@ -32,9 +35,7 @@ class Qwen3Chat(ChatFormat):
         thinking: whether answers carry their reasoning, as the module's example shows.
     """
 
-    video: VideoFormat = VideoFormat(
-        patch=("<|vision_start|>", "<|video_pad|>", "<|vision_end|>"), before="<{seconds:.1f} seconds>"
-    )
+    video: VideoFormat = _VIDEO
     thinking: bool = False
 
     def turn(self, messages: Sequence[Message], number: int, content: list[Piece]) -> Turn:
