@@ -9,6 +9,8 @@ from typing import Any
 
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.models._transform import Published, PublishedTransform
+from torchtune_qwenvl.models.qwen2_5_vl._sizes import IMAGE_MEAN, IMAGE_STD
+from torchtune_qwenvl.models.qwen2_5_vl._video import Qwen2_5_VLVideoTransform
 from torchtune_qwenvl.transforms.chat import ChatFormat
 from torchtune_qwenvl.transforms.image import ImageTransform
 from torchtune_qwenvl.transforms.tokenizer import ExtraToken
@@ -44,8 +46,6 @@ ADDED_TOKENS = (
     ),
 )
 
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 MIN_PIXELS = 56 * 56
 MAX_PIXELS = 28 * 28 * 1280
 IMAGE: dict[str, Any] = {
@@ -74,7 +74,12 @@ class Qwen2_5_VLTransform(PublishedTransform):
         ...                                  Message("assistant", "A cat.")]})
     """
 
-    published = Published(chats={"qwen2": CHAT}, added_tokens=ADDED_TOKENS, image=Qwen2_5_VLImageTransform)
+    published = Published(
+        chats={"qwen2": CHAT},
+        added_tokens=ADDED_TOKENS,
+        image=Qwen2_5_VLImageTransform,
+        video=Qwen2_5_VLVideoTransform,
+    )
 
 
 qwen2_5_vl_transform = Qwen2_5_VLTransform.build
