@@ -7,8 +7,9 @@ from omegaconf import OmegaConf
 from torchtune._cli.cp import Copy as TorchtuneCopy
 from torchtune._recipe_registry import get_all_recipes
 
+from torchtune_qwenvl.arguments import nearest
 from torchtune_qwenvl.cli.registry import recipe_names
-from torchtune_qwenvl.training.config import PACKAGED, load_config, nearest, packaged_names
+from torchtune_qwenvl.training.config import PACKAGED, load_config, packaged_names
 
 EPILOG = """\
 examples:

@@ -16,12 +16,12 @@ from pathlib import Path
 from torchtune._cli.download import Download
 from torchtune._cli.ls import List
 
+from torchtune_qwenvl.arguments import nearest
 from torchtune_qwenvl.cli.cp import Copy
 from torchtune_qwenvl.cli.registry import RECIPES, register
 from torchtune_qwenvl.cli.run import Run
 from torchtune_qwenvl.cli.show import Show
 from torchtune_qwenvl.cli.validate import Validate
-from torchtune_qwenvl.training.config import nearest
 
 PROGRAM = "tune-qwenvl"
 PACKAGE = Path(__file__).resolve().parents[1]

@@ -9,11 +9,10 @@ left over.
     tune-qwenvl show qwen2_5_vl/3B_lora --stock          for torchtune's own recipes
 """
 
-import difflib
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torchtune.config._errors import InstantiationError
 from torchtune.config._utils import _get_component_from_path
+
+from torchtune_qwenvl.arguments import nearest
 
 PACKAGED = Path(str(files("torchtune_qwenvl.configs")))
 COMPONENT = "_component_"
@@ -235,12 +236,6 @@ def _check_arguments(path: str, node: dict) -> None:
     for name in node.keys() - {COMPONENT} - parameters.keys():
         hint = nearest(name, parameters)
         raise ValueError(f"Config key '{path}.{name}': {node[COMPONENT]} has no such argument.{hint}")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """ " Did you mean '…'?" with the known name most like `name`, or nothing."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean '{found[0]}'?" if found else ""
 
 
 def main(argv: Sequence[str]) -> None:
