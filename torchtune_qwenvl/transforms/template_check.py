@@ -17,6 +17,7 @@ from torchtune.data import Message
 from torchtune_qwenvl.transforms.chat import ChatFormat
 
 _IMAGE = {"type": "image", "content": "probe.png"}
+_VIDEO = {"type": "video", "content": "probe.mp4"}
 _TEXT = {"type": "text", "content": " What is\n\nthis? "}
 PROBES: dict[str, list[Message]] = {
     "one question": [Message("user", "Hello")],
@@ -27,6 +28,10 @@ PROBES: dict[str, list[Message]] = {
         Message("assistant", "Two cats."),
         Message("user", [_IMAGE]),
         Message("assistant", ""),
+    ],
+    "videos and images": [
+        Message("user", [_VIDEO, _TEXT, _IMAGE, _VIDEO]),
+        Message("assistant", "A film."),
     ],
     "tool answer": [
         Message("user", "Hello"),
@@ -101,7 +106,7 @@ def _plain(message: Message) -> dict[str, Any]:
     if all(part["type"] == "text" for part in message.content):
         return {"role": role, "content": message.text_content}
     parts = [
-        {"type": "text", "text": part["content"]} if part["type"] == "text" else {"type": "image"}
+        {"type": "text", "text": part["content"]} if part["type"] == "text" else {"type": part["type"]}
         for part in message.content
     ]
     return {"role": role, "content": parts}
