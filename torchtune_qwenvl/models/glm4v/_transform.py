@@ -12,8 +12,9 @@ import torch
 from torchtune_qwenvl.models._transform import Published, PublishedTransform
 from torchtune_qwenvl.models.glm4v._chat import ReasoningChat, RoleTokenChat
 from torchtune_qwenvl.models.glm4v._sizes import IMAGE_MEAN, IMAGE_STD
+from torchtune_qwenvl.models.glm4v._video import GLM4VVideoTransform
 from torchtune_qwenvl.transforms.decode import MAX_IMAGE_PIXELS
-from torchtune_qwenvl.transforms.image import ImageTransform, smart_resize
+from torchtune_qwenvl.transforms.image import ImageTransform, smart_resize_frames
 
 MIN_PIXELS = 112 * 112
 MAX_PIXELS = 28 * 28 * 15000
@@ -53,15 +54,12 @@ class GLM4VImageTransform(ImageTransform):
         )
 
     def resize_to(self, height: int, width: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-        factor = self.patch_size * self.merge_size
-        if min(height, width) < factor:
-            scale = max(factor / height, factor / width)
-            height, width = int(height * scale), int(width * scale)
-        return smart_resize(
+        return smart_resize_frames(
             height,
             width,
-            factor=factor,
-            frames=self.temporal_patch_size,
+            n_frames=self.temporal_patch_size,
+            temporal_factor=self.temporal_patch_size,
+            factor=self.patch_size * self.merge_size,
             min_pixels=min_pixels,
             max_pixels=max_pixels,
         )
@@ -78,6 +76,7 @@ class GLM4VTransform(PublishedTransform):
         chats={"glm4.1v": RoleTokenChat(), "glm4.6v": ReasoningChat()},
         added_tokens=(),
         image=GLM4VImageTransform,
+        video=GLM4VVideoTransform,
     )
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 
 from torchtune_qwenvl.models._transform import Published, PublishedTransform
+from torchtune_qwenvl.models.qwen2_5_vl._sizes import IMAGE_MEAN, IMAGE_STD
+from torchtune_qwenvl.models.qwen2_5_vl._video import Qwen2_5_VLVideoTransform
 from torchtune_qwenvl.transforms.chat import ChatFormat
 from torchtune_qwenvl.transforms.decode import MAX_IMAGE_PIXELS
 from torchtune_qwenvl.transforms.image import ImageTransform
@@ -46,8 +48,6 @@ ADDED_TOKENS = (
     ),
 )
 
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 MIN_PIXELS = 56 * 56
 MAX_PIXELS = 28 * 28 * 1280
 
@@ -90,7 +90,12 @@ class Qwen2_5_VLTransform(PublishedTransform):
         ...                                  Message("assistant", "A cat.")]})
     """
 
-    published = Published(chats={"qwen2": CHAT}, added_tokens=ADDED_TOKENS, image=Qwen2_5_VLImageTransform)
+    published = Published(
+        chats={"qwen2": CHAT},
+        added_tokens=ADDED_TOKENS,
+        image=Qwen2_5_VLImageTransform,
+        video=Qwen2_5_VLVideoTransform,
+    )
 
 
 qwen2_5_vl_transform = Qwen2_5_VLTransform.build

@@ -13,6 +13,7 @@ from torchtune_qwenvl.models._transform import Published, PublishedTransform
 from torchtune_qwenvl.models.qwen2_5_vl._transform import ADDED_TOKENS as QWEN2_5_TOKENS
 from torchtune_qwenvl.models.qwen3_vl._chat import INSTRUCT, THINKING
 from torchtune_qwenvl.models.qwen3_vl._sizes import IMAGE_MEAN, IMAGE_STD
+from torchtune_qwenvl.models.qwen3_vl._video import Qwen3VLVideoTransform
 from torchtune_qwenvl.transforms.decode import MAX_IMAGE_PIXELS
 from torchtune_qwenvl.transforms.image import ImageTransform
 from torchtune_qwenvl.transforms.tokenizer import ExtraToken
@@ -70,6 +71,7 @@ class Qwen3VLTransform(PublishedTransform):
         chats={"instruct": INSTRUCT, "thinking": THINKING},
         added_tokens=ADDED_TOKENS,
         image=Qwen3VLImageTransform,
+        video=Qwen3VLVideoTransform,
     )
 
 
