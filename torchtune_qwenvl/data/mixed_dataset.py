@@ -49,8 +49,9 @@ class Members(Dataset):
     def where(self, index: int) -> str:
         """File and number of a sample, or the member's name and the number."""
         member, inner = self.find(index)
-        if hasattr(self.datasets[member], "where"):
-            return self.datasets[member].where(inner)
+        dataset: Any = self.datasets[member]
+        if hasattr(dataset, "where"):
+            return dataset.where(inner)
         return f"dataset {self.names[member]}, sample {inner} (from 0)"
 
     def size(self, index: int) -> SampleSize:
@@ -154,10 +155,14 @@ def weights_of(entries: Sequence[Mapping[str, Any]]) -> list[object] | None:
 
 
 def _names(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = [str(entry.get("name") or _stem(entry.get("source"), number)) for number, entry in enumerate(entries)]
+    names = [
+        str(entry.get("name") or _stem(entry.get("source"), number)) for number, entry in enumerate(entries)
+    ]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"a mix of datasets: two are called {twice[0]!r}; give each a name of its own (name:)")
+        raise ValueError(
+            f"a mix of datasets: two are called {twice[0]!r}; give each a name of its own (name:)"
+        )
     return names
 
 

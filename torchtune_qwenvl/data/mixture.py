@@ -30,7 +30,7 @@ def check_weights(weights: Sequence[object]) -> list[float]:
     for number, weight in enumerate(weights):
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
             raise ValueError(
-                f"weights of a mix: expected numbers of at least 0, got {weight!r} for dataset {number} (from 0)"
+                f"weights of a mix: expected numbers of at least 0, dataset {number} (from 0) has {weight!r}"
             )
     shares = [float(weight) for weight in weights]  # type: ignore[arg-type]
     total = math.fsum(shares)
@@ -38,7 +38,9 @@ def check_weights(weights: Sequence[object]) -> list[float]:
         raise ValueError(f"weights of a mix: expected a weight above 0, got {len(shares)} weights, all 0")
     if abs(total - 1) > TOLERANCE:
         instead = ", ".join(f"{share / total:.6g}" for share in shares)
-        raise ValueError(f"weights of a mix: expected a sum of 1, got {total:.6g}; in the same ratio: {instead}")
+        raise ValueError(
+            f"weights of a mix: expected a sum of 1, got {total:.6g}; in the same ratio: {instead}"
+        )
     return shares
 
 
@@ -71,16 +73,22 @@ class Mixture:
         stopping_strategy: str = "first_exhausted",
     ) -> None:
         if weights is not None and len(weights) != len(lengths):
-            raise ValueError(f"expected a weight for each of {len(lengths)} datasets, got {len(weights)} weights")
+            raise ValueError(
+                f"expected a weight for each of {len(lengths)} datasets, got {len(weights)} weights"
+            )
         if not lengths or min(lengths) < 1:
-            raise ValueError(f"expected datasets with at least one sample each, got the lengths {list(lengths)}")
+            raise ValueError(
+                f"expected datasets with at least one sample each, got the lengths {list(lengths)}"
+            )
         self.lengths = list(lengths)
         shares = [n / sum(lengths) for n in lengths] if weights is None else check_weights(weights)
         self.weights = shares
-        ends = [(n - 0.5) / share for n, share in zip(lengths, shares, strict=True) if share]
-        end = (min if check_strategy(stopping_strategy) == "first_exhausted" else max)(ends)
-        # Rounding must not cost the last sample of the member that ends the epoch.
-        self.drawn = [int(end * share * (1 + 1e-12) + 0.5) for share in shares]
+        draws = [n / share for n, share in zip(lengths, shares, strict=True) if share]
+        # The margin: rounding must not cost the last sample of the member that ends the epoch, or add one.
+        if check_strategy(stopping_strategy) == "first_exhausted":
+            self.drawn = [math.floor(min(draws) * share + 1e-6) for share in shares]
+        else:
+            self.drawn = [math.ceil(max(draws) * share - 1e-6) for share in shares]
 
     def __len__(self) -> int:
         """Samples of an epoch."""

@@ -69,8 +69,7 @@ class PackedSampler(ResumableSampler):
         self._work = [work(*size) for size in sizes.tolist()]
         self.pack_to, self.look_ahead = pack_to, look_ahead
         n = len(sizes if mixture is None else mixture)
-        place = {"rank": rank, "world_size": world_size}
-        super().__init__(n, seed=seed, shuffle=shuffle, mixture=mixture, **place)
+        super().__init__(n, seed=seed, shuffle=shuffle, rank=rank, world_size=world_size, mixture=mixture)
 
     def set_batch_size(self, batch_size: int) -> None:
         """Rows per rank and batch."""
@@ -100,7 +99,8 @@ class PackedSampler(ResumableSampler):
 
     def __iter__(self) -> Iterator[list[int]]:
         first = self.plan.steps_done(self.samples_done)
-        for step, self._behind in islice(zip(self.plan.steps, self.plan.ends, strict=True), first, None):
+        for step, end in islice(zip(self.plan.steps, self.plan.ends, strict=True), first, None):
+            self._behind = end
             yield step[self.rank]
 
     @property
