@@ -15,6 +15,7 @@ import torch
 from torchtune.data import PromptTemplateInterface
 from torchtune.data._prompt_templates import _get_prompt_template, _TemplateType
 
+from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.transforms.chat import ChatFormat
 from torchtune_qwenvl.transforms.folder import extra_tokens, read_processor_folder
 from torchtune_qwenvl.transforms.image import ImageTransform
@@ -130,6 +131,7 @@ class PublishedTransform(VisionLanguageTransform):
         self.video_transform = self.published.video(**_given(patches | video))
 
     @classmethod
+    @takes_arguments_of(__init__)
     def build(
         cls,
         path: str,
@@ -148,6 +150,7 @@ class PublishedTransform(VisionLanguageTransform):
         return cls(path, merges_file, prompt_template=template, **arguments)
 
     @classmethod
+    @takes_arguments_of(__init__)
     def load(
         cls,
         folder: str | Path,

@@ -5,15 +5,14 @@ schema. A config file names its parents (`include: [_3B, _lora]`); later files w
 names another `_component_` than its parent replaces it whole, so that no argument of the old component is
 left over.
 
-    python -m torchtune_qwenvl.training.config qwen2_5_vl/3B_lora batch_size=2     prints it fully resolved
-    python -m torchtune_qwenvl.training.config qwen2_5_vl/3B_lora --stock          for torchtune's own recipes
+    tune-qwenvl show qwen2_5_vl/3B_lora batch_size=2     prints it fully resolved
+    tune-qwenvl show qwen2_5_vl/3B_lora --stock          for torchtune's own recipes
 """
 
-import difflib
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from torchtune.config._errors import InstantiationError
 from torchtune.config._utils import _get_component_from_path
 
+from torchtune_qwenvl.arguments import nearest
 from torchtune_qwenvl.training.dataset_config import (
     COMPONENT,
     DATASETS,
@@ -45,8 +45,8 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         ValueError: an unknown config, key or component argument, with the nearest known one; a malformed
             override.
     """
-    base = _load(PACKAGED / "base.yaml")
-    merged = _merge(base, _load(_find(name)))
+    base = load_config(PACKAGED / "base.yaml")
+    merged = _merge(base, load_config(find_config(name)))
     # Components first: `optimizer.lr=1 optimizer=torch.optim.SGD` must not lose the learning rate.
     for path, value in sorted(map(_parse_override, overrides), key=lambda edit: edit[0][-1] != COMPONENT):
         if value is _REMOVE:
@@ -119,7 +119,7 @@ _SHARED_WITH_STOCK = (
 )
 
 
-def _find(name: str, beside: Path | None = None) -> Path:
+def find_config(name: str, beside: Path | None = None) -> Path:
     """The file called `name`: beside the file that includes it, a path of the user's, or packaged."""
     file_name = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
     folders = [PACKAGED, Path()] if name != file_name else [Path(), PACKAGED]
@@ -127,10 +127,10 @@ def _find(name: str, beside: Path | None = None) -> Path:
         if (folder / file_name).is_file():
             return folder / file_name
     known = packaged_names()
-    raise ValueError(f"No config called '{name}'.{_nearest(name, known)} Packaged ones: {', '.join(known)}.")
+    raise ValueError(f"No config called '{name}'.{nearest(name, known)} Packaged ones: {', '.join(known)}.")
 
 
-def _load(path: Path, chain: tuple[Path, ...] = ()) -> dict:
+def load_config(path: Path, chain: tuple[Path, ...] = ()) -> dict:
     """One file over everything it includes, as a plain dict; interpolations stay as they are."""
     path = path.resolve()
     if path in chain:
@@ -143,7 +143,7 @@ def _load(path: Path, chain: tuple[Path, ...] = ()) -> dict:
     parents = content.pop("include", [])
     merged: dict = {}
     for parent in [parents] if isinstance(parents, str) else parents:
-        merged = _merge(merged, _load(_find(parent, beside=path.parent), (*chain, path)))
+        merged = _merge(merged, load_config(find_config(parent, beside=path.parent), (*chain, path)))
     return _merge(merged, content)
 
 
@@ -178,7 +178,7 @@ def _parse_override(text: str) -> tuple[tuple[str, ...], Any]:
 def _remove(tree: dict, path: tuple[str, ...]) -> dict:
     head, rest = path[0], path[1:]
     if not isinstance(tree, dict) or head not in tree:
-        raise ValueError(f"Cannot remove '{head}': no such key.{_nearest(head, tree or ())}")
+        raise ValueError(f"Cannot remove '{head}': no such key.{nearest(head, tree or ())}")
     if rest:
         return {**tree, head: _remove(tree[head], rest)}
     return {key: value for key, value in tree.items() if key != head}
@@ -190,9 +190,7 @@ def _check_keys(schema: dict, tree: dict, prefix: str = "") -> None:
         name = prefix + str(key)
         if key not in schema:
             known = [path for path in _dotted(schema, prefix)]
-            raise ValueError(
-                f"Unknown config key '{name}'.{_nearest(name, known)} base.yaml lists every key."
-            )
+            raise ValueError(f"Unknown config key '{name}'.{nearest(name, known)} base.yaml lists every key.")
         default = schema[key]
         if name in SLOTS:
             if value is not None and not (isinstance(value, dict) and COMPONENT in value):
@@ -243,13 +241,8 @@ def _check_arguments(path: str, node: dict) -> None:
         return
     of_the_mix = OF_THE_MIX if ".datasets." in path else set()
     for name in node.keys() - {COMPONENT} - of_the_mix - parameters.keys():
-        hint = _nearest(name, parameters)
+        hint = nearest(name, parameters)
         raise ValueError(f"Config key '{path}.{name}': {node[COMPONENT]} has no such argument.{hint}")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean '{found[0]}'?" if found else ""
 
 
 def main(argv: Sequence[str]) -> None:
