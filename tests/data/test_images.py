@@ -83,7 +83,7 @@ def test_datasets_images(tree: Path) -> None:
         ({"base64": "a/b.png"}, "expected base64, got 7 characters 'a/b.png'.*or a path"),
         ({"base64": "A" * 2000}, r"of 1500 bytes, larger than the limit of 1000 bytes \(url_max_bytes\)"),
         ("s3://bucket/a.png", r"expected a path or an http\(s\) URL, got s3://bucket/a.png.*download"),
-        ("https://x.org/a.png", "an URL, https://x.org/a.png.*allow_urls: true"),
+        ("https://x.org/a.png", "an image URL, https://x.org/a.png.*allow_urls: true"),
     ],
 )
 def test_refuses(source: Any, message: str) -> None:

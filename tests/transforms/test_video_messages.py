@@ -85,6 +85,17 @@ def test_a_folder_without_the_file_for_videos_takes_images_only(folders, tmp_pat
         transform({"messages": exchange(clip())})
 
 
+def test_a_template_that_leaves_out_videos_takes_images_only(folders, tmp_path):
+    folder = shutil.copytree(folders / "qwen2_vl", tmp_path / "folder")
+    deaf = tiny.CHAT_TEMPLATE.replace("part['type'] == 'video'", "part['type'] == 'film'")
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": deaf}))
+    transform = load_transform(folder)
+    transform({"messages": exchange({"type": "image", "content": tiny.photo(64, 64)})})
+    with pytest.raises(BadSample, match=r"chat template writes otherwise: .*'videos and images' the render"):
+        transform({"messages": exchange(clip())})
+    load_transform(folder, chat_template="builtin")({"messages": exchange(clip())})
+
+
 def test_positions_need_the_rate_that_config_json_gives(folders, tmp_path):
     folder = shutil.copytree(folders / "qwen2_5_vl", tmp_path / "folder")
     config = json.loads((folder / "config.json").read_text())

@@ -19,7 +19,7 @@ from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.transforms.chat import ChatFormat
 from torchtune_qwenvl.transforms.folder import ProcessorFolder, extra_tokens, read_processor_folder
 from torchtune_qwenvl.transforms.image import ImageTransform
-from torchtune_qwenvl.transforms.template_check import check_template
+from torchtune_qwenvl.transforms.template_check import VIDEO_PROBES, check_template
 from torchtune_qwenvl.transforms.tokenizer import BPETokenizer, ExtraToken
 from torchtune_qwenvl.transforms.truncation import Policy
 from torchtune_qwenvl.transforms.video import VideoTransform
@@ -194,6 +194,7 @@ class PublishedTransform(VisionLanguageTransform):
         values |= {name: value for name, value in overrides.items() if value is not None}
         if chat_template == "folder" and files.template is not None:
             values["chat"] = cls._matching_chat(files.template, values.get("chat"))
+            values["no_video"] = values["no_video"] or cls._video_problem(values["chat"], files.template)
         template = None if prompt_template is None else _get_prompt_template(prompt_template)
         transform = cls(tokenizer=files.tokenizer(), prompt_template=template, **values)
         files.check_token_id("image_token_id", transform.image_token_id)
@@ -212,6 +213,14 @@ class PublishedTransform(VisionLanguageTransform):
         if cls.published.tokens_per_second is not None and tokens_per_second is None:
             reason = f"a video, but {files.path}/config.json does not say vision_config.tokens_per_second"
         return {**(video or {}), "tokens_per_second": tokens_per_second, "no_video": reason}
+
+    @classmethod
+    def _video_problem(cls, chat: str, template: tuple[str, str]) -> str | None:
+        try:
+            check_template(cls._chat(chat), *template, probes=VIDEO_PROBES)
+        except ValueError as error:
+            return f"a video, which the folder's chat template writes otherwise: {error}"
+        return None
 
     @classmethod
     def _matching_chat(cls, template: tuple[str, str], wanted: str | None) -> str:
