@@ -1,5 +1,6 @@
 """vision_chat_dataset from file to sample, and the message of every kind of bad sample."""
 
+import base64
 import json
 import struct
 import zlib
@@ -72,6 +73,7 @@ def test_three_styles_of_one_conversation_give_one_sample(folder: Path, transfor
             "question": "What is it?",
             "answer": "A cat.",
         },
+        about(f"data:image/jpeg;base64,{base64.b64encode((folder / 'a.jpg').read_bytes()).decode()}"),
     )
     dataset = vision_chat_dataset(transform, source=source)
     samples = [dataset[i] for i in range(len(dataset))]
@@ -84,7 +86,7 @@ def test_three_styles_of_one_conversation_give_one_sample(folder: Path, transfor
         image, expected = (s["encoder_input"]["vision"]["images"][0] for s in (sample, samples[0]))
         assert torch.equal(image, expected)
     batch = collate(samples, padding_idx=transform.pad_id)
-    assert batch["encoder_input"]["vision"]["grid_thw"].shape == (4, 3)
+    assert batch["encoder_input"]["vision"]["grid_thw"].shape == (5, 3)
 
 
 def test_image_limits_reach_the_transform(folder: Path, transform: Any) -> None:

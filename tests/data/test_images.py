@@ -1,7 +1,9 @@
 """Images by path: where relative paths start, what image_root keeps in, what is no image source."""
 
+import base64
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -74,14 +76,36 @@ def test_datasets_images(tree: Path) -> None:
         (None, "got NoneType None"),
         ("", "got str ''"),
         ({"bytes": None, "path": None}, "got NoneType"),
-        (
-            "data:image/png;base64,AAAA",
-            "image data inside the text .data:image/png;base64.*write the image to",
-        ),
+        ("data:image/png;base64,AAA", "expected an image as base64, got 3 characters 'AAA'.*cut short"),
+        ("data:image/png,AAAA", r"expected an image as data:image/png;base64,..., got data:image/png,AAAA"),
+        ("data:text/html;base64,AAAA", "expected data:image/..., got data:text/html"),
+        ("data:image/png;base64,", "expected an image as base64, got nothing"),
+        ({"base64": "a/b.png"}, "expected an image as base64, got 7 characters 'a/b.png'.*or a path"),
+        ({"base64": "A" * 2000}, r"of 1500 bytes, larger than the limit of 1000 bytes \(url_max_bytes\)"),
         ("s3://bucket/a.png", r"expected a path or an http\(s\) URL, got s3://bucket/a.png.*download"),
         ("https://x.org/a.png", "an image URL, https://x.org/a.png.*allow_urls: true"),
     ],
 )
 def test_refuses(source: Any, message: str) -> None:
     with pytest.raises(BadSample, match=message):
-        ImageFinder()(source)
+        ImageFinder(max_bytes=1000)(source)
+
+
+@pytest.mark.parametrize("content", [b"x", bytes(range(256)), bytes(1000)])
+def test_base64(content: bytes) -> None:
+    text = base64.b64encode(content).decode()
+    wrapped = "\n".join(text[i : i + 60] for i in range(0, len(text), 60))
+    sources = [
+        *(f"data:{head};base64,{text}" for head in ("image/png", "", "image/jpeg;name=a.jpg")),
+        f"DATA:image/png;base64,{quote(wrapped)}",
+        {"base64": wrapped},
+        {"base64": base64.urlsafe_b64encode(content).decode()},
+    ]
+    assert [ImageFinder(max_bytes=1000)(source) for source in sources] == [content] * len(sources)
+
+
+def test_strings_are_base64_where_that_is_said(tree: Path) -> None:
+    find = ImageFinder(strings="base64")
+    assert find("aW1hZ2U=") == b"image" and find(tree / "outside.png").is_file()
+    with pytest.raises(ValueError, match=r'image_strings: expected "path" or "base64", got \'text\''):
+        ImageFinder(strings="text")  # type: ignore[arg-type]

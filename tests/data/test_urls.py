@@ -151,6 +151,20 @@ def test_a_server_that_does_not_answer(server: str) -> None:
         fetch("http://gone.example/a.png", policy(resolve=no_such_host))
 
 
+def test_looking_up_a_name_has_a_time_limit() -> None:
+    answered = threading.Event()
+
+    def slow(host: str, port: int) -> list[str]:
+        answered.wait(20)
+        return ["127.0.0.1"]
+
+    start = time.monotonic()
+    with pytest.raises(BadSample, match=r"no complete answer within the time limit \(url_timeout\)"):
+        fetch("http://slow.example/a.png", policy(resolve=slow, timeout=0.2))
+    assert time.monotonic() - start < 5
+    answered.set()
+
+
 @pytest.mark.parametrize(
     "address",
     [

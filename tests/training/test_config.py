@@ -48,6 +48,7 @@ def test_another_component_drops_the_arguments_of_the_old_one() -> None:
         ("batchsize=2", "Unknown config key 'batchsize'. Did you mean 'batch_size'"),
         ("learning_rates.encode=1", "Did you mean 'learning_rates.encoder'"),
         ("optimizer.weight_decy=1", "no such argument. Did you mean 'weight_decay'"),
+        ("model.lora_rnk=1", "no such argument. Did you mean 'lora_rank'"),
         ("optimizer=torch.optim.AdmW", "no component 'torch.optim.AdmW'"),
         ("batch_size=two", "'batch_size': expected a value like 1, got 'two'"),
         ("metric_logger=3", "'metric_logger' takes a component"),

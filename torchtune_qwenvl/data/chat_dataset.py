@@ -1,9 +1,8 @@
-"""The dataset of images and conversations: a record is read, parsed, its images found, the transform "
-"applied."""
+"""The dataset of images and conversations: a record is read, parsed, its images found, then the transform."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch.utils.data import Dataset
 from torchtune.data import CROSS_ENTROPY_IGNORE_IDX, Message
@@ -13,7 +12,7 @@ from torchtune_qwenvl.data.images import ImageFinder
 from torchtune_qwenvl.data.messages import MessageParser
 from torchtune_qwenvl.data.records import Records
 from torchtune_qwenvl.data.sources import open_source
-from torchtune_qwenvl.data.urls import UrlPolicy
+from torchtune_qwenvl.data.urls import MAX_BYTES, UrlPolicy
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.size import SampleSize
 
@@ -79,7 +78,8 @@ def vision_chat_dataset(
     image_root: str | Path | None = None,
     allow_urls: bool = False,
     url_timeout: float = 10.0,
-    url_max_bytes: int = 20 * 2**20,
+    url_max_bytes: int = MAX_BYTES,
+    image_strings: Literal["path", "base64"] = "path",
     on_bad_sample: str = "raise",
     column_map: Mapping[str, str] | None = None,
     new_system_prompt: str | None = None,
@@ -107,7 +107,9 @@ def vision_chat_dataset(
             start from the data file's folder.
         allow_urls: read images from http and https URLs; private addresses are refused all the same.
         url_timeout: seconds for one image.
-        url_max_bytes: largest file.
+        url_max_bytes: largest file behind a URL, and largest base64 image.
+        image_strings: what a string in an image column or part is: "path" (or URL), or "base64". ``data:``
+            URLs and ``{"type": "image", "base64": ...}`` are read either way.
         on_bad_sample: "raise" or "skip".
         column_map: our column names (messages, conversations, question, answer, image, images) to the
             dataset's.
@@ -129,7 +131,9 @@ def vision_chat_dataset(
     dataset = VisionChatDataset(
         open_source(source, split=split, data_files=data_files, **load_dataset_kwargs),
         MessageParser(style, column_map, new_system_prompt),
-        ImageFinder(None if image_root is None else Path(image_root), urls),
+        ImageFinder(
+            None if image_root is None else Path(image_root), urls, url_max_bytes, strings=image_strings
+        ),
         tokenizer,
     )
     return Guarded(dataset, on_bad_sample)

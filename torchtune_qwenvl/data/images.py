@@ -5,14 +5,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import torch
 from PIL import Image
 
-from torchtune_qwenvl.data.urls import UrlPolicy, fetch
+from torchtune_qwenvl.data.inline_images import read_base64, read_data_url
+from torchtune_qwenvl.data.urls import MAX_BYTES, UrlPolicy, fetch
 from torchtune_qwenvl.transforms.errors import BadSample
 
 # At least two letters, so that C:\images is a path.
@@ -27,26 +28,37 @@ class ImageFinder:
         root: folder that relative paths start from and that no path may leave, symbolic links followed; None
             lets relative paths start from the data file's folder (else the working directory), any path
             allowed.
-        urls: how URLs are read; None refuses them.
+        urls: how URLs are read; None refuses them. ``data:`` URLs hold the image and are always read.
+        max_bytes: largest base64 image.
+        strings: what a string is: "path" (or URL), or "base64".
     """
 
     root: Path | None = None
     urls: UrlPolicy | None = None
+    max_bytes: int = MAX_BYTES
+    strings: Literal["path", "base64"] = "path"
+
+    def __post_init__(self) -> None:
+        if self.strings not in ("path", "base64"):
+            raise ValueError(f'image_strings: expected "path" or "base64", got {self.strings!r}')
 
     def __call__(self, source: Any, folder: Path | None = None) -> Any:
         """Find one image.
 
         Args:
-            source: a path, a file, http or https URL, bytes, a ``datasets`` image ``{"bytes", "path"}``, a
-                PIL image, array or tensor.
+            source: a path, a file, http, https or data URL, ``{"base64": ...}``, bytes, a ``datasets`` image
+                ``{"bytes", "path"}``, a PIL image, array or tensor.
             folder: the data file's folder.
 
         Returns:
             A :class:`~pathlib.Path` of an existing file, bytes, or the PIL image, array or tensor as it came.
 
         Raises:
-            BadSample: no such file, a path outside ``root``, a URL that is not allowed or fails.
+            BadSample: no such file, a path outside ``root``, a URL that is not allowed or fails, base64 that
+                is none.
         """
+        if isinstance(source, Mapping) and isinstance(source.get("base64"), str):
+            return read_base64(source["base64"], self.max_bytes)
         if isinstance(source, Mapping):
             source = next((source[key] for key in ("bytes", "path", "url") if source.get(key)), None)
         if isinstance(source, (bytes, Image.Image, np.ndarray, torch.Tensor)):
@@ -57,6 +69,8 @@ class ImageFinder:
                 fix="name the image, or remove the part",
             )
         scheme = _SCHEME.match(str(source))
+        if scheme is None and self.strings == "base64" and isinstance(source, str):
+            return read_base64(source, self.max_bytes)
         if scheme is None:
             return self._find(Path(source), folder)
         return self._open_url(str(source), (scheme[1] or scheme[2]).lower(), folder)
@@ -65,10 +79,7 @@ class ImageFinder:
         if scheme == "file":
             return self._find(Path(unquote(urlsplit(url).path)), folder)
         if scheme == "data":
-            raise BadSample(
-                f"image data inside the text ({url[:30]}...) is not read",
-                fix="write the image to a file, or put its bytes into a parquet column",
-            )
+            return read_data_url(url, self.max_bytes)
         if scheme not in ("http", "https"):
             raise BadSample(f"expected a path or an http(s) URL, got {url}", fix="download the image first")
         if self.urls is None:

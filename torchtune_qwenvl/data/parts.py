@@ -5,7 +5,7 @@ from typing import Any
 
 from torchtune_qwenvl.transforms.errors import BadSample
 
-IMAGE_KEYS = ("image", "path", "url", "image_url")
+IMAGE_KEYS = ("image", "path", "url", "image_url", "base64")
 IMAGE_LIMITS = ("min_pixels", "max_pixels", "resized_height", "resized_width")
 
 
@@ -47,7 +47,7 @@ class ImagePool:
 def parse_part(part: Any, pool: ImagePool, where: str) -> dict[str, Any]:
     """One typed part -> the transform's ``{"type": "text" | "image", "content": ..., limits}``.
 
-    An image names its source by one of ``image | path | url | image_url`` (the last also as
+    An image names its source by one of ``image | path | url | image_url | base64`` (``image_url`` also as
     ``{"url": ...}``) or takes the next of the pool; ``min_pixels, max_pixels, resized_height,
     resized_width`` (pixels) come along.
 
@@ -80,7 +80,7 @@ def _source(part: Mapping[str, Any], pool: ImagePool, where: str) -> Any:
     source = part[given[0]]
     if given[0] == "image_url" and isinstance(source, Mapping):
         source = source.get("url")
-    return source
+    return {"base64": source} if given[0] == "base64" else source
 
 
 def _limits(part: Mapping[str, Any], where: str) -> dict[str, int]:

@@ -7,19 +7,27 @@ way. Proxies from the environment are not used, for the same reason.
 
 import http.client
 import ipaddress
+import queue
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar, cast
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from torchtune_qwenvl.transforms.errors import BadSample
 
+MAX_BYTES = 20 * 2**20
 PORTS = {"http": 80, "https": 443}
 REDIRECTS = (301, 302, 303, 307, 308)
 # Translates to an IPv4 address in its last 32 bits, which may be private (RFC 6052).
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+_TOO_SLOW = "no complete answer within the time limit (url_timeout)"
+Answer = TypeVar("Answer")
 
 
 def resolve_host(host: str, port: int) -> list[str]:
@@ -45,7 +53,7 @@ class UrlPolicy:
     """What a URL may do.
 
     Attributes:
-        timeout: seconds for the whole image, redirects included (looking a name up is not interrupted).
+        timeout: seconds for the whole image, looking up the name and redirects included.
         max_bytes: size limit of the file.
         max_redirects: redirects followed for one image.
         resolve: host, port -> addresses.
@@ -53,7 +61,7 @@ class UrlPolicy:
     """
 
     timeout: float = 10.0
-    max_bytes: int = 20 * 2**20
+    max_bytes: int = MAX_BYTES
     max_redirects: int = 5
     resolve: Callable[[str, int], list[str]] = resolve_host
     is_allowed: Callable[[str], bool] = is_public
@@ -70,7 +78,7 @@ def fetch(url: str, policy: UrlPolicy) -> bytes:
     target = url
     try:
         for _ in range(policy.max_redirects + 1):
-            location, data = _get(urlsplit(target), policy, deadline)
+            location, data = _within(deadline, partial(_get, urlsplit(target), policy, deadline))
             if location is None:
                 return data
             target = urljoin(target, location)
@@ -81,6 +89,30 @@ def fetch(url: str, policy: UrlPolicy) -> bytes:
         raise BadSample(
             f"image URL {url}{via}: {reason}", fix="check the URL, or download the image first"
         ) from error
+
+
+def _within(deadline: float, function: Callable[[], Answer]) -> Answer:
+    """What `function` gives or raises, or TimeoutError at the deadline.
+
+    In a thread of its own: the system's look-up of names takes no time limit, and a server may send the head
+    of its answer byte by byte.
+    """
+    answers: queue.SimpleQueue[tuple[Answer | None, Exception | None]] = queue.SimpleQueue()
+
+    def call() -> None:
+        try:
+            answers.put((function(), None))
+        except Exception as error:
+            answers.put((None, error))
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        answer, error = answers.get(timeout=_left(deadline))
+    except queue.Empty:
+        raise TimeoutError(_TOO_SLOW) from None
+    if error is not None:
+        raise error
+    return cast(Answer, answer)
 
 
 def _get(url: SplitResult, policy: UrlPolicy, deadline: float) -> tuple[str | None, bytes]:
@@ -148,5 +180,5 @@ def _read(response: http.client.HTTPResponse, sock: socket.socket, max_bytes: in
 def _left(deadline: float) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
-        raise TimeoutError("no complete answer within the time limit (url_timeout)")
+        raise TimeoutError(_TOO_SLOW)
     return left

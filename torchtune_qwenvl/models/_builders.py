@@ -1,24 +1,21 @@
-"""What the families' towers are put together from: torchtune's parts in the skeleton's slots.
+"""The parts that the families' towers are put together from, torchtune's where they fit.
 
 A family chooses norms, activations, biases and rotary axes; nothing here knows which family asks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from torchtune.modules import FeedForward
 
-from torchtune_qwenvl.modules.decoder import TiedOutput, VisionLanguageDecoder
-from torchtune_qwenvl.modules.layers import Attention, TransformerLayer
-from torchtune_qwenvl.modules.lora import Adapter, Training, make_linear
+from torchtune_qwenvl.modules.layers import Attention
+from torchtune_qwenvl.modules.lora import Adapter, make_linear
 from torchtune_qwenvl.modules.norm import RMSNorm
 from torchtune_qwenvl.modules.rope import AxialRotary, inverse_frequencies, yarn_frequencies
-from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.modules.vision_layers import PatchMerger
-from torchtune_qwenvl.modules.vision_transformer import VisionTransformer
 
 VISION_EPS = 1e-6  # fixed in the references, no entry of config.json
 VISION_THETA = 1e4
@@ -111,59 +108,3 @@ def text_rotary(
         return AxialRotary(inverse_frequencies(rotary_dim, rope_theta), axes, neighbours=neighbours)
     frequencies, scale = yarn_frequencies(rotary_dim, rope_theta, **yarn)
     return AxialRotary(frequencies, axes, scale, neighbours)
-
-
-def decoder(
-    *,
-    vocab_size: int,
-    depth: int,
-    width: int,
-    num_kv_heads: int,
-    head_dim: int,
-    tied: bool,
-    norm_eps: float,
-    rotary: AxialRotary,
-    attention: Callable[[], nn.Module],
-    mlp: Callable[[int], nn.Module],
-    norm_branches: bool = False,
-) -> VisionLanguageDecoder:
-    """A pre-norm RMS decoder; `attention()` and `mlp(i)` make the parts of layer i.
-
-    With `norm_branches` what a branch adds to the stream is normalised as well.
-    """
-    slots = ("sa_norm", "mlp_norm", *(("sa_scale", "mlp_scale") if norm_branches else ()))
-    layers = [
-        TransformerLayer(attention(), mlp(i), **{slot: RMSNorm(width, norm_eps) for slot in slots})
-        for i in range(depth)
-    ]
-    tok_embeddings = nn.Embedding(vocab_size, width)
-    return VisionLanguageDecoder(
-        tok_embeddings=tok_embeddings,
-        layers=layers,
-        norm=RMSNorm(width, norm_eps),
-        output=TiedOutput(tok_embeddings) if tied else nn.Linear(width, vocab_size, bias=False),
-        rotary=rotary,
-        kv_heads=num_kv_heads,
-        head_dim=head_dim,
-    )
-
-
-def assemble(
-    config: Mapping[str, Any],
-    vision_encoder: VisionTransformer,
-    decoder: VisionLanguageDecoder,
-    training: Training,
-    loss_chunk_tokens: int,
-    router_aux_loss_coef: float = 0.0,
-) -> VisionLanguageModel:
-    """The model of two towers and a normalised config."""
-    return VisionLanguageModel(
-        vision_encoder=vision_encoder,
-        decoder=decoder,
-        image_token_id=config["image_token_id"],
-        video_token_id=config["video_token_id"],
-        training_plan=training,
-        config=config,
-        loss_chunk_tokens=loss_chunk_tokens,
-        router_aux_loss_coef=router_aux_loss_coef,
-    )

@@ -15,12 +15,14 @@ import torch
 from torchtune.data import PromptTemplateInterface
 from torchtune.data._prompt_templates import _get_prompt_template, _TemplateType
 
+from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.transforms.chat import ChatFormat
 from torchtune_qwenvl.transforms.folder import extra_tokens, read_processor_folder
 from torchtune_qwenvl.transforms.image import ImageTransform
 from torchtune_qwenvl.transforms.template_check import check_template
 from torchtune_qwenvl.transforms.tokenizer import BPETokenizer, ExtraToken
 from torchtune_qwenvl.transforms.truncation import Policy
+from torchtune_qwenvl.transforms.video import VideoTransform
 from torchtune_qwenvl.transforms.vision_language import VisionLanguageTransform
 
 if TYPE_CHECKING:
@@ -34,12 +36,13 @@ class Published:
     Args:
         chats: chat formats by name; the first is the default.
         added_tokens: in the order of their ids, from the end of the base vocabulary on.
-        image: the image transform with the family's defaults.
+        image, video: the image and video transforms with the family's defaults.
     """
 
     chats: dict[str, ChatFormat]
     added_tokens: tuple[ExtraToken, ...]
     image: type[ImageTransform]
+    video: type[VideoTransform]
 
 
 class PublishedTransform(VisionLanguageTransform):
@@ -51,6 +54,8 @@ class PublishedTransform(VisionLanguageTransform):
         chat: name of the chat format, one of `published.chats`; default the first.
         patch_size, temporal_patch_size, merge_size, min_pixels, max_pixels, image_mean, image_std, dtype,
             max_image_pixels: of `ImageTransform`; None: the family's.
+        fps, num_frames, min_frames, max_frames, video_min_pixels, video_max_pixels, video_total_pixels: of
+            `VideoSettings`; None: the family's.
         max_seq_len, truncation, prompt_template, stop_tokens: of `VisionLanguageTransform`.
         special_tokens_path: a tokenizer.json or tokenizer_config.json that lists the added tokens; default:
             the family's with a vocab.json, the file's own with a tokenizer.json.
@@ -77,6 +82,13 @@ class PublishedTransform(VisionLanguageTransform):
         image_std: Sequence[float] | None = None,
         dtype: torch.dtype | str = torch.float32,
         max_image_pixels: int | None = None,
+        fps: float | None = None,
+        num_frames: int | None = None,
+        min_frames: int | None = None,
+        max_frames: int | None = None,
+        video_min_pixels: int | None = None,
+        video_max_pixels: int | None = None,
+        video_total_pixels: int | None = None,
         special_tokens_path: str | Path | None = None,
         prompt_template: PromptTemplateInterface | None = None,
         stop_tokens: Sequence[int] | None = None,
@@ -88,29 +100,38 @@ class PublishedTransform(VisionLanguageTransform):
         if tokenizer is None:
             assert path is not None
             tokenizer = self._tokenizer(path, merges_file, special_tokens_path)
-        image: dict[str, Any] = {
+        patches: dict[str, Any] = {
             "patch_size": patch_size,
             "temporal_patch_size": temporal_patch_size,
             "merge_size": merge_size,
-            "min_pixels": min_pixels,
-            "max_pixels": max_pixels,
             "image_mean": image_mean,
             "image_std": image_std,
             "dtype": dtype,
-            "max_image_pixels": max_image_pixels,
+        }
+        image = {"min_pixels": min_pixels, "max_pixels": max_pixels, "max_image_pixels": max_image_pixels}
+        video = {
+            "fps": fps,
+            "num_frames": num_frames,
+            "min_frames": min_frames,
+            "max_frames": max_frames,
+            "min_pixels": video_min_pixels,
+            "max_pixels": video_max_pixels,
+            "total_pixels": video_total_pixels,
         }
         super().__init__(
             tokenizer,
             self._chat(chat),
-            self.published.image(**{name: value for name, value in image.items() if value is not None}),
+            self.published.image(**_given(patches | image)),
             max_seq_len=max_seq_len,
             truncation=truncation,
             prompt_template=prompt_template,
             stop_tokens=stop_tokens,
             context_length=context_length,
         )
+        self.video_transform = self.published.video(**_given(patches | video))
 
     @classmethod
+    @takes_arguments_of(__init__)
     def build(
         cls,
         path: str,
@@ -129,6 +150,7 @@ class PublishedTransform(VisionLanguageTransform):
         return cls(path, merges_file, prompt_template=template, **arguments)
 
     @classmethod
+    @takes_arguments_of(__init__)
     def load(
         cls,
         folder: str | Path,
@@ -195,3 +217,7 @@ class PublishedTransform(VisionLanguageTransform):
             return BPETokenizer(path, merges_file, extra_tokens=extra_tokens(listed))
         tokens = () if merges_file is None else cls.published.added_tokens
         return BPETokenizer(path, merges_file, extra_tokens=tokens)
+
+
+def _given(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if value is not None}

@@ -7,7 +7,7 @@ are the fusion; everything else is the decoder.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import nn
@@ -127,6 +127,25 @@ def plan_training(
     assert lora_rank is not None and lora_alpha is not None
     adapter = Adapter(targets, lora_rank, lora_alpha, lora_dropout, use_dora)
     return Training(modes, {part: adapter if part in lora_parts else None for part in PARTS})
+
+
+def plan_experts(training: Training, experts_trainable: bool | None) -> Training:
+    """The plan of a mixture of experts, with a mode of its own for the experts' weights.
+
+    Args:
+        training: the plan of the parts.
+        experts_trainable: whether they train; None: as the decoder, frozen in a "lora" one.
+    """
+    adapter = training.adapters["decoder"]
+    if adapter is not None and adapter.targets & set(MLP_LINEARS) and experts_trainable is None:
+        raise ValueError(
+            "apply_lora_to_mlp with a mixture of experts: experts take no LoRA, neither torchtune nor PEFT's "
+            "modules know one on [experts, …] tensors. Set apply_lora_to_mlp=False, or say with "
+            "experts_trainable=False or True whether the experts stay as they are or train in full"
+        )
+    if experts_trainable is None:
+        return training
+    return replace(training, exceptions={"experts": "full" if experts_trainable else "frozen"})
 
 
 def _mode(part: Part, value: Mode | bool) -> Mode:

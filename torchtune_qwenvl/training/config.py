@@ -9,11 +9,10 @@ left over.
     python -m torchtune_qwenvl.training.config qwen2_5_vl/3B_lora --stock          for torchtune's own recipes
 """
 
-import difflib
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torchtune.config._errors import InstantiationError
 from torchtune.config._utils import _get_component_from_path
+
+from torchtune_qwenvl.arguments import nearest
 
 PACKAGED = Path(str(files("torchtune_qwenvl.configs")))
 COMPONENT = "_component_"
@@ -130,7 +131,7 @@ def _find(name: str, beside: Path | None = None) -> Path:
         if (folder / file_name).is_file():
             return folder / file_name
     known = packaged_names()
-    raise ValueError(f"No config called '{name}'.{_nearest(name, known)} Packaged ones: {', '.join(known)}.")
+    raise ValueError(f"No config called '{name}'.{nearest(name, known)} Packaged ones: {', '.join(known)}.")
 
 
 def _load(path: Path, chain: tuple[Path, ...] = ()) -> dict:
@@ -181,7 +182,7 @@ def _parse_override(text: str) -> tuple[tuple[str, ...], Any]:
 def _remove(tree: dict, path: tuple[str, ...]) -> dict:
     head, rest = path[0], path[1:]
     if not isinstance(tree, dict) or head not in tree:
-        raise ValueError(f"Cannot remove '{head}': no such key.{_nearest(head, tree or ())}")
+        raise ValueError(f"Cannot remove '{head}': no such key.{nearest(head, tree or ())}")
     if rest:
         return {**tree, head: _remove(tree[head], rest)}
     return {key: value for key, value in tree.items() if key != head}
@@ -193,9 +194,7 @@ def _check_keys(schema: dict, tree: dict, prefix: str = "") -> None:
         name = prefix + str(key)
         if key not in schema:
             known = [path for path in _dotted(schema, prefix)]
-            raise ValueError(
-                f"Unknown config key '{name}'.{_nearest(name, known)} base.yaml lists every key."
-            )
+            raise ValueError(f"Unknown config key '{name}'.{nearest(name, known)} base.yaml lists every key.")
         default = schema[key]
         if name in SLOTS:
             if value is not None and not (isinstance(value, dict) and COMPONENT in value):
@@ -245,13 +244,8 @@ def _check_arguments(path: str, node: dict) -> None:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     for name in node.keys() - {COMPONENT} - parameters.keys():
-        hint = _nearest(name, parameters)
+        hint = nearest(name, parameters)
         raise ValueError(f"Config key '{path}.{name}': {node[COMPONENT]} has no such argument.{hint}")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean '{found[0]}'?" if found else ""
 
 
 def main(argv: Sequence[str]) -> None:

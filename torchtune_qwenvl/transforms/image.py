@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torchtune.modules.transforms import Transform
 from torchvision.transforms.v2 import InterpolationMode
@@ -21,32 +20,21 @@ from torchvision.transforms.v2 import functional as tv
 
 from torchtune_qwenvl.transforms.decode import MAX_IMAGE_PIXELS, ImageSource, OpenedImage, open_image
 from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.transforms.patches import Normalise, cut_patches, pixel_dtype
 
 MAX_ASPECT_RATIO = 200
-# Patches normalised at a time: they stay in the cache, and no second picture-sized buffer is touched.
-_CHUNK = 256
 IMAGE_OPTIONS = ("min_pixels", "max_pixels", "resized_height", "resized_width")
-_DTYPES = {
-    "uint8": torch.uint8,
-    "fp32": torch.float32,
-    "float32": torch.float32,
-    "bf16": torch.bfloat16,
-    "bfloat16": torch.bfloat16,
-    "fp16": torch.float16,
-    "float16": torch.float16,
-}
-
-
-def pixel_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """The dtype of patches, also by name (`uint8`, `fp32`, `bf16` …); ValueError for any other."""
-    found = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if found is None or found not in _DTYPES.values():
-        raise ValueError(f"dtype of the patches is one of {', '.join(_DTYPES)}, got {dtype!r}")
-    return found
 
 
 def smart_resize(
-    height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int, frames: int = 1
+    height: int,
+    width: int,
+    *,
+    factor: int,
+    min_pixels: int,
+    max_pixels: int,
+    frames: int = 1,
+    counted_frames: int | None = None,
 ) -> tuple[int, int]:
     """Size to which the models resize: sides multiples of `factor`, area within the limits.
 
@@ -57,6 +45,8 @@ def smart_resize(
         factor: side of a merged patch.
         min_pixels, max_pixels: limits of the area, times `frames`.
         frames: how often the picture counts.
+        counted_frames: how often it counts where the limits are looked at, not where they are met; default
+            `frames`.
 
     Raises:
         BadSample: one side is more than 200 times the other.
@@ -68,15 +58,51 @@ def smart_resize(
         )
     # Python rounds halves to even, here as in the models' own preprocessing.
     new_height, new_width = (round(side / factor) * factor for side in (height, width))
-    if frames * new_height * new_width > max_pixels:
+    area = (frames if counted_frames is None else counted_frames) * new_height * new_width
+    if area > max_pixels:
         shrink = math.sqrt(frames * height * width / max_pixels)
         new_height, new_width = (
             max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width)
         )
-    elif frames * new_height * new_width < min_pixels:
+    elif area < min_pixels:
         grow = math.sqrt(min_pixels / (frames * height * width))
         new_height, new_width = (math.ceil(side * grow / factor) * factor for side in (height, width))
     return new_height, new_width
+
+
+def smart_resize_frames(
+    height: int,
+    width: int,
+    *,
+    n_frames: int,
+    temporal_factor: int,
+    factor: int,
+    min_pixels: int,
+    max_pixels: int,
+) -> tuple[int, int]:
+    """`smart_resize` where the limits are those of all frames together.
+
+    A side shorter than a merged patch is stretched to one first. Frames count rounded to a multiple of
+    `temporal_factor` where the limits are looked at, and as they are where they are met: the reference's way.
+
+    Args:
+        height, width, factor: see `smart_resize`.
+        n_frames: frames of the clip; a still counts as `temporal_factor`.
+        temporal_factor: frames per patch.
+        min_pixels, max_pixels: limits of frames · height · width.
+    """
+    if min(height, width) < factor:
+        scale = max(factor / height, factor / width)
+        height, width = int(height * scale), int(width * scale)
+    return smart_resize(
+        height,
+        width,
+        factor=factor,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        frames=n_frames,
+        counted_frames=round(n_frames / temporal_factor) * temporal_factor,
+    )
 
 
 @dataclass(frozen=True)
@@ -126,6 +152,7 @@ class ImageTransform(Transform):
         self.min_pixels, self.max_pixels = min_pixels, max_pixels
         self.image_mean, self.image_std = list(image_mean), list(image_std)
         self.dtype = pixel_dtype(dtype)
+        self.normalise = Normalise(image_mean, image_std)
         self.max_image_pixels = max_image_pixels
 
     def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> dict[str, Any]:
@@ -158,7 +185,7 @@ class ImageTransform(Transform):
         opened = open_image(source, max_image_pixels=self.max_image_pixels, where=where)
         try:
             low, high = _limits(_or(min_pixels, self.min_pixels), _or(max_pixels, self.max_pixels))
-            height, width = _wanted(opened, resized_height, resized_width)
+            height, width = wanted_size(opened, resized_height, resized_width)
             return PlannedImage(opened, *self.resize_to(height, width, low, high))
         except BadSample as error:
             raise error.at(opened.where) from None
@@ -184,33 +211,12 @@ class ImageTransform(Transform):
             pixels, [image.height, image.width], interpolation=InterpolationMode.BICUBIC, antialias=True
         )
         raw = cut_patches(resized, self.patch_size, self.merge_size)
-        patches = raw.flatten(1) if self.dtype == torch.uint8 else self._normalise(raw)
-        return patches, self.grid(image)
-
-    def _normalise(self, raw: torch.Tensor) -> torch.Tensor:
-        # The reference's fp32 operations in the reference's order: any other order differs in the last bit.
-        mean = (torch.tensor(self.image_mean) * 255.0)[:, None]
-        std = (torch.tensor(self.image_std) * 255.0)[:, None]
-        out = torch.empty(len(raw), raw.shape[1], self.temporal_patch_size, raw.shape[2], dtype=self.dtype)
-        for target, some in zip(out.split(_CHUNK), raw.split(_CHUNK), strict=True):
-            frame = torch.sub(some, mean).div_(std).to(self.dtype)
-            torch.stack([frame] * self.temporal_patch_size, dim=2, out=target)
-        return out.flatten(1)
-
-
-def cut_patches(pixels: torch.Tensor, patch_size: int, merge_size: int) -> torch.Tensor:
-    """uint8 [c, h, w] with sides multiples of p·m -> uint8 [n, c, p·p], blocks of m x m patches together.
-
-    Patch order of 2 x 4 patches with m = 2:    0 1 4 5
-                                                2 3 6 7
-    """
-    p, m = patch_size, merge_size
-    channels, height, width = pixels.shape
-    # numpy: one pass over bytes, and no thread pool that worker processes would fight over
-    picture = pixels.permute(1, 2, 0).numpy()
-    blocks = picture.reshape(height // (p * m), m, p, width // (p * m), m, p, channels)
-    ordered = np.ascontiguousarray(blocks.transpose(0, 3, 1, 4, 6, 2, 5))
-    return torch.from_numpy(ordered.reshape(-1, channels, p * p))
+        if self.dtype == torch.uint8:
+            return raw.flatten(1), self.grid(image)
+        frames = self.temporal_patch_size
+        patches = torch.empty(len(raw), raw.shape[1], frames, raw.shape[2], dtype=self.dtype)
+        self.normalise(raw, patches, slice(0, frames))
+        return patches.flatten(1), self.grid(image)
 
 
 def _or(value: int | None, default: int) -> int:
@@ -225,13 +231,17 @@ def _limits(low: int, high: int) -> tuple[int, int]:
     return low, high
 
 
-def _wanted(opened: OpenedImage, height: int | None, width: int | None) -> tuple[int, int]:
+def wanted_size(opened: Any, height: int | None, width: int | None) -> tuple[int, int]:
+    """(height, width) that a sample asks for, else those of `opened`, an image or a video.
+
+    Raises:
+        BadSample: one of the two alone, or no positive integers.
+    """
     if height is None and width is None:
         return opened.height, opened.width
-    if not all(isinstance(side, int) and side > 0 for side in (height, width)):
+    if not (isinstance(height, int) and height > 0 and isinstance(width, int) and width > 0):
         raise BadSample(
             "expected resized_height and resized_width together, as positive integers, "
             f"got {height!r} and {width!r}"
         )
-    assert height is not None and width is not None
     return height, width

@@ -5,18 +5,24 @@ Sources: the published checkpoints' preprocessor_config.json and tokenizer.json;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
-import torch
-
+from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.models._transform import Published, PublishedTransform
 from torchtune_qwenvl.models.glm4v._chat import ReasoningChat, RoleTokenChat
 from torchtune_qwenvl.models.glm4v._sizes import IMAGE_MEAN, IMAGE_STD
-from torchtune_qwenvl.transforms.decode import MAX_IMAGE_PIXELS
-from torchtune_qwenvl.transforms.image import ImageTransform, smart_resize
+from torchtune_qwenvl.models.glm4v._video import GLM4VVideoTransform
+from torchtune_qwenvl.transforms.image import ImageTransform, smart_resize_frames
 
 MIN_PIXELS = 112 * 112
 MAX_PIXELS = 28 * 28 * 15000
+IMAGE: dict[str, Any] = {
+    "patch_size": 14,
+    "min_pixels": MIN_PIXELS,
+    "max_pixels": MAX_PIXELS,
+    "image_mean": IMAGE_MEAN,
+    "image_std": IMAGE_STD,
+}
 
 
 class GLM4VImageTransform(ImageTransform):
@@ -27,41 +33,17 @@ class GLM4VImageTransform(ImageTransform):
     2100 x 2800.
     """
 
-    def __init__(
-        self,
-        *,
-        patch_size: int = 14,
-        temporal_patch_size: int = 2,
-        merge_size: int = 2,
-        min_pixels: int = MIN_PIXELS,
-        max_pixels: int = MAX_PIXELS,
-        image_mean: Sequence[float] = IMAGE_MEAN,
-        image_std: Sequence[float] = IMAGE_STD,
-        dtype: torch.dtype | str = torch.float32,
-        max_image_pixels: int = MAX_IMAGE_PIXELS,
-    ) -> None:
-        super().__init__(
-            patch_size=patch_size,
-            temporal_patch_size=temporal_patch_size,
-            merge_size=merge_size,
-            min_pixels=min_pixels,
-            max_pixels=max_pixels,
-            image_mean=image_mean,
-            image_std=image_std,
-            dtype=dtype,
-            max_image_pixels=max_image_pixels,
-        )
+    @takes_arguments_of(ImageTransform, **IMAGE)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
 
     def resize_to(self, height: int, width: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-        factor = self.patch_size * self.merge_size
-        if min(height, width) < factor:
-            scale = max(factor / height, factor / width)
-            height, width = int(height * scale), int(width * scale)
-        return smart_resize(
+        return smart_resize_frames(
             height,
             width,
-            factor=factor,
-            frames=self.temporal_patch_size,
+            n_frames=self.temporal_patch_size,
+            temporal_factor=self.temporal_patch_size,
+            factor=self.patch_size * self.merge_size,
             min_pixels=min_pixels,
             max_pixels=max_pixels,
         )
@@ -78,6 +60,7 @@ class GLM4VTransform(PublishedTransform):
         chats={"glm4.1v": RoleTokenChat(), "glm4.6v": ReasoningChat()},
         added_tokens=(),
         image=GLM4VImageTransform,
+        video=GLM4VVideoTransform,
     )
 
 

@@ -17,10 +17,12 @@ from torchtune_qwenvl.models.qwen2_5_vl._transform import (
     load_qwen2_5_vl_transform,
     qwen2_5_vl_transform,
 )
+from torchtune_qwenvl.models.qwen2_5_vl._video import Qwen2_5_VLVideoTransform
 
 __all__ = [
     "Qwen2_5_VLImageTransform",
     "Qwen2_5_VLTransform",
+    "Qwen2_5_VLVideoTransform",
     "load_qwen2_5_vl_transform",
     "qwen2_5_vl_3b",
     "qwen2_5_vl_7b",

@@ -1,106 +1,37 @@
-"""Qwen2.5-VL of every published size, or of any size by its config.json.
-
-All builders take the same arguments beside the size: `image_mean`, `image_std`, `loss_chunk_tokens`, and what
-`torchtune_qwenvl.modules.lora.plan_training` takes (`encoder_trainable`, `fusion_trainable`,
-`decoder_trainable`, `lora_attn_modules`, `apply_lora_to_mlp`, `lora_rank`, `lora_alpha`, `lora_dropout`,
-`use_dora`).
-"""
+"""Qwen2.5-VL of every published size, or of any size by its config.json."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torchtune_qwenvl.models._builders import assemble
-from torchtune_qwenvl.models._hf_config import read_config, yarn_arguments
+from torchtune_qwenvl.arguments import takes_arguments_of
+from torchtune_qwenvl.models._model import Slots, build_model, published_sizes
 from torchtune_qwenvl.models.qwen2_5_vl._component_builders import (
     qwen2_5_vl_decoder,
     qwen2_5_vl_vision_encoder,
 )
 from torchtune_qwenvl.models.qwen2_5_vl._hf_config import normalise_config
 from torchtune_qwenvl.models.qwen2_5_vl._sizes import IMAGE_MEAN, IMAGE_STD, published_config
-from torchtune_qwenvl.modules.lora import plan_training
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
-
-def qwen2_5_vl_from_config(
-    config: Mapping[str, Any] | str | Path,
-    *,
-    image_mean: Sequence[float] | None = None,
-    image_std: Sequence[float] | None = None,
-    loss_chunk_tokens: int = 2048,
-    **trainable: Any,
-) -> VisionLanguageModel:
-    """Qwen2.5-VL of the size that a config.json describes, with random weights.
-
-    Args:
-        config: the parsed config.json in its published or its 5.x form, its path, or that of its folder.
-        image_mean: per channel, in 0 .. 1, of the folder's preprocessor file; needed for uint8 pixels.
-        image_std: the same.
-        loss_chunk_tokens: most positions whose logits exist at once in training.
-        **trainable: arguments of `plan_training`.
-
-    Raises:
-        ValueError: for a config that is missing, incomplete or unsupported, and for contradicting arguments.
-    """
-    config = normalise_config(read_config(config))
-    text, vision = config["text_config"], config["vision_config"]
-    training = plan_training(**trainable)
-    encoder = qwen2_5_vl_vision_encoder(
-        depth=vision["depth"],
-        width=vision["hidden_size"],
-        num_heads=vision["num_heads"],
-        inner_width=vision["intermediate_size"],
-        out_width=vision["out_hidden_size"],
-        patch_size=vision["patch_size"],
-        temporal_patch_size=vision["temporal_patch_size"],
-        in_channels=vision["in_channels"],
-        merge_size=vision["spatial_merge_size"],
-        window_size=vision["window_size"],
-        full_attention=vision["fullatt_block_indexes"],
-        image_mean=image_mean,
-        image_std=image_std,
-        adapter=training.adapters["encoder"],
-        merger_adapter=training.adapters["fusion"],
-    )
-    decoder = qwen2_5_vl_decoder(
-        vocab_size=text["vocab_size"],
-        depth=text["num_hidden_layers"],
-        width=text["hidden_size"],
-        num_heads=text["num_attention_heads"],
-        num_kv_heads=text["num_key_value_heads"],
-        inner_width=text["intermediate_size"],
-        tied=config["tie_word_embeddings"],
-        norm_eps=text["rms_norm_eps"],
-        mrope_section=text["rope_parameters"]["mrope_section"],
-        rope_theta=text["rope_parameters"]["rope_theta"],
-        yarn=yarn_arguments(text),
-        adapter=training.adapters["decoder"],
-    )
-    return assemble(config, encoder, decoder, training, loss_chunk_tokens)
+SLOTS = Slots(
+    normalise=normalise_config,
+    vision_encoder=qwen2_5_vl_vision_encoder,
+    decoder=qwen2_5_vl_decoder,
+    vision={"window_size": "window_size", "full_attention": "fullatt_block_indexes"},
+)
 
 
-def qwen2_5_vl_3b(**arguments: Any) -> VisionLanguageModel:
-    """Qwen2.5-VL-3B, 3,754,622,976 parameters, tied head."""
-    return _published("3b", arguments)
+@takes_arguments_of(build_model)
+def qwen2_5_vl_from_config(config: Mapping[str, Any] | str | Path, **arguments: Any) -> VisionLanguageModel:
+    """Qwen2.5-VL of the size that a config.json describes, with random weights: see `build_model`."""
+    return build_model(SLOTS, config, **arguments)
 
 
-def qwen2_5_vl_7b(**arguments: Any) -> VisionLanguageModel:
-    """Qwen2.5-VL-7B, 8,292,166,656 parameters."""
-    return _published("7b", arguments)
-
-
-def qwen2_5_vl_32b(**arguments: Any) -> VisionLanguageModel:
-    """Qwen2.5-VL-32B, 33,452,718,336 parameters."""
-    return _published("32b", arguments)
-
-
-def qwen2_5_vl_72b(**arguments: Any) -> VisionLanguageModel:
-    """Qwen2.5-VL-72B, 73,410,777,344 parameters."""
-    return _published("72b", arguments)
-
-
-def _published(size: str, arguments: dict[str, Any]) -> VisionLanguageModel:
-    scale = {"image_mean": IMAGE_MEAN, "image_std": IMAGE_STD}
-    return qwen2_5_vl_from_config(published_config(size), **{**scale, **arguments})
+_size = published_sizes(qwen2_5_vl_from_config, published_config, IMAGE_MEAN, IMAGE_STD)
+qwen2_5_vl_3b = _size("qwen2_5_vl_3b", "3b", "Qwen2.5-VL-3B, 3,754,622,976 parameters, tied head.")
+qwen2_5_vl_7b = _size("qwen2_5_vl_7b", "7b", "Qwen2.5-VL-7B, 8,292,166,656 parameters.")
+qwen2_5_vl_32b = _size("qwen2_5_vl_32b", "32b", "Qwen2.5-VL-32B, 33,452,718,336 parameters.")
+qwen2_5_vl_72b = _size("qwen2_5_vl_72b", "72b", "Qwen2.5-VL-72B, 73,410,777,344 parameters.")

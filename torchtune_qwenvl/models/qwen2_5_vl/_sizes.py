@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 # Of the published preprocessor_config.json: OpenAI CLIP's channel statistics.
@@ -19,9 +20,23 @@ _SIZES = {
 
 def published_config(size: str) -> dict[str, Any]:
     """What config.json of "3b", "7b", "32b" or "72b" says about the architecture."""
-    width, layers, heads, kv_heads, inner, vocab, tied, vision_inner = _SIZES[size]
+    *text, vision_inner = _SIZES[size]
+    vision = {
+        "hidden_size": 1280,
+        "intermediate_size": vision_inner,
+        "out_hidden_size": text[0],
+        "window_size": 112,
+        "fullatt_block_indexes": [7, 15, 23, 31],
+        "tokens_per_second": 2,
+    }
+    return config_of("qwen2_5_vl", text, 128000, vision)
+
+
+def config_of(model_type: str, text: Sequence[Any], context: int, vision: dict[str, Any]) -> dict[str, Any]:
+    """config.json of a Qwen2 or Qwen2.5-VL: the same around a row of sizes, width to tied, and `vision`."""
+    width, layers, heads, kv_heads, inner, vocab, tied = text
     return {
-        "model_type": "qwen2_5_vl",
+        "model_type": model_type,
         "image_token_id": 151655,
         "video_token_id": 151656,
         "vision_start_token_id": 151652,
@@ -34,22 +49,17 @@ def published_config(size: str) -> dict[str, Any]:
         "vocab_size": vocab,
         "tie_word_embeddings": tied,
         "rms_norm_eps": 1e-6,
-        "max_position_embeddings": 128000,
+        "max_position_embeddings": context,
         "rope_theta": 1000000.0,
         "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
         "torch_dtype": "bfloat16",
         "vision_config": {
+            **vision,
             "depth": 32,
-            "hidden_size": 1280,
             "num_heads": 16,
-            "intermediate_size": vision_inner,
-            "out_hidden_size": width,
             "in_chans": 3,
             "patch_size": 14,
             "temporal_patch_size": 2,
             "spatial_merge_size": 2,
-            "window_size": 112,
-            "fullatt_block_indexes": [7, 15, 23, 31],
-            "tokens_per_second": 2,
         },
     }

@@ -5,13 +5,13 @@ Sources: the published checkpoints' tokenizer_config.json, chat template and pre
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
-import torch
-
+from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.models._transform import Published, PublishedTransform
+from torchtune_qwenvl.models.qwen2_5_vl._sizes import IMAGE_MEAN, IMAGE_STD
+from torchtune_qwenvl.models.qwen2_5_vl._video import Qwen2_5_VLVideoTransform
 from torchtune_qwenvl.transforms.chat import ChatFormat
-from torchtune_qwenvl.transforms.decode import MAX_IMAGE_PIXELS
 from torchtune_qwenvl.transforms.image import ImageTransform
 from torchtune_qwenvl.transforms.tokenizer import ExtraToken
 
@@ -46,39 +46,23 @@ ADDED_TOKENS = (
     ),
 )
 
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 MIN_PIXELS = 56 * 56
 MAX_PIXELS = 28 * 28 * 1280
+IMAGE: dict[str, Any] = {
+    "patch_size": 14,
+    "min_pixels": MIN_PIXELS,
+    "max_pixels": MAX_PIXELS,
+    "image_mean": IMAGE_MEAN,
+    "image_std": IMAGE_STD,
+}
 
 
 class Qwen2_5_VLImageTransform(ImageTransform):
     """`ImageTransform` with Qwen2.5-VL's values as defaults: see there."""
 
-    def __init__(
-        self,
-        *,
-        patch_size: int = 14,
-        temporal_patch_size: int = 2,
-        merge_size: int = 2,
-        min_pixels: int = MIN_PIXELS,
-        max_pixels: int = MAX_PIXELS,
-        image_mean: Sequence[float] = IMAGE_MEAN,
-        image_std: Sequence[float] = IMAGE_STD,
-        dtype: torch.dtype | str = torch.float32,
-        max_image_pixels: int = MAX_IMAGE_PIXELS,
-    ) -> None:
-        super().__init__(
-            patch_size=patch_size,
-            temporal_patch_size=temporal_patch_size,
-            merge_size=merge_size,
-            min_pixels=min_pixels,
-            max_pixels=max_pixels,
-            image_mean=image_mean,
-            image_std=image_std,
-            dtype=dtype,
-            max_image_pixels=max_image_pixels,
-        )
+    @takes_arguments_of(ImageTransform, **IMAGE)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
 
 
 class Qwen2_5_VLTransform(PublishedTransform):
@@ -90,7 +74,12 @@ class Qwen2_5_VLTransform(PublishedTransform):
         ...                                  Message("assistant", "A cat.")]})
     """
 
-    published = Published(chats={"qwen2": CHAT}, added_tokens=ADDED_TOKENS, image=Qwen2_5_VLImageTransform)
+    published = Published(
+        chats={"qwen2": CHAT},
+        added_tokens=ADDED_TOKENS,
+        image=Qwen2_5_VLImageTransform,
+        video=Qwen2_5_VLVideoTransform,
+    )
 
 
 qwen2_5_vl_transform = Qwen2_5_VLTransform.build

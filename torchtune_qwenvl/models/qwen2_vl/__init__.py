@@ -13,10 +13,12 @@ from torchtune_qwenvl.models.qwen2_vl._transform import (
     load_qwen2_vl_transform,
     qwen2_vl_transform,
 )
+from torchtune_qwenvl.models.qwen2_vl._video import Qwen2VLVideoTransform
 
 __all__ = [
     "Qwen2VLImageTransform",
     "Qwen2VLTransform",
+    "Qwen2VLVideoTransform",
     "load_qwen2_vl_transform",
     "qwen2_vl_2b",
     "qwen2_vl_7b",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torchtune_qwenvl.models._transform import Published, PublishedTransform
 from torchtune_qwenvl.models.qwen2_5_vl._transform import ADDED_TOKENS, CHAT, Qwen2_5_VLImageTransform
+from torchtune_qwenvl.models.qwen2_vl._video import Qwen2VLVideoTransform
 
 
 class Qwen2VLImageTransform(Qwen2_5_VLImageTransform):
@@ -24,6 +25,7 @@ class Qwen2VLTransform(PublishedTransform):
         chats={"qwen2": CHAT},
         added_tokens=tuple(token for token in ADDED_TOKENS if token.special),
         image=Qwen2VLImageTransform,
+        video=Qwen2VLVideoTransform,
     )
 
 

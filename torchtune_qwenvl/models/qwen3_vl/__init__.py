@@ -14,10 +14,12 @@ from torchtune_qwenvl.models.qwen3_vl._transform import (
     load_qwen3_vl_transform,
     qwen3_vl_transform,
 )
+from torchtune_qwenvl.models.qwen3_vl._video import Qwen3VLVideoTransform
 
 __all__ = [
     "Qwen3VLImageTransform",
     "Qwen3VLTransform",
+    "Qwen3VLVideoTransform",
     "load_qwen3_vl_transform",
     "qwen3_vl_2b",
     "qwen3_vl_4b",

@@ -5,15 +5,14 @@ Sources: the published checkpoints' tokenizer_config.json, chat template and pre
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
-import torch
-
+from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.models._transform import Published, PublishedTransform
 from torchtune_qwenvl.models.qwen2_5_vl._transform import ADDED_TOKENS as QWEN2_5_TOKENS
 from torchtune_qwenvl.models.qwen3_vl._chat import INSTRUCT, THINKING
 from torchtune_qwenvl.models.qwen3_vl._sizes import IMAGE_MEAN, IMAGE_STD
-from torchtune_qwenvl.transforms.decode import MAX_IMAGE_PIXELS
+from torchtune_qwenvl.models.qwen3_vl._video import Qwen3VLVideoTransform
 from torchtune_qwenvl.transforms.image import ImageTransform
 from torchtune_qwenvl.transforms.tokenizer import ExtraToken
 
@@ -26,35 +25,21 @@ ADDED_TOKENS = (
 )
 MIN_PIXELS = 256 * 256
 MAX_PIXELS = 4096 * 4096
+IMAGE: dict[str, Any] = {
+    "patch_size": 16,
+    "min_pixels": MIN_PIXELS,
+    "max_pixels": MAX_PIXELS,
+    "image_mean": IMAGE_MEAN,
+    "image_std": IMAGE_STD,
+}
 
 
 class Qwen3VLImageTransform(ImageTransform):
     """`ImageTransform` with Qwen3-VL's values as defaults: see there."""
 
-    def __init__(
-        self,
-        *,
-        patch_size: int = 16,
-        temporal_patch_size: int = 2,
-        merge_size: int = 2,
-        min_pixels: int = MIN_PIXELS,
-        max_pixels: int = MAX_PIXELS,
-        image_mean: Sequence[float] = IMAGE_MEAN,
-        image_std: Sequence[float] = IMAGE_STD,
-        dtype: torch.dtype | str = torch.float32,
-        max_image_pixels: int = MAX_IMAGE_PIXELS,
-    ) -> None:
-        super().__init__(
-            patch_size=patch_size,
-            temporal_patch_size=temporal_patch_size,
-            merge_size=merge_size,
-            min_pixels=min_pixels,
-            max_pixels=max_pixels,
-            image_mean=image_mean,
-            image_std=image_std,
-            dtype=dtype,
-            max_image_pixels=max_image_pixels,
-        )
+    @takes_arguments_of(ImageTransform, **IMAGE)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
 
 
 class Qwen3VLTransform(PublishedTransform):
@@ -70,6 +55,7 @@ class Qwen3VLTransform(PublishedTransform):
         chats={"instruct": INSTRUCT, "thinking": THINKING},
         added_tokens=ADDED_TOKENS,
         image=Qwen3VLImageTransform,
+        video=Qwen3VLVideoTransform,
     )
 
 

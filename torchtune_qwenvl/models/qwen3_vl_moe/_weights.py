@@ -3,18 +3,16 @@
 Published files hold an expert's matrices the other way round than transformers' modules: [E, in, out].
 """
 
-from torchtune_qwenvl.models.qwen3_vl._weights import DENSE_ROWS, SHARED_ROWS, TIED
+from torchtune_qwenvl.models._weights import TEXT, TEXT_LAYER, TIED
+from torchtune_qwenvl.models.qwen3_vl._weights import ROWS
 from torchtune_qwenvl.training.weight_table import WeightTable
-
-_TEXT, _DECODER = "model.language_model.layers.{i}", "decoder.layers.{i}"
 
 QWEN3_VL_MOE_WEIGHTS = WeightTable(
     rows={
-        **SHARED_ROWS,
-        **DENSE_ROWS,
-        f"{_TEXT}.mlp.gate.weight": f"{_DECODER}.mlp.router.weight",
-        f"{_TEXT}.mlp.experts.gate_up_proj": f"{_DECODER}.mlp.experts.gate_up",
-        f"{_TEXT}.mlp.experts.down_proj": f"{_DECODER}.mlp.experts.down",
+        **ROWS,
+        f"{TEXT}.mlp.gate.weight": f"{TEXT_LAYER}.mlp.router.weight",
+        f"{TEXT}.mlp.experts.gate_up_proj": f"{TEXT_LAYER}.mlp.experts.gate_up",
+        f"{TEXT}.mlp.experts.down_proj": f"{TEXT_LAYER}.mlp.experts.down",
     },
     prefixes={},
     tied=TIED,

@@ -1,0 +1,158 @@
+"""How many frames of a video, which of them, and to what size: settings and the rules that families share.
+
+Sources: transformers' video processors and, for the budget of a clip, qwen-vl-utils.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from torchtune_qwenvl.transforms.decode import MAX_IMAGE_PIXELS
+from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.transforms.image import smart_resize, smart_resize_frames
+
+SAMPLING_OPTIONS = ("fps", "num_frames", "min_frames", "max_frames")
+PIXEL_OPTIONS = ("min_pixels", "max_pixels", "total_pixels")
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """Arguments of a `VideoTransform`; a family's defaults.
+
+    Attributes:
+        patch_size, temporal_patch_size, merge_size: p, T, m.
+        min_pixels, max_pixels: limits of the resized area: of a frame, or of all frames together where the
+            family counts these.
+        total_pixels: limit of a clip's area, each T frames counted once: (p·m)² of them are one token. None:
+            no limit beside `max_pixels`.
+        image_mean, image_std: per channel, for pixels in [0, 1].
+        fps: frames read per second of video, unless `num_frames` says how many altogether.
+        num_frames: frames read of a clip.
+        min_frames, max_frames: limits of their number under `fps`.
+        dtype: of the patches: uint8 ships raw pixels.
+        max_frame_pixels: a video with larger frames is refused by its header.
+    """
+
+    patch_size: int
+    merge_size: int
+    temporal_patch_size: int
+    min_pixels: int
+    max_pixels: int
+    image_mean: Sequence[float]
+    image_std: Sequence[float]
+    total_pixels: int | None = None
+    fps: float | None = None
+    num_frames: int | None = None
+    min_frames: int | None = None
+    max_frames: int | None = None
+    dtype: torch.dtype | str = torch.float32
+    max_frame_pixels: int = MAX_IMAGE_PIXELS
+
+    def changed(self, options: Mapping[str, Any]) -> VideoSettings:
+        """These settings with a video's own instead, where not None, checked.
+
+        Raises:
+            BadSample: options that are no sensible values.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        if "fps" in given and "num_frames" in given:
+            raise BadSample("fps and num_frames exclude each other", fix="set one of the two")
+        for name in (*SAMPLING_OPTIONS[1:], *PIXEL_OPTIONS):
+            if name in given and (not isinstance(given[name], int) or given[name] <= 0):
+                raise BadSample(f"{name} is a positive integer, got {given[name]!r}")
+        if "fps" in given and not given["fps"] > 0:
+            raise BadSample(f"fps is a positive number, got {given['fps']!r}")
+        wanted = replace(self, **_without_count(given))
+        for low, high in (("min_pixels", "max_pixels"), ("min_frames", "max_frames")):
+            least, most = getattr(wanted, low), getattr(wanted, high)
+            if least is not None and most is not None and least > most:
+                raise BadSample(f"{low} {least} is more than {high} {most}", fix="set both for this video")
+        return wanted
+
+
+def _without_count(options: dict[str, Any]) -> dict[str, Any]:
+    """`fps` given for one video stands against a `num_frames` for all."""
+    return {"num_frames": None, **options} if "fps" in options else options
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What a sampling rule knows: the number of frames, and how many a second has (None: unknown)."""
+
+    n_frames: int
+    fps: float | None
+
+    def rate(self) -> float:
+        """`fps`, or a BadSample where it is unknown."""
+        if self.fps is None:
+            raise BadSample(
+                "no frame rate is known, and frames are chosen or marked by their time",
+                fix="set source_fps to the frames per second of the source",
+            )
+        return self.fps
+
+
+def frame_limits(limits: VideoSettings, n_frames: int) -> tuple[int, int]:
+    """(min, max) pixels of a frame under the clip's `total_pixels`, as qwen-vl-utils shares them out."""
+    most = limits.max_pixels
+    if limits.total_pixels is not None:
+        share = limits.total_pixels * limits.temporal_patch_size // n_frames
+        most = max(min(most, share), int(limits.min_pixels * 1.05))
+    return limits.min_pixels, most
+
+
+def resize_by_frame(height: int, width: int, n_frames: int, limits: VideoSettings) -> tuple[int, int]:
+    """The images' rule with a frame's limits: Qwen2-VL and Qwen2.5-VL."""
+    low, high = frame_limits(limits, n_frames)
+    factor = limits.patch_size * limits.merge_size
+    return smart_resize(height, width, factor=factor, min_pixels=low, max_pixels=high)
+
+
+def resize_by_clip(height: int, width: int, n_frames: int, limits: VideoSettings) -> tuple[int, int]:
+    """The rule that counts frames, with the limits of all of them together: Qwen3-VL and GLM."""
+    size = limits.temporal_patch_size
+    if n_frames < size:
+        raise BadSample(
+            f"expected {size} frames or more, got {n_frames}", fix="give a single one as an image"
+        )
+    low, high = limits.min_pixels, limits.max_pixels
+    if limits.total_pixels is not None:
+        high = max(min(high, limits.total_pixels * size), int(low * 1.05))
+    return smart_resize_frames(
+        height,
+        width,
+        n_frames=n_frames,
+        temporal_factor=size,
+        factor=limits.patch_size * limits.merge_size,
+        min_pixels=low,
+        max_pixels=high,
+    )
+
+
+def not_enough(n: int, clip: Clip, wanted: VideoSettings) -> BadSample:
+    """Fewer frames than asked."""
+    return BadSample(
+        f"it has {clip.n_frames} frames, {n} are wanted",
+        fix=f"lower num_frames; at least {wanted.temporal_patch_size} are read, one alone is an image",
+    )
+
+
+def part_between(clip: Clip, start: float | None, end: float | None) -> tuple[int, Clip]:
+    """(number of its first frame, the part of `clip`) between two times in seconds."""
+    if start is None and end is None:
+        return 0, clip
+    last = clip.n_frames - 1
+    first = 0 if start is None else math.ceil(start * clip.rate())
+    final = last if end is None else min(last, math.floor(end * clip.rate()))
+    if not 0 <= first <= final:
+        raise BadSample(
+            f"no frame between video_start {start} and video_end {end}: it has {clip.n_frames} frames, "
+            f"{clip.n_frames / clip.rate():.2f} seconds",
+            fix="times are in seconds from the video's start",
+        )
+    return first, Clip(final - first + 1, clip.fps)
