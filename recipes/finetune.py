@@ -89,10 +89,8 @@ class FinetuneRecipe:
         self.model = self.build_model()
         self.parts = trainable_by_part(self.model)
         rates = learning_rates(cfg, self.parts)
-        if cfg.optimizer_in_bwd:
-            self.optimizer = build_optimizer_in_bwd(cfg.optimizer, self.model, self.parts, rates)
-        else:
-            self.optimizer = build_optimizer(cfg.optimizer, self.parts, rates)
+        build = build_optimizer_in_bwd if cfg.optimizer_in_bwd else build_optimizer
+        self.optimizer = build(cfg.optimizer, self.parts, rates)
         self.flops = FlopCounter(self.model)
         dataset = instantiate(cfg.dataset, self.transform)
         self.loader = self.build_loader(dataset, cfg.shuffle)

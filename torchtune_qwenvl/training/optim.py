@@ -49,10 +49,7 @@ def build_optimizer(
 
 
 def build_optimizer_in_bwd(
-    node: DictConfig,
-    model: nn.Module,
-    parts: Mapping[str, Mapping[str, nn.Parameter]],
-    rates: Mapping[str, float],
+    node: DictConfig, parts: Mapping[str, Mapping[str, nn.Parameter]], rates: Mapping[str, float]
 ) -> OptimizerInBackward:
     """The optimizer of `node` for every parameter alone, decayed as by `build_optimizer`."""
     place = {p: (part, name) for part, parameters in parts.items() for name, p in parameters.items()}
@@ -61,7 +58,7 @@ def build_optimizer_in_bwd(
         part = place[parameter][0]
         return instantiate(node, [_group([parameter], part, rates[part], parameter.dim() > 1)])
 
-    return OptimizerInBackward(model, {p: name for p, (_, name) in place.items()}, make)
+    return OptimizerInBackward({p: name for p, (_, name) in place.items()}, make)
 
 
 def _group(parameters: list[nn.Parameter], part: str, rate: float, decayed: bool) -> dict[str, Any]:

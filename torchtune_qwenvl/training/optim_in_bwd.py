@@ -17,8 +17,7 @@ class OptimizerInBackward(OptimizerInBackwardWrapper):
     """Stands where an Optimizer stands; `step` has nothing left to do.
 
     Args:
-        model: whose parameters step.
-        names: parameter -> its name in the state.
+        names: parameter -> its name in the state; what else the model has stays as it is.
         make: parameter -> its optimizer, of one group; all have one learning rate.
 
     Attributes:
@@ -26,9 +25,7 @@ class OptimizerInBackward(OptimizerInBackwardWrapper):
         leader: the optimizer that a scheduler is given; the others take its rate.
     """
 
-    def __init__(
-        self, model: nn.Module, names: Mapping[nn.Parameter, str], make: Callable[[nn.Parameter], Optimizer]
-    ) -> None:
+    def __init__(self, names: Mapping[nn.Parameter, str], make: Callable[[nn.Parameter], Optimizer]) -> None:
         optimizers = {parameter: make(parameter) for parameter in names}
         super().__init__({name: optimizers[parameter] for parameter, name in names.items()})
         self.leader = next(iter(optimizers.values()))
@@ -36,7 +33,7 @@ class OptimizerInBackward(OptimizerInBackwardWrapper):
         self._optimizers = optimizers
         for parameter in optimizers:
             parameter.register_post_accumulate_grad_hook(self._before_step)
-        register_optim_in_bwd_hooks(model, optimizers)
+        register_optim_in_bwd_hooks(nn.ParameterList(optimizers), optimizers)
 
     @property
     def param_groups(self) -> list[dict]:
