@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torchtune_qwenvl.recipes.finetune"])
+_context.set_forkserver_preload(["torchtune_qwenvl.recipes.finetune", "torchtune_qwenvl.cli.main"])
 
 # Every kind of part at once: LoRA in both towers, with dropout, and a merger that trains fully.
 LORA = (
@@ -92,14 +92,38 @@ def run(
     return Run([process.exitcode for process in ranks], text, output_dir)
 
 
-def _rank(
-    rank: int, size: int, port: int, argv: list[str], printed: str, kill_at: str, environment: dict[str, str]
-) -> None:
+def command(printed: Path, argv: list[str]) -> tuple[int, str]:
+    """Run `tune-qwenvl argv` in a process of its own; returns exit code and what it printed."""
+    process = _context.Process(target=_command, args=(str(printed), argv))
+    process.start()
+    process.join(timeout=120)
+    assert process.exitcode is not None, f"tune-qwenvl {' '.join(argv)} hangs: {printed.read_text()}"
+    return process.exitcode, printed.read_text()
+
+
+def _command(printed: str, argv: list[str]) -> None:
+    _become(printed)
+    from torchtune_qwenvl.cli.main import main
+
+    main(argv)
+
+
+def _become(printed: str) -> None:
+    """A process like one that was started from a shell, with its output in a file."""
     # The fork server made itself the default; data workers of a run are forked, as everywhere.
     multiprocessing.set_start_method("fork", force=True)
     file = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(file, stream.fileno())
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _rank(
+    rank: int, size: int, port: int, argv: list[str], printed: str, kill_at: str, environment: dict[str, str]
+) -> None:
+    _become(printed)
     if size > 1:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
         os.environ.update({key: str(value) for key, value in place.items()}, MASTER_ADDR="127.0.0.1")
@@ -109,7 +133,6 @@ def _rank(
     from torchtune_qwenvl.recipes import finetune
     from torchtune_qwenvl.training import resume
 
-    torch.set_num_threads(1)
     # torchao's optimizer compiles a kernel per shape, which takes longer than all of its steps here.
     if "TORCH_COMPILE_BACKEND" not in environment:
         torch.compile = lambda function, **options: function

@@ -55,6 +55,11 @@ def test_wheel_holds_every_module_and_config(wheel: Path):
     assert "torchtune_qwenvl/configs/demo/digits.yaml" in ours
 
 
+def test_wheel_brings_the_command(wheel: Path):
+    (scripts,) = wheel.glob("*.dist-info/entry_points.txt")
+    assert "tune-qwenvl = torchtune_qwenvl.cli.main:main" in scripts.read_text()
+
+
 def test_config_of_the_wheel_resolves_outside_the_checkout(wheel: Path, tmp_path: Path):
     code = (
         "import sys, torchtune_qwenvl.recipes.finetune as recipe, torchtune_qwenvl.demo\n"

@@ -20,9 +20,19 @@ RECIPE = "torchtune_qwenvl/recipes/finetune.py"
 VALIDATION = ("val_dataset=torchtune_qwenvl.data.vision_chat_dataset", "run_val_every_n_steps=3")
 
 
-def tune_run(config: Path, out: Path, *overrides: str, options: tuple[str, ...] = ()) -> str:
-    command = [str(Path(sys.executable).with_name("tune")), "run", *options, RECIPE, "--config", str(config)]
-    command += ["device=cpu", f"output_dir={out}", *overrides]
+def tune_run(config: Path, out: Path, *overrides: str) -> str:
+    """`tune run FILE`, torchtune's own command."""
+    return started([str(Path(sys.executable).with_name("tune")), "run", RECIPE], config, out, *overrides)
+
+
+def tune_qwenvl_run(config: Path, out: Path, *overrides: str, processes: int) -> str:
+    """`tune-qwenvl run finetune`, as its console script starts it."""
+    command = [sys.executable, "-m", "torchtune_qwenvl.cli.main", "run", "--nproc_per_node", str(processes)]
+    return started([*command, "finetune"], config, out, *overrides)
+
+
+def started(command: list[str], config: Path, out: Path, *overrides: str) -> str:
+    command = [*command, "--config", str(config), "device=cpu", f"output_dir={out}", *overrides]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=out.parent)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -77,7 +87,7 @@ def test_tune_run_two_processes(config: Path, tmp_path: Path) -> None:
     out, one = tmp_path / "two", tmp_path / "one"
     overrides = (*LORA, "model.lora_dropout=0.0", "dtype=bf16", *VALIDATION)
     overrides = (*overrides, f"val_dataset.source={config.parent / 'data.json'}")
-    tune_run(config, out, *overrides, "batch_size=1", options=("--nproc_per_node", "2"))
+    tune_qwenvl_run(config, out, *overrides, "batch_size=1", processes=2)
     alone = run(one, *overrides, config=config)
     for name in ("loss", "val_loss"):
         # bf16 weights of one are cast by FSDP, of the other by autocast: norms and sums round elsewhere.

@@ -29,7 +29,9 @@ def get_family(config: Mapping[str, Any] | str | Path) -> Family:
         path = Path(config)
         path = path / "config.json" if path.is_dir() else path
         if not path.is_file():
-            raise ValueError(f"no config.json at {path}: expected a checkpoint folder")
+            raise ValueError(
+                f"no config.json at {path}: expected a checkpoint folder, as `tune download <repo>` makes it"
+            )
         return get_family(json.loads(path.read_text(encoding="utf-8")))
     model_type = config.get("model_type")
     if model_type not in FAMILIES:

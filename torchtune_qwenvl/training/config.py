@@ -5,8 +5,8 @@ schema. A config file names its parents (`include: [_3B, _lora]`); later files w
 names another `_component_` than its parent replaces it whole, so that no argument of the old component is
 left over.
 
-    python -m torchtune_qwenvl.training.config qwen2_5_vl/3B_lora batch_size=2     prints it fully resolved
-    python -m torchtune_qwenvl.training.config qwen2_5_vl/3B_lora --stock          for torchtune's own recipes
+    tune-qwenvl show qwen2_5_vl/3B_lora batch_size=2     prints it fully resolved
+    tune-qwenvl show qwen2_5_vl/3B_lora --stock          for torchtune's own recipes
 """
 
 import inspect
@@ -49,8 +49,8 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         ValueError: an unknown config, key or component argument, with the nearest known one; a malformed
             override.
     """
-    base = _load(PACKAGED / "base.yaml")
-    merged = _merge(base, _load(_find(name)))
+    base = load_config(PACKAGED / "base.yaml")
+    merged = _merge(base, load_config(find_config(name)))
     # Components first: `optimizer.lr=1 optimizer=torch.optim.SGD` must not lose the learning rate.
     for path, value in sorted(map(_parse_override, overrides), key=lambda edit: edit[0][-1] != COMPONENT):
         if value is _REMOVE:
@@ -123,7 +123,7 @@ _SHARED_WITH_STOCK = (
 )
 
 
-def _find(name: str, beside: Path | None = None) -> Path:
+def find_config(name: str, beside: Path | None = None) -> Path:
     """The file called `name`: beside the file that includes it, a path of the user's, or packaged."""
     file_name = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
     folders = [PACKAGED, Path()] if name != file_name else [Path(), PACKAGED]
@@ -134,7 +134,7 @@ def _find(name: str, beside: Path | None = None) -> Path:
     raise ValueError(f"No config called '{name}'.{nearest(name, known)} Packaged ones: {', '.join(known)}.")
 
 
-def _load(path: Path, chain: tuple[Path, ...] = ()) -> dict:
+def load_config(path: Path, chain: tuple[Path, ...] = ()) -> dict:
     """One file over everything it includes, as a plain dict; interpolations stay as they are."""
     path = path.resolve()
     if path in chain:
@@ -147,7 +147,7 @@ def _load(path: Path, chain: tuple[Path, ...] = ()) -> dict:
     parents = content.pop("include", [])
     merged: dict = {}
     for parent in [parents] if isinstance(parents, str) else parents:
-        merged = _merge(merged, _load(_find(parent, beside=path.parent), (*chain, path)))
+        merged = _merge(merged, load_config(find_config(parent, beside=path.parent), (*chain, path)))
     return _merge(merged, content)
 
 

@@ -1,0 +1,98 @@
+"""`tune-qwenvl`: torchtune's commands know ours, and every mistake is answered in one line."""
+
+import re
+from pathlib import Path
+
+import pytest
+from launch import command
+from omegaconf import OmegaConf
+
+from torchtune_qwenvl.cli.main import COMMANDS, main
+from torchtune_qwenvl.training.config import packaged_names, resolve
+
+NAME = "qwen2_5_vl/3B_lora"
+
+
+def printed(capsys: pytest.CaptureFixture, *argv: str) -> str:
+    main(argv)
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture, *argv: str) -> str:
+    """The last line of a command that ends with an error."""
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    captured = capsys.readouterr().err.strip().splitlines()
+    return stop.value.code if isinstance(stop.value.code, str) else captured[-1]
+
+
+def test_ls_lists_ours_beside_torchtunes(capsys: pytest.CaptureFixture) -> None:
+    table = printed(capsys, "ls")
+    table = printed(capsys, "ls")  # a second time: registered once
+    recipes = re.findall(r"^(\S+) ", table, re.M)
+    assert "lora_finetune_single_device" in recipes and recipes.count("finetune") == 1
+    listed = re.findall(r"\b[a-z0-9_]+/[\w.]+", table.partition("\nfinetune ")[2])
+    assert set(packaged_names()) == set(listed)
+
+
+def test_a_copied_config_is_the_config(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    copy = tmp_path / "mine.yaml"
+    main(["cp", NAME, str(copy)])
+    assert "lora_rank: 16" in copy.read_text() and resolve(str(copy)) == resolve(NAME)
+    main(["cp", "demo/digits", str(tmp_path)])
+    assert "# A tiny Qwen2.5-VL" in (tmp_path / "digits.yaml").read_text()
+    copy.write_text("seed: 1")
+    assert "not overwriting" in printed(capsys, "cp", "-n", NAME, str(copy))
+    assert copy.read_text() == "seed: 1"
+    main(["cp", "finetune", str(tmp_path / "my_recipe.py")])
+    assert "class FinetuneRecipe" in (tmp_path / "my_recipe.py").read_text()
+
+
+def test_show_and_validate(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    shown = OmegaConf.create(printed(capsys, "show", NAME, "batch_size=7"))
+    assert shown.batch_size == 7 and shown.tokenizer.folder == shown.checkpoint_dir
+    (tmp_path / "stock.yaml").write_text(printed(capsys, "show", NAME, "--stock", "dataset.source=a.json"))
+    for argv in ([NAME, "seed=1"], ["demo/digits"], [str(tmp_path / "stock.yaml")]):
+        assert printed(capsys, "validate", *argv) == "Config is well-formed!\n"
+    stock = OmegaConf.load(tmp_path / "stock.yaml")
+    stock.loss.chunks = 3
+    OmegaConf.save(stock, tmp_path / "stock.yaml")
+    assert "chunks" in refused(capsys, "validate", str(tmp_path / "stock.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("rn finetune", "no command 'rn'. Did you mean 'run'?"),
+        ("run fintune --config demo/digits", "no recipe 'fintune'. Did you mean 'finetune'?"),
+        ("run finetune --config demo/digit", "No config called 'demo/digit'. Did you mean 'demo/digits'?"),
+        ("run --nproc_per_node 2 finetune --config demo/digits epoch=1", "Did you mean 'epochs'?"),
+        ("run finetune demo/digits", "Expected --config NAME"),
+        (f"show {NAME} batch_siz=1", "Did you mean 'batch_size'?"),
+        ("validate qwen2_5_vl/3B_lra", f"Did you mean '{NAME}'?"),
+        ("cp qwen2_5_vl/3B_lra .", f"no recipe or config 'qwen2_5_vl/3B_lra'. Did you mean '{NAME}'?"),
+    ],
+)
+def test_mistakes_get_an_answer(argv: str, message: str, capsys: pytest.CaptureFixture) -> None:
+    assert message in refused(capsys, *argv.split())
+
+
+def test_help_speaks_of_this_command(capsys: pytest.CaptureFixture) -> None:
+    for name in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        text = capsys.readouterr().out
+        assert text.startswith(f"usage: tune-qwenvl {name}") and not re.search(r"\btune (run|ls|cp)\b", text)
+
+
+def test_run_in_one_process(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    missing = f"checkpoint_dir={tmp_path / 'nowhere'}"
+    argv = ["run", "finetune", "--config", NAME, "dataset.source=x.json", missing, f"output_dir={tmp_path}"]
+    code, text = command(tmp_path / "printed.txt", argv)
+    assert code == 1 and "Traceback" not in text
+    assert (
+        "tune-qwenvl run: error:" in text.splitlines()[-1]
+        and f"{tmp_path}/nowhere: expected a checkpoint folder" in text
+    )
+    code, text = command(tmp_path / "printed.txt", ["run", "generate", "image=cat.jpg"])
+    assert code == 1 and "checkpoint_dir is missing" in text.splitlines()[-1]

@@ -1,0 +1,33 @@
+"""Our recipes and configs beside torchtune's own, in the list that torchtune's commands read."""
+
+from pathlib import Path
+
+from torchtune._recipe_registry import Config, Recipe, get_all_recipes
+
+import torchtune_qwenvl.recipes
+from torchtune_qwenvl.training.config import PACKAGED, packaged_names
+
+RECIPES = Path(str(torchtune_qwenvl.recipes.__file__)).parent
+# Recipes that take key=value alone, without --config.
+WITHOUT_CONFIG = ("generate",)
+
+
+def register() -> None:
+    """Append our recipes to torchtune's list, once; an absolute path is taken as it is."""
+    names = {recipe.name for recipe in get_all_recipes()}
+    get_all_recipes().extend(recipe for recipe in ours() if recipe.name not in names)
+
+
+def ours() -> list[Recipe]:
+    """`finetune` with every packaged config, and `generate`."""
+    configs = [Config(name, str(PACKAGED / f"{name}.yaml")) for name in packaged_names()]
+    return [
+        Recipe("finetune", str(RECIPES / "finetune.py"), configs, supports_distributed=True),
+        Recipe("generate", str(RECIPES / "generate.py"), [], supports_distributed=False),
+    ]
+
+
+def recipe_names() -> list[str]:
+    """Every name that `run` takes, ours first."""
+    mine = [recipe.name for recipe in ours()]
+    return mine + [recipe.name for recipe in get_all_recipes() if recipe.name not in mine]

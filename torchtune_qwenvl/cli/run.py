@@ -1,0 +1,49 @@
+"""`tune-qwenvl run`: torchtune's, which looks at names and config before it starts anything.
+
+A misspelt key otherwise shows after every process has loaded torch, as many tracebacks as processes.
+"""
+
+import argparse
+
+from torchtune._cli.run import Run as TorchtuneRun
+
+from torchtune_qwenvl.arguments import nearest
+from torchtune_qwenvl.cli.registry import RECIPES, WITHOUT_CONFIG, recipe_names
+from torchtune_qwenvl.training.config import parse_arguments
+
+EPILOG = """\
+examples:
+  one process:
+    tune-qwenvl run finetune --config qwen2_5_vl/3B_lora dataset.source=data.json
+  eight GPUs; every argument of torchrun stands before the recipe:
+    tune-qwenvl run --nproc_per_node 8 finetune --config qwen2_5_vl/7B_full dataset.source=data.json
+  go on where an interrupted run stopped:
+    tune-qwenvl run finetune --config qwen2_5_vl/3B_lora dataset.source=data.json resume=true
+  a config of your own, and torchtune's recipes:
+    tune-qwenvl run finetune --config my.yaml
+    tune-qwenvl run lora_finetune_single_device --config stock.yaml
+
+`tune-qwenvl ls` lists recipes and configs, `tune-qwenvl show NAME` prints every key of a config.
+"""
+
+
+class Run(TorchtuneRun):
+    """torchtune's command; the recipe may be a name of ours, one of torchtune's, or a file."""
+
+    def __init__(self, subparsers) -> None:
+        super().__init__(subparsers)
+        self._parser.usage = "tune run [TORCHRUN-OPTIONS] RECIPE --config CONFIG [key=value ...]"
+        self._parser.description = "Run a recipe, in one process or, with torchrun's arguments, in many."
+        self._parser.epilog = EPILOG
+
+    def _run_cmd(self, args: argparse.Namespace) -> None:
+        known = recipe_names()
+        if args.recipe not in known and not any(mark in args.recipe for mark in "/."):
+            hint = nearest(args.recipe, known)
+            self._parser.error(f"no recipe '{args.recipe}'.{hint} `tune-qwenvl ls` lists them.")
+        if args.recipe in WITHOUT_CONFIG and "--config" not in args.recipe_args:
+            args.recipe = RECIPES / f"{args.recipe}.py"
+            return self._run_single_device(args, is_builtin=True)
+        if args.recipe == "finetune":
+            parse_arguments(args.recipe_args)
+        super()._run_cmd(args)

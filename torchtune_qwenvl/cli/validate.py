@@ -1,0 +1,35 @@
+"""`tune-qwenvl validate`: is a config well-formed? Ours by name or file, torchtune's by file."""
+
+import argparse
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from torchtune._cli.validate import Validate as TorchtuneValidate
+
+from torchtune_qwenvl.training.config import resolve
+
+EPILOG = """\
+examples:
+  tune-qwenvl validate qwen2_5_vl/3B_lora dataset.source=data.json
+  tune-qwenvl validate mine.yaml
+"""
+
+
+class Validate(TorchtuneValidate):
+    """torchtune's command. Every key, component and argument of one of our configs is looked at."""
+
+    def __init__(self, subparsers) -> None:
+        super().__init__(subparsers)
+        self._parser.usage = "tune validate CONFIG [key=value ...]"
+        self._parser.epilog = EPILOG
+
+    def _add_arguments(self) -> None:
+        self._parser.add_argument("config", help="name of a packaged config, or a YAML file")
+        self._parser.add_argument("overrides", nargs="*", metavar="key=value")
+
+    def _validate_cmd(self, args: argparse.Namespace) -> None:
+        # All of torchtune's recipes need a checkpointer, ours knows none.
+        if Path(args.config).is_file() and "checkpointer" in OmegaConf.load(args.config):
+            return super()._validate_cmd(args)
+        resolve(args.config, args.overrides)
+        print("Config is well-formed!")
