@@ -23,9 +23,6 @@ from torchtune.utils import get_logger
 from tqdm import tqdm
 
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
-from torchtune_qwenvl.data.packed_sampler import PackedSampler
-from torchtune_qwenvl.data.sampler import ResumableSampler
-from torchtune_qwenvl.data.sizes import measure
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.batches import collate_for, on_device, work_of
@@ -42,6 +39,7 @@ from torchtune_qwenvl.training.optim import (
     current_learning_rates,
     learning_rates,
 )
+from torchtune_qwenvl.training.order import member_names, order_of
 from torchtune_qwenvl.training.parts import (
     GradientCheck,
     checkpoint_activations,
@@ -95,7 +93,8 @@ class FinetuneRecipe:
         if found is not None:
             self.progress = resume.load(found, world, self.model, self.optimizer, self.scheduler)
         self.check_gradients = GradientCheck(self.parts)
-        self.meter = Meter(world, peak_flops(world.device, cfg.device_peak_tflops))
+        self.members = member_names(dataset)
+        self.meter = Meter(world, peak_flops(world.device, cfg.device_peak_tflops), self.members)
         self.logger = instantiate(cfg.metric_logger) if world.is_main else None
         if self.logger is not None:
             self.logger.log_config(cfg)
@@ -120,27 +119,22 @@ class FinetuneRecipe:
 
     def build_loader(self, dataset: Dataset, shuffle: bool) -> Loader:
         """Batches of this rank's share of a dataset; the same number on every rank."""
-        cfg, world = self.cfg, self.world
-        place = {"rank": world.rank, "world_size": world.size}
-        order = {"seed": cfg.seed, "shuffle": shuffle, **place}
-        sampler = ResumableSampler(len(dataset), **order)
-        if cfg.pack_to is not None:
-            sizes = measure(dataset, num_workers=cfg.num_workers, **place)
-            sampler = PackedSampler(sizes, pack_to=cfg.pack_to, work=self.flops.of_sample, **order)
+        cfg = self.cfg
+        source, sampler = order_of(dataset, cfg, self.world, self.flops.of_sample, shuffle)
         return build_loader(
-            dataset,
+            source,
             batch_size=cfg.batch_size,
             sampler=sampler,
             collate=collate_for(self.model, padding_free=cfg.padding_free or cfg.pack_to is not None),
             padding_idx=self.transform.pad_id,
             on_bad_sample=cfg.on_bad_sample,
             num_workers=cfg.num_workers,
-            pin_memory=world.device.type == "cuda",
+            pin_memory=self.world.device.type == "cuda",
         )
 
     def steps_of(self, epoch: int) -> int:
         """Optimizer steps of an epoch; packed rows differ in number from epoch to epoch."""
-        self.loader.sampler.set_position(epoch)
+        self.loader.set_epoch(epoch)
         steps = math.ceil(len(self.loader) / self.cfg.gradient_accumulation_steps)
         return min(steps, self.cfg.max_steps_per_epoch or steps)
 
@@ -154,8 +148,9 @@ class FinetuneRecipe:
 
     def train_epoch(self, epoch: int) -> None:
         """The steps of an epoch, from the first sample that no step has seen."""
-        done = self.progress.samples_done if epoch == self.progress.epoch else 0
-        self.loader.sampler.set_position(epoch, done)
+        self.loader.set_epoch(epoch)
+        if self.progress.data and epoch == self.progress.epoch:
+            self.loader.load_state_dict(self.progress.data)
         batches = iter(self.loader)
         first_step, labelled = self.progress.step, 0
         while self.progress.step < self.epoch_ends[epoch]:
@@ -164,7 +159,7 @@ class FinetuneRecipe:
             rates = current_learning_rates(self.optimizer)
             loss, norm, work = self.step(step_batches)
             self.progress.step += 1
-            self.progress.epoch, self.progress.samples_done = self.loader.position
+            self.progress.epoch, self.progress.data = epoch, self.loader.state_dict()
             labelled = labelled + work[0]  # stays on the device
             self.meter.add(work)
             self.bar.update()
@@ -184,7 +179,8 @@ class FinetuneRecipe:
     def step(self, batches: list[Batch]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One optimizer step. Returns loss, gradient norm before clipping, and `Work`, of all ranks."""
         work = Work.total(
-            (work_of(batch, self.transform.pad_id, self.flops) for batch in batches), self.world
+            (work_of(batch, self.transform.pad_id, self.flops, len(self.members)) for batch in batches),
+            self.world,
         )
         labelled = work[0].clamp(min=1).float()
         loss = torch.zeros((), device=self.world.device)
@@ -221,7 +217,7 @@ class FinetuneRecipe:
         """Loss on the validation set, and what the components of `evaluate:` measure."""
         figures: dict[str, float] = {}
         if self.val_loader is not None:
-            self.val_loader.sampler.set_position(0)
+            self.val_loader.set_epoch(0)
             batches = (on_device(batch, self.world.device) for batch in self.val_loader)
             figures["val_loss"] = validation_loss(self.model, batches, self.world, self.autocast)
         for component in self.cfg.evaluate:

@@ -40,28 +40,41 @@ def test_padded_padding_free_and_packed_runs_learn_the_same(config: Path, tmp_pa
 
 
 @pytest.fixture(scope="module")
-def reference(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A packed run over two shuffled epochs on two processes that nobody kills."""
-    finished = run(tmp_path_factory.mktemp("packed") / "out", *PACKED, config=config, processes=2)
-    assert len(losses(finished)) == 8  # in two epochs: step 6 stands in the middle of the second
+def mixed(config: Path) -> tuple[str, ...]:
+    """PACKED over two parts of the data: of the first, repeated, twice as many samples."""
+    data = config.parent / "data.json"
+    entry = "{{weight: {}, name: {}, source: " + str(data) + ", split: 'train[{}]'}}"
+    members = f"{entry.format(2 / 3, 'small', ':6')}, {entry.format(1 / 3, 'large', '6:')}"
+    mix = "{_component_: torchtune_qwenvl.data.mixed_dataset, stopping_strategy: all_exhausted, datasets: "
+    return (*PACKED, f"dataset={mix}[{members}]}}")
+
+
+@pytest.fixture(scope="module")
+def reference(mixed: tuple[str, ...], config: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A mixed and packed run over two shuffled epochs on two processes that nobody kills."""
+    finished = run(tmp_path_factory.mktemp("packed") / "out", *mixed, config=config, processes=2)
+    assert len(losses(finished)) == 16  # in two epochs: step 12 stands in the middle of the second
+    assert finished.values("drawn_small")[16] == "40.0" and finished.values("drawn_large")[16] == "20.0"
     return finished
 
 
 def test_killed_in_the_second_epoch_and_resumed_to_the_last_bit(
-    reference: Run, config: Path, tmp_path: Path
+    reference: Run, mixed: tuple[str, ...], config: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    killed = run(out, *PACKED, config=config, processes=2, kill_at="step 7")
+    killed = run(out, *mixed, config=config, processes=2, kill_at="step 13")
     assert -9 in killed.codes
-    resumed = run(out, *PACKED, "resume=true", config=config, processes=2)
+    resumed = run(out, *mixed, "resume=true", config=config, processes=2)
     assert resumed.values("loss") == reference.values("loss"), resumed.printed
     file = "model/model.safetensors"
     assert (out / file).read_bytes() == (reference.output_dir / file).read_bytes()
 
 
-def test_another_pack_to_cannot_be_resumed(reference: Run, config: Path, tmp_path: Path) -> None:
-    saved = reference.output_dir / "step_6"
-    other = run(tmp_path / "out", *PACKED, "pack_to=260", f"resume={saved}", config=config, processes=2)
+def test_another_pack_to_cannot_be_resumed(
+    reference: Run, mixed: tuple[str, ...], config: Path, tmp_path: Path
+) -> None:
+    saved = reference.output_dir / "step_14"
+    other = run(tmp_path / "out", *mixed, "pack_to=260", f"resume={saved}", config=config, processes=2)
     assert set(other.codes) == {1} and "differ from those of the run that is resumed" in other.printed
 
 

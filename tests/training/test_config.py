@@ -102,3 +102,31 @@ def test_stock_form_has_what_the_stock_recipes_read() -> None:
 def test_a_source_alone_is_read_by_our_dataset(slot: str):
     node = resolve("qwen2_5_vl/3B_lora", [f"{slot}.source=data.json"])[slot]
     assert node == {"_component_": "torchtune_qwenvl.data.vision_chat_dataset", "source": "data.json"}
+
+
+def test_a_list_of_datasets_is_a_mix(tmp_path: Path) -> None:
+    text = "include: qwen2_5_vl/3B_lora\ndataset:\n- {weight: 0.75, source: a.jsonl}\n"
+    (tmp_path / "mix.yaml").write_text(f"{text}- {{weight: 0.25, source: b.jsonl, name: charts}}\n")
+    node = resolve(str(tmp_path / "mix.yaml")).dataset
+    assert node._component_ == "torchtune_qwenvl.data.mixed_dataset"
+    assert {member._component_ for member in node.datasets} == {"torchtune_qwenvl.data.vision_chat_dataset"}
+    assert [member.source for member in node.datasets] == ["a.jsonl", "b.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dataset=[{weight: 0.5, source: a}, {weight: 0.6, source: b}]", "'dataset': .* sum of 1, got 1.1"),
+        ("dataset=[{weight: 0.5, source: a}, {source: b}]", "'dataset': .*a weight for all 2 or for none"),
+        ("val_dataset=[{weight: -1, source: a}]", "'val_dataset': .*at least 0, dataset 0 .* has -1"),
+        ("dataset=[a.jsonl]", r"'dataset': expected a list of datasets, each with keys.*'a.jsonl'"),
+        ("dataset=[]", "at least one dataset, got none"),
+        (
+            "dataset=[{_component_: torchtune.datasets.PackedDataset, weight: 1, dss: 3}]",
+            "'dataset.datasets.0.dss': .* no such argument. Did you mean 'ds'",
+        ),
+    ],
+)
+def test_mixes_that_do_not_fit(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        resolve(NAME, [override])

@@ -25,7 +25,7 @@ class Training:
         self.optimizer.step()
 
     def save(self, folder: Path, step: int, keep_last_n: int | None = None) -> Path:
-        progress = resume.Progress(step=step, epoch=1, samples_done=6)
+        progress = resume.Progress(step=step, epoch=1, data={"epoch": 1, "samples_done": 6})
         return resume.save(folder, WORLD, self.model, self.optimizer, None, progress, keep_last_n)
 
 
@@ -34,7 +34,7 @@ def test_back_to_the_bit(tmp_path: Path) -> None:
     folder = trained.save(tmp_path, 4)
     expected = torch.rand(3)
     progress = resume.load(folder, WORLD, fresh.model, fresh.optimizer, None)
-    assert progress == resume.Progress(step=4, epoch=1, samples_done=6)
+    assert progress == resume.Progress(step=4, epoch=1, data={"epoch": 1, "samples_done": 6})
     assert torch.equal(torch.rand(3), expected)
     for ours, theirs in zip(fresh.model.parameters(), trained.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)

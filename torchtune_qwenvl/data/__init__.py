@@ -4,6 +4,8 @@ from torchtune_qwenvl.data.chat_dataset import VisionChatDataset, vision_chat_da
 from torchtune_qwenvl.data.collate import collate
 from torchtune_qwenvl.data.dataset import Guarded, SkippedSample
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
+from torchtune_qwenvl.data.mixed_dataset import MixedDataset, mixed_dataset
+from torchtune_qwenvl.data.mixture import Mixture
 from torchtune_qwenvl.data.packed_sampler import PackedSampler
 from torchtune_qwenvl.data.packing import Packer
 from torchtune_qwenvl.data.sampler import ResumableSampler
@@ -13,6 +15,8 @@ __all__ = [
     "Batch",
     "Guarded",
     "Loader",
+    "MixedDataset",
+    "Mixture",
     "PackedSampler",
     "Packer",
     "ResumableSampler",
@@ -21,5 +25,6 @@ __all__ = [
     "build_loader",
     "collate",
     "measure",
+    "mixed_dataset",
     "vision_chat_dataset",
 ]

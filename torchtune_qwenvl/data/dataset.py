@@ -74,11 +74,14 @@ class Guarded(Dataset):
         """Size of the sample; (0, 0) for a bad one, which is dealt with when it is read."""
         return sample_size(self.dataset, index)
 
+    def where(self, index: int) -> str:
+        """Where the sample comes from, for messages."""
+        if hasattr(self.dataset, "where"):
+            return self.dataset.where(index)
+        return f"sample {index} (from 0) of the dataset"
+
     def _located(self, error: Exception, index: int) -> str:
-        if isinstance(error, BadRecord):
-            return str(error)
-        where = getattr(self.dataset, "where", lambda index: f"sample {index} (from 0) of the dataset")
-        return f"{where(index)}: {error}"
+        return str(error) if isinstance(error, BadRecord) else f"{self.where(index)}: {error}"
 
 
 def _check_trainable(sample: Mapping[str, Any]) -> None:

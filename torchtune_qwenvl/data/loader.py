@@ -1,8 +1,9 @@
 """Batches for one rank: workers decode and collate, the main process counts what was left out."""
 
 import logging
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,8 @@ class Batch:
         tokens: tokens in it, padding not counted.
         skipped: the samples that were left out, each with its reason.
         dropped_turns: turns that the truncation policy cut from these samples.
+        drawn: samples taken of each member of a mix, by its number.
+        lost: how many of these were left out.
     """
 
     inputs: dict[str, Any]
@@ -35,6 +38,8 @@ class Batch:
     tokens: int
     skipped: tuple[SkippedSample, ...] = ()
     dropped_turns: int = 0
+    drawn: Mapping[int, int] = field(default_factory=dict)
+    lost: Mapping[int, int] = field(default_factory=dict)
 
     def pin_memory(self) -> "Batch":
         """Called by torch's DataLoader."""
@@ -51,29 +56,40 @@ class Loader:
     Attributes:
         skipped: every sample left out so far, ``{message: times}``; each message is logged once.
         dropped_turns: turns that the truncation policy cut so far.
-        position: ``(epoch, samples_done)`` after the last batch handed out, for ``sampler.set_position``:
-            workers run ahead, so the sampler itself does not know it.
     """
 
-    def __init__(self, batches: DataLoader, sampler: ResumableSampler) -> None:
-        self._batches, self.sampler = batches, sampler
+    def __init__(self, batches: DataLoader, order: "_Noted") -> None:
+        self._batches, self._order = batches, order
+        self.sampler = order.sampler
         self.skipped: dict[str, int] = {}
         self.dropped_turns = 0
-        self.position = (sampler.epoch, sampler.samples_done)
+        self._state = self.sampler.state_dict()
 
     def __len__(self) -> int:
         """Batches from the sampler's position to the end of its epoch."""
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        self.position = epoch, done = self.sampler.epoch, self.sampler.samples_done
         for batch in self._batches:
+            self._state = self._order.behind.popleft()
             if isinstance(batch, BadRecord):
                 raise BadRecord(str(batch))
-            done = self.sampler.after_step(done)
-            self.position = (epoch, done)
             self._count(batch)
             yield batch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of an epoch."""
+        self.sampler.set_position(epoch)
+        self._state = self.sampler.state_dict()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place behind the last batch that was handed out."""
+        return self._state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to where `state_dict` was taken; nothing in front of it is read or decoded again."""
+        self.sampler.load_state_dict(state)
+        self._state = self.sampler.state_dict()
 
     def _count(self, batch: Batch) -> None:
         self.dropped_turns += batch.dropped_turns
@@ -101,7 +117,7 @@ def build_loader(
     """Put dataset, sampler and collate together.
 
     The same process count gives the same batches in the same order, whatever the number of workers. To
-    resume, call ``sampler.set_position``: nothing that was trained on is read or decoded again.
+    resume, call ``load_state_dict``: nothing that was trained on is read or decoded again.
 
     Args:
         dataset: map-style dataset of samples of one of our transforms: ours, torchtune's, or a concatenation.
@@ -119,9 +135,10 @@ def build_loader(
         A :class:`Loader` of :class:`Batch`.
     """
     sampler.set_batch_size(batch_size)
+    order = _Noted(sampler)
     batches = DataLoader(
-        _Reported(Guarded(dataset, on_bad_sample)),
-        batch_sampler=sampler,
+        _Reported(dataset, on_bad_sample),
+        batch_sampler=order,
         collate_fn=partial(_make_batch, collate=collate, padding_idx=padding_idx, ignore_idx=ignore_idx),
         num_workers=num_workers,
         prefetch_factor=prefetch_factor,
@@ -130,29 +147,52 @@ def build_loader(
         # Its own: starting workers draws a seed, which must not move the random numbers that training draws.
         generator=torch.Generator(),
     )
-    return Loader(batches, sampler)
+    return Loader(batches, order)
+
+
+class _Noted:
+    """A sampler's batches, and where it stands behind each: workers run ahead of what is handed out."""
+
+    def __init__(self, sampler: ResumableSampler) -> None:
+        self.sampler = sampler
+        self.behind: deque[dict[str, Any]] = deque()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self.behind.clear()
+        for batch in self.sampler:
+            self.behind.append(self.sampler.state_dict())
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self.sampler)
 
 
 class _Reported(Dataset):
-    """Hands a bad sample's error out as a value, so that the main process raises it without a worker's
-    traceback."""
+    """Samples, each with the number of its member in a mix.
 
-    def __init__(self, dataset: Guarded) -> None:
-        self.dataset = dataset
+    Hands a bad sample's error out as a value, so that the main process raises it without a worker's
+    traceback.
+    """
 
-    def __getitem__(self, index: int) -> Mapping[str, Any] | SkippedSample | BadRecord:
+    def __init__(self, dataset: Dataset, on_bad_sample: str) -> None:
+        self.guarded = Guarded(dataset, on_bad_sample)
+        self.member = getattr(dataset, "member", lambda index: 0)
+
+    def __getitem__(self, index: int) -> tuple[int, Mapping[str, Any] | SkippedSample | BadRecord]:
+        member = self.member(index)
         try:
-            return self.dataset[index]
+            return member, self.guarded[index]
         except BadRecord as error:
-            return BadRecord(str(error))
+            return member, BadRecord(str(error))
 
 
 def _make_batch(
-    samples: Sequence[Mapping[str, Any] | SkippedSample | BadRecord],
+    drawn: Sequence[tuple[int, Mapping[str, Any] | SkippedSample | BadRecord]],
     collate: Callable[..., dict[str, Any]],
     padding_idx: int,
     ignore_idx: int,
 ) -> Batch | BadRecord:
+    samples = [sample for _, sample in drawn]
     for sample in samples:
         if isinstance(sample, BadRecord):
             return sample
@@ -164,6 +204,8 @@ def _make_batch(
         tokens=sum(len(sample["tokens"]) for sample in kept),
         skipped=tuple(sample for sample in samples if isinstance(sample, SkippedSample)),
         dropped_turns=sum(sample.get("dropped_turns", 0) for sample in kept),
+        drawn=Counter(member for member, _ in drawn),
+        lost=Counter(member for member, sample in drawn if isinstance(sample, SkippedSample)),
     )
 
 

@@ -10,11 +10,12 @@ included. All ranks make the same plan from the same lengths; none is ever sent.
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 
 import torch
 from torch import Tensor
 
+from torchtune_qwenvl.data.mixture import Mixture
 from torchtune_qwenvl.data.packing import Packer
 from torchtune_qwenvl.data.sampler import ResumableSampler
 
@@ -28,12 +29,13 @@ def tokens_as_work(tokens: int, patches: int) -> float:
 
 @dataclass(frozen=True)
 class _Plan:
-    """An epoch: its steps, the samples done behind each, and rows in all."""
+    """An epoch: its steps, the samples done behind each, rows and tokens in all."""
 
     epoch: int
     steps: list[Step]
     ends: list[int]
     rows: int
+    tokens: int
 
     def steps_done(self, samples_done: int) -> int:
         return bisect_right(self.ends, samples_done)
@@ -47,7 +49,7 @@ class PackedSampler(ResumableSampler):
         pack_to: tokens per row.
         work: (tokens, patches) of a sample -> its work, in any unit.
         look_ahead: samples that are sorted into rows together.
-        seed, shuffle, rank, world_size: of `ResumableSampler`.
+        seed, shuffle, rank, world_size, mixture: of `ResumableSampler`.
     """
 
     def __init__(
@@ -61,11 +63,13 @@ class PackedSampler(ResumableSampler):
         shuffle: bool = True,
         rank: int = 0,
         world_size: int = 1,
+        mixture: Mixture | None = None,
     ) -> None:
         self._lengths = sizes[:, 0].tolist()
         self._work = [work(*size) for size in sizes.tolist()]
         self.pack_to, self.look_ahead = pack_to, look_ahead
-        super().__init__(len(sizes), seed=seed, shuffle=shuffle, rank=rank, world_size=world_size)
+        n = len(sizes if mixture is None else mixture)
+        super().__init__(n, seed=seed, shuffle=shuffle, rank=rank, world_size=world_size, mixture=mixture)
 
     def set_batch_size(self, batch_size: int) -> None:
         """Rows per rank and batch."""
@@ -94,13 +98,15 @@ class PackedSampler(ResumableSampler):
         return len(self.plan.steps) - self.plan.steps_done(self.samples_done)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in self.plan.steps[self.plan.steps_done(self.samples_done) :]:
+        first = self.plan.steps_done(self.samples_done)
+        for step, end in islice(zip(self.plan.steps, self.plan.ends, strict=True), first, None):
+            self._behind = end
             yield step[self.rank]
 
     @property
     def fill(self) -> float:
         """Share of the places of this epoch's rows, of all ranks, that tokens take."""
-        return sum(self._lengths) / (self.plan.rows * self.pack_to)
+        return self.plan.tokens / (self.plan.rows * self.pack_to)
 
     def __str__(self) -> str:
         return (
@@ -119,10 +125,12 @@ class PackedSampler(ResumableSampler):
                 look_ahead=self.look_ahead,
                 multiple=self.step_samples,
             )
-            buffers = list(packer(self._order().tolist()))
+            order = self._order().tolist()
+            buffers = list(packer(order))
             steps = [step for rows in buffers for step in self._steps(rows, generator)]
             ends = list(accumulate(sum(map(len, step)) for step in steps))
-            self._planned = _Plan(self.epoch, steps, ends, sum(map(len, buffers)))
+            tokens = sum(map(self._lengths.__getitem__, order))
+            self._planned = _Plan(self.epoch, steps, ends, sum(map(len, buffers)), tokens)
         return self._planned
 
     def _steps(self, rows: list[list[int]], generator: torch.Generator) -> list[Step]:

@@ -9,10 +9,13 @@ is why a run on two processes can be compared with a run on one.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch.utils.data import Sampler
+
+from torchtune_qwenvl.data.mixture import Mixture
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +24,7 @@ class ResumableSampler(Sampler[list[int]]):
     """Yields this rank's batches of indices for one epoch, from a position on.
 
     Args:
-        n: number of samples in the dataset.
+        n: number of samples in the dataset; of a mix, in an epoch.
         batch_size: samples per rank and batch; ``build_loader`` sets it.
         seed: of the permutation; the epoch is added to it.
         shuffle: False keeps the dataset's order.
@@ -29,6 +32,7 @@ class ResumableSampler(Sampler[list[int]]):
         world_size: number of processes.
         drop_last: leave out the samples at the end of an epoch that do not fill a batch on every rank; their
             number is logged. Without it the last batches are smaller, on some ranks perhaps empty.
+        mixture: the order of each epoch, where several datasets are mixed; else a permutation.
 
     Raises:
         ValueError: an empty dataset, or a rank outside the world.
@@ -44,6 +48,7 @@ class ResumableSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         drop_last: bool = False,
+        mixture: Mixture | None = None,
     ) -> None:
         if n < 1:
             raise ValueError(f"expected a dataset with at least one sample, got {n}")
@@ -51,7 +56,8 @@ class ResumableSampler(Sampler[list[int]]):
             raise ValueError(f"expected a rank from 0 to {world_size - 1}, got {rank}")
         self.n, self.seed, self.shuffle, self.drop_last = n, seed, shuffle, drop_last
         self.rank, self.world_size = rank, world_size
-        self.epoch = self.samples_done = 0
+        self.epoch = self.samples_done = self._behind = 0
+        self.mixture = mixture
         self.set_batch_size(batch_size)
 
     def set_batch_size(self, batch_size: int) -> None:
@@ -77,7 +83,26 @@ class ResumableSampler(Sampler[list[int]]):
             raise ValueError(
                 f"expected a position from 0 to {self.n} samples in the epoch, got {samples_done}"
             )
-        self.epoch, self.samples_done = epoch, samples_done
+        self.epoch, self.samples_done, self._behind = epoch, samples_done, samples_done
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place behind the last batch that was handed out."""
+        mixture = self.mixture and self.mixture.state_dict()
+        return {"epoch": self.epoch, "samples_done": self._behind, "mixture": mixture}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to where `state_dict` was taken.
+
+        Raises:
+            ValueError: the state was taken with other datasets or weights.
+        """
+        mixture = self.mixture and self.mixture.state_dict()
+        if state["mixture"] != mixture:
+            raise ValueError(
+                f"the run that is resumed mixed its datasets differently: expected {state['mixture']}, got "
+                f"{mixture}; give it the datasets and weights that it began with"
+            )
+        self.set_position(state["epoch"], state["samples_done"])
 
     @property
     def step_samples(self) -> int:
@@ -108,9 +133,12 @@ class ResumableSampler(Sampler[list[int]]):
         order, start = self._order(), self.samples_done
         for step in range(len(self)):
             block = order[start + step * self.step_samples :][: self.step_samples]
+            self._behind = self.after_step(start + step * self.step_samples)
             yield block[self.rank :: self.world_size].tolist()
 
     def _order(self) -> torch.Tensor:
+        if self.mixture is not None:
+            return self.mixture.order(self.epoch, self.seed, self.shuffle)
         if not self.shuffle:
             return torch.arange(self.n)
         generator = torch.Generator().manual_seed(self.seed + self.epoch)

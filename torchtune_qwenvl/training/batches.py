@@ -35,8 +35,8 @@ def on_device(batch: Batch, device: torch.device) -> dict[str, Any]:
     return _move({**batch.inputs, "encoder_input": encoder_input, "layout": layout}, device)
 
 
-def work_of(batch: Batch, padding_idx: int, flops: FlopCounter) -> Work:
-    """What there is to do for a batch, counted on the host."""
+def work_of(batch: Batch, padding_idx: int, flops: FlopCounter, members: int = 0) -> Work:
+    """What there is to do for a batch, counted on the host; of a mix of so many members, whose samples."""
     vision = batch.inputs["encoder_input"]["vision"]
     layout = batch.inputs["layout"]
     grids, labelled = vision["grid_thw"].tolist(), len(layout["labelled"])
@@ -48,6 +48,8 @@ def work_of(batch: Batch, padding_idx: int, flops: FlopCounter) -> Work:
         flops=flops(lengths, labelled, grids, vision["pixel_values"].shape[-1]),
         skipped=len(batch.skipped),
         dropped_turns=batch.dropped_turns,
+        drawn=tuple(batch.drawn.get(member, 0) for member in range(members)),
+        lost=tuple(batch.lost.get(member, 0) for member in range(members)),
     )
 
 

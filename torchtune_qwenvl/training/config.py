@@ -22,14 +22,19 @@ from torchtune.config._errors import InstantiationError
 from torchtune.config._utils import _get_component_from_path
 
 from torchtune_qwenvl.arguments import nearest
+from torchtune_qwenvl.training.dataset_config import (
+    COMPONENT,
+    DATASETS,
+    MIXED,
+    OF_THE_MIX,
+    check_mix,
+    with_component,
+)
 
 PACKAGED = Path(str(files("torchtune_qwenvl.configs")))
-COMPONENT = "_component_"
 # Keys that take a component: `optimizer=torch.optim.SGD` on the command line is short for
 # `optimizer._component_=…`.
 SLOTS = ("model", "tokenizer", "dataset", "val_dataset", "optimizer", "lr_scheduler", "metric_logger")
-# What `dataset.source=data.json` means where no component is named.
-DATASETS = dict.fromkeys(("dataset", "val_dataset"), "torchtune_qwenvl.data.vision_chat_dataset")
 _REMOVE = object()
 
 
@@ -51,12 +56,13 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> DictConfig:
             value = {part: value}
         merged = _merge(merged, value)
     for slot, default in DATASETS.items():
-        if isinstance(merged[slot], dict):
-            merged[slot] = {COMPONENT: default, **merged[slot]}
+        merged[slot] = with_component(merged[slot], default)
     _check_keys(base, merged)
     cfg = OmegaConf.create(merged)
     for where, node in _components(OmegaConf.to_container(cfg, resolve=True)):
         _check_arguments(where, node)
+        if node[COMPONENT] == MIXED:
+            check_mix(where, node)
     return cfg
 
 
@@ -233,7 +239,8 @@ def _check_arguments(path: str, node: dict) -> None:
     parameters = inspect.signature(component).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    for name in node.keys() - {COMPONENT} - parameters.keys():
+    of_the_mix = OF_THE_MIX if ".datasets." in path else set()
+    for name in node.keys() - {COMPONENT} - of_the_mix - parameters.keys():
         hint = nearest(name, parameters)
         raise ValueError(f"Config key '{path}.{name}': {node[COMPONENT]} has no such argument.{hint}")
 

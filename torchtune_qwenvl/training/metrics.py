@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 
@@ -63,6 +63,8 @@ class Work:
         flops: floating-point operations, see `FlopCounter`.
         skipped: samples left out.
         dropped_turns: turns that truncation cut.
+        drawn: samples taken of each member of a mix.
+        lost: how many of these were left out.
     """
 
     labelled: int = 0
@@ -71,20 +73,31 @@ class Work:
     flops: float = 0.0
     skipped: int = 0
     dropped_turns: int = 0
+    drawn: tuple[int, ...] = ()
+    lost: tuple[int, ...] = ()
 
     @staticmethod
     def total(parts: Iterable["Work"], world: World) -> torch.Tensor:
         """Sum over batches and ranks, float64 on the device in the order above, without waiting for it."""
-        counts = torch.tensor([astuple(part) for part in parts], dtype=torch.float64).sum(dim=0)
+        rows = [(*astuple(part)[:-2], *part.drawn, *part.lost) for part in parts]
+        counts = torch.tensor(rows, dtype=torch.float64).sum(dim=0)
         return world.sum(counts.to(world.device, non_blocking=True))
 
 
 class Meter:
-    """Speed between two log lines; time inside `paused()` (validation, saving) does not count."""
+    """Speed between two log lines; time inside `paused()` (validation, saving) does not count.
 
-    def __init__(self, world: World, peak: float | None) -> None:
+    Args:
+        world: whose ranks work together.
+        peak: operations per second of a device, for the MFU.
+        members: names of the datasets that are mixed.
+    """
+
+    def __init__(self, world: World, peak: float | None, members: Sequence[str] = ()) -> None:
         self._world, self._peak = world, peak
         self._skipped = self._dropped_turns = 0.0
+        names = [f"drawn_{name}" for name in members] + [f"skipped_{name}" for name in members]
+        self._of_members = dict.fromkeys(names, 0.0)
         self._work: torch.Tensor | None = None
         self._restart()
 
@@ -113,7 +126,11 @@ class Meter:
         Waiting and memory are this rank's; memory, skipped samples and dropped turns count from the start.
         """
         assert self._work is not None, "report() before the first step"
-        work = Work(*self._work.tolist())
+        counts = self._work.tolist()
+        named = len(self._of_members)
+        work = Work(*counts[: len(counts) - named])
+        for name, count in zip(self._of_members, counts[len(counts) - named :], strict=True):
+            self._of_members[name] += count
         self._skipped += work.skipped
         self._dropped_turns += work.dropped_turns
         seconds = time.perf_counter() - self._began
@@ -128,6 +145,7 @@ class Meter:
             "skipped_samples": self._skipped,
             "dropped_turns": self._dropped_turns,
         }
+        figures |= self._of_members
         if self._peak is not None:
             figures["mfu"] = per_device / self._peak
         self._restart()

@@ -1,8 +1,8 @@
 """Folders `step_N/` from which a run goes on as if it had never stopped, to the last bit.
 
 Each rank writes what it holds: its shards of the trainable parameters (the fp32 masters) and of the
-optimizer's state, its random number state; the position in the data is two numbers. Frozen weights come
-from the checkpoint folder.
+optimizer's state, its random number state, its place in the data. Frozen weights come from the checkpoint
+folder.
 
     step_40.tmp/rank_0.pt rank_1.pt      all ranks write, flush to disk, and wait for each other
     step_40/                             rank 0 renames: a folder of this name is complete, or does not exist
@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,13 @@ class Progress:
 
     Attributes:
         step: optimizer steps done.
-        epoch: the epoch that the next batch comes from, counted from 0.
-        samples_done: samples of this epoch that all ranks together have trained on.
+        epoch: the epoch that the last batch came from, counted from 0.
+        data: this rank's place in the epoch, the loader's `state_dict()`; None at the start.
     """
 
     step: int = 0
     epoch: int = 0
-    samples_done: int = 0
+    data: dict[str, Any] | None = None
 
 
 def save(
@@ -59,6 +59,7 @@ def save(
         "optimizer": _map_tensors(optimizer.state_dict(), local),
         "scheduler": scheduler.state_dict() if scheduler else None,
         "rng": _random_state(world),
+        "data": progress.data,
     }
     if world.is_main:
         # The ranks' parts are of about one size, and often on one disk.
@@ -66,7 +67,7 @@ def save(
         for stale in output_dir.glob("step_*.tmp"):
             shutil.rmtree(stale)
         part.mkdir(parents=True)
-        meta = {"world_size": world.size, "progress": asdict(progress)}
+        meta = {"world_size": world.size, "progress": {"step": progress.step, "epoch": progress.epoch}}
         _write(part / META, json.dumps(meta, indent=2).encode())
     world.barrier()
     with open(part / f"rank_{world.rank}.pt", "wb") as file:
@@ -148,7 +149,7 @@ def load(
     torch.set_rng_state(state["rng"]["cpu"])
     if world.device.type == "cuda":
         torch.cuda.set_rng_state(state["rng"]["cuda"], world.device)
-    return Progress(**meta["progress"])
+    return Progress(**meta["progress"], data=state["data"])
 
 
 def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:

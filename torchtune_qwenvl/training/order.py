@@ -1,0 +1,40 @@
+"""In which order a run reads its data: what the config asks for, as a dataset and its sampler."""
+
+from collections.abc import Callable
+
+from omegaconf import DictConfig
+from torch.utils.data import Dataset
+
+from torchtune_qwenvl.data.mixed_dataset import MixedDataset
+from torchtune_qwenvl.data.packed_sampler import PackedSampler
+from torchtune_qwenvl.data.sampler import ResumableSampler
+from torchtune_qwenvl.data.sizes import measure
+from torchtune_qwenvl.training.distributed import World
+
+
+def order_of(
+    dataset: Dataset, cfg: DictConfig, world: World, work: Callable[[int, int], float], shuffle: bool
+) -> tuple[Dataset, ResumableSampler]:
+    """The dataset to read by number, and the numbers of this rank's batches.
+
+    Args:
+        dataset: as the config names it.
+        cfg: its seed, pack_to and num_workers count.
+        world: every rank must call.
+        work: (tokens, patches) of a sample -> its work, in any unit.
+        shuffle: anew for each epoch.
+    """
+    mixture = dataset.mixture if isinstance(dataset, MixedDataset) else None
+    if isinstance(dataset, MixedDataset):
+        dataset = dataset.members
+    place = {"rank": world.rank, "world_size": world.size}
+    order = {"seed": cfg.seed, "shuffle": shuffle, "mixture": mixture, **place}
+    if cfg.pack_to is None:
+        return dataset, ResumableSampler(len(mixture or dataset), **order)  # type: ignore[arg-type]
+    sizes = measure(dataset, num_workers=cfg.num_workers, **place)
+    return dataset, PackedSampler(sizes, pack_to=cfg.pack_to, work=work, **order)
+
+
+def member_names(dataset: Dataset) -> list[str]:
+    """Names of the datasets that are mixed; none where one is read alone."""
+    return dataset.members.names if isinstance(dataset, MixedDataset) else []
