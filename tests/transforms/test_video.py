@@ -111,9 +111,7 @@ OPTIONS = [
     {"min_pixels": 3136, "max_pixels": 40000},
     {"min_pixels": 150000, "max_pixels": 200000},
 ]
-CASES = [
-    (family, options) for family in FAMILIES for options in OPTIONS if not UNKNOWN[family] & set(options)
-]
+CASES = [(name, options) for name in FAMILIES for options in OPTIONS if not UNKNOWN[name] & set(options)]
 
 
 @pytest.mark.parametrize("family, options", CASES, ids=str)
