@@ -70,8 +70,8 @@ def _cut(good: Sequence[Facts], max_seq_len: int | None) -> list[str]:
         return [f"max_seq_len {max_seq_len:,}: every sample fits"]
     share = lost / sum(f.tokens for f in good)
     return [
-        f"max_seq_len {max_seq_len:,}: {len(cut):,} lose turns from the end, {len(left_out):,} are left out whole; "
-        f"{lost:,} tokens, {share:.1%} of all"
+        f"max_seq_len {max_seq_len:,}: {len(cut):,} lose turns from the end, {len(left_out):,} are left out "
+        f"whole; {lost:,} tokens, {share:.1%} of all"
     ]
 
 
