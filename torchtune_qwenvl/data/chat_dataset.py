@@ -17,11 +17,10 @@ from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.size import SampleSize
 
 
-class VisionChatDataset(Dataset):
-    """Map-style dataset of samples.
+class ChatReader:
+    """A record with its images to a sample; safe to call from workers.
 
     Args:
-        records: where records come from.
         parse: record -> messages.
         find_image: what a record names as image, and the file's folder -> path, bytes or image.
         transform: ``{"messages": [...]}`` -> sample.
@@ -29,12 +28,47 @@ class VisionChatDataset(Dataset):
 
     def __init__(
         self,
-        records: Records,
         parse: MessageParser,
         find_image: ImageFinder,
         transform: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     ) -> None:
-        self.records, self.parse, self.find_image, self.transform = records, parse, find_image, transform
+        self.parse, self.find_image, self.transform = parse, find_image, transform
+
+    def sample(self, record: Any, folder: Path | None) -> dict[str, Any]:
+        """The transform's sample with ``labels`` (its tokens, ignored where masked)."""
+        sample = dict(self.transform({"messages": self._messages(record, folder)}))
+        pairs = zip(sample["tokens"], sample["mask"], strict=True)
+        sample["labels"] = [CROSS_ENTROPY_IGNORE_IDX if masked else token for token, masked in pairs]
+        return sample
+
+    def size(self, record: Any, folder: Path | None) -> SampleSize:
+        """Tokens and patches of the sample; with our transforms no image is decoded for it."""
+        sample = {"messages": self._messages(record, folder)}
+        if hasattr(self.transform, "size"):
+            return self.transform.size(sample)
+        return SampleSize.of(self.transform(sample))
+
+    def _messages(self, record: Any, folder: Path | None) -> list[Message]:
+        if not isinstance(record, Mapping):
+            raise BadSample(f"expected an object with the columns of a sample, got {type(record).__name__}")
+        messages = self.parse(record)
+        for message in messages:
+            for part in message.content:
+                if part["type"] == "image":
+                    part["content"] = self.find_image(part["content"], folder)
+        return messages
+
+
+class VisionChatDataset(Dataset):
+    """Map-style dataset of samples.
+
+    Args:
+        records: where records come from.
+        reader: makes samples of them.
+    """
+
+    def __init__(self, records: Records, reader: ChatReader) -> None:
+        self.records, self.reader = records, reader
 
     def __len__(self) -> int:
         return len(self.records)
@@ -44,30 +78,12 @@ class VisionChatDataset(Dataset):
         return self.records.where(index)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The transform's sample with ``labels`` (its tokens, ignored where masked)."""
-        sample = dict(self.transform({"messages": self._messages(index)}))
-        pairs = zip(sample["tokens"], sample["mask"], strict=True)
-        sample["labels"] = [CROSS_ENTROPY_IGNORE_IDX if masked else token for token, masked in pairs]
-        return sample
+        """The transform's sample with ``labels``."""
+        return self.reader.sample(self.records[index], self.records.folder(index))
 
     def size(self, index: int) -> SampleSize:
-        """Tokens and patches of the sample; with our transforms no image is decoded for it."""
-        sample = {"messages": self._messages(index)}
-        if hasattr(self.transform, "size"):
-            return self.transform.size(sample)
-        return SampleSize.of(self.transform(sample))
-
-    def _messages(self, index: int) -> list[Message]:
-        record = self.records[index]
-        if not isinstance(record, Mapping):
-            raise BadSample(f"expected an object with the columns of a sample, got {type(record).__name__}")
-        messages = self.parse(record)
-        folder = self.records.folder(index)
-        for message in messages:
-            for part in message.content:
-                if part["type"] == "image":
-                    part["content"] = self.find_image(part["content"], folder)
-        return messages
+        """Tokens and patches of the sample."""
+        return self.reader.size(self.records[index], self.records.folder(index))
 
 
 def vision_chat_dataset(

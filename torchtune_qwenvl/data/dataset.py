@@ -67,7 +67,7 @@ class Guarded(Dataset):
         except (ValueError, OSError) as error:
             reason = self._located(error, index)
             if isinstance(error, SampleTooLong) or self.on_bad_sample == "skip":
-                return SkippedSample(index, reason)
+                return SkippedSample(getattr(index, "number", index), reason)
             raise BadRecord(reason) from error
 
     def size(self, index: int) -> SampleSize:
