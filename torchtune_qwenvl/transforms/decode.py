@@ -110,7 +110,7 @@ def image_size(source: ImageSource, *, max_image_pixels: int = MAX_IMAGE_PIXELS)
 def _open_encoded(source: str | Path | bytes | Image.Image, where: str, max_image_pixels: int) -> OpenedImage:
     try:
         with _pillow(source) as image:
-            _check_size(*image.size, max_image_pixels, where)
+            check_size(*image.size, max_image_pixels, "max_image_pixels", where)
             orientation = _orientation(image)
             in_torchvision = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
             width, height = image.size
@@ -190,12 +190,13 @@ def _decode_pillow(source: str | Path | bytes | Image.Image) -> torch.Tensor:
         return rgb_tensor(ImageOps.exif_transpose(image))
 
 
-def _check_size(width: int, height: int, max_image_pixels: int, where: str) -> None:
-    if height * width > max_image_pixels:
+def check_size(width: int, height: int, limit: int, name: str, where: str | None = None) -> None:
+    """BadSample where a picture has more pixels than the argument `name` allows."""
+    if height * width > limit:
         raise BadSample(
-            f"{height} x {width} pixels, more than max_image_pixels = {max_image_pixels}",
+            f"{height} x {width} pixels, more than {name} = {limit}",
             where=where,
-            fix="shrink the file, or raise max_image_pixels if you trust it",
+            fix=f"shrink the file, or raise {name} if you trust it",
         )
 
 
@@ -221,7 +222,7 @@ def _open_array(source: np.ndarray | torch.Tensor, where: str, max_image_pixels:
             fix="convert it; floats have no fixed range",
         )
     height, width, channels = values.shape
-    _check_size(width, height, max_image_pixels, where)
+    check_size(width, height, max_image_pixels, "max_image_pixels", where)
     if values.dtype == np.uint8 and channels == 3:
         pixels = source if isinstance(source, torch.Tensor) else hwc_to_chw(source)
         return OpenedImage(where, height, width, lambda: pixels.cpu())

@@ -131,7 +131,12 @@ class VideoTransform(Transform):
             BadSample: see `open_video`; fewer frames than asked; options that are no sensible values.
         """
         opened = open_video(
-            source, source_fps=source_fps, max_frame_pixels=self.settings.max_frame_pixels, where=where
+            source,
+            source_fps=source_fps,
+            max_frame_pixels=self.settings.max_frame_pixels,
+            decode_timeout=self.settings.decode_timeout,
+            decode_threads=self.settings.decode_threads,
+            where=where,
         )
         given = {
             **{"fps": fps, "num_frames": num_frames, "min_frames": min_frames, "max_frames": max_frames},
@@ -139,7 +144,8 @@ class VideoTransform(Transform):
         }
         try:
             wanted = self.settings.changed(given)
-            first, clip = part_between(Clip(opened.n_frames, opened.fps), video_start, video_end)
+            whole = Clip(opened.n_frames, opened.fps, opened.seconds)
+            first, clip = part_between(whole, video_start, video_end)
             if self.needs_time:
                 clip.rate()
             take_all = opened.chosen and fps is None and num_frames is None

@@ -15,6 +15,7 @@ import torch
 from torchtune_qwenvl.transforms.decode import MAX_IMAGE_PIXELS
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.image import smart_resize, smart_resize_frames
+from torchtune_qwenvl.transforms.video_decode import DECODE_TIMEOUT
 
 SAMPLING_OPTIONS = ("fps", "num_frames", "min_frames", "max_frames")
 PIXEL_OPTIONS = ("min_pixels", "max_pixels", "total_pixels")
@@ -36,6 +37,8 @@ class VideoSettings:
         min_frames, max_frames: limits of their number under `fps`.
         dtype: of the patches: uint8 ships raw pixels.
         max_frame_pixels: a video with larger frames is refused by its header.
+        decode_timeout: seconds that reading one file may take.
+        decode_threads: of a file's decoder; a data worker has one.
     """
 
     patch_size: int
@@ -52,6 +55,8 @@ class VideoSettings:
     max_frames: int | None = None
     dtype: torch.dtype | str = torch.float32
     max_frame_pixels: int = MAX_IMAGE_PIXELS
+    decode_timeout: float = DECODE_TIMEOUT
+    decode_threads: int = 1
 
     def changed(self, options: Mapping[str, Any]) -> VideoSettings:
         """These settings with a video's own instead, where not None, checked.
@@ -82,10 +87,14 @@ def _without_count(options: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Clip:
-    """What a sampling rule knows: the number of frames, and how many a second has (None: unknown)."""
+    """What a sampling rule knows: the number of frames, how many a second has, the duration in seconds.
+
+    The latter two are None where nobody says.
+    """
 
     n_frames: int
     fps: float | None
+    seconds: float | None
 
     def rate(self) -> float:
         """`fps`, or a BadSample where it is unknown."""
@@ -155,4 +164,5 @@ def part_between(clip: Clip, start: float | None, end: float | None) -> tuple[in
             f"{clip.n_frames / clip.rate():.2f} seconds",
             fix="times are in seconds from the video's start",
         )
-    return first, Clip(final - first + 1, clip.fps)
+    n_frames = final - first + 1
+    return first, Clip(n_frames, clip.fps, n_frames / clip.rate())

@@ -39,7 +39,7 @@ class GLM4VVideoTransform(VideoTransform):
     def sample(self, clip: Clip, wanted: VideoSettings) -> Sequence[int]:
         """Frame ceil(i · rate / fps) for i = 0, 1, …; each once, the last one twice where they are odd."""
         last, rate, fps = clip.n_frames - 1, clip.rate(), wanted.fps or clip.rate()
-        seconds = clip.n_frames / rate
+        seconds = clip.seconds or clip.n_frames / rate
         n = int(MAX_SECONDS * fps)
         if seconds <= MAX_SECONDS:
             steps = range(max(math.floor(seconds * fps), 1))
