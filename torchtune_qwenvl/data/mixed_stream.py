@@ -100,7 +100,7 @@ class _MixedCursor:
                 self._end_pass()
                 raise StopIteration
         raise ValueError(
-            f"a mix of streams: process {self._share.rank} gets no sample of {self._mix.names[member]}, which "
+            f"a mix of streams: process {self._share.rank} gets nothing of {self._mix.names[member]}, which "
             "has fewer samples than there are processes"
         )
 

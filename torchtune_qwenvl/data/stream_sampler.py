@@ -9,8 +9,9 @@ batches and leaves out those that were done. No image is decoded for that. One p
 packs (it is the only one that needs the stream), the data workers make samples of what it sends them, so
 their number changes nothing.
 
-Ranks read different records, and none knows the others' lengths. But all draw the same random numbers, and each
-takes from the rest of its window the batch that stands so far up by work: what they do side by side is of like size.
+Ranks read different records, and none knows the others' lengths. But all draw the same random numbers, and
+each takes from the rest of its window the batch that stands so far up by work: what they do side by side is
+of like size.
 """
 
 import random
@@ -38,7 +39,7 @@ _AT_ITS_START: State = {"batches": 0, "done": 0, "window": None}
 
 @dataclass(frozen=True)
 class Broken:
-    """Stands in a batch for what stopped the stream; raised when the batches before it have been trained on."""
+    """Stands in a batch for what stopped the stream; raised after the batches before it."""
 
     message: str
 
@@ -115,8 +116,8 @@ class StreamSampler:
 
     def __len__(self) -> int:
         raise ValueError(
-            "a streamed dataset has no length: set max_steps_per_epoch, the optimizer steps after which an epoch "
-            "ends where the stream has not ended before"
+            "a streamed dataset has no length: set max_steps_per_epoch, the optimizer steps after which an "
+            "epoch ends where the stream has not ended before"
         )
 
     def __iter__(self) -> Iterator[list[Item] | list[Broken]]:
@@ -170,7 +171,7 @@ class _Batches(IterableDataset):
             digest = zlib.crc32(repr([(item.number, item.member, size) for item, size in window]).encode())
             if expected not in (None, digest):
                 raise ValueError(
-                    "the stream does not give what it gave in the run that is resumed: the data, their order, "
+                    "the stream does not give what it gave in the run that is resumed: data, their order, "
                     "shuffle_buffer, pack_to, max_seq_len or seed differ"
                 )
             batches = self._batches(window, number)
@@ -187,8 +188,8 @@ class _Batches(IterableDataset):
                 yield item
         except Exception as error:  # whatever a network, a file system or somebody's iterable raises
             raise ValueError(
-                f"the stream broke off behind {place}: {type(error).__name__}: {error}; what came before has been "
-                "trained on. Restore the source, then go on from the last step_N folder with resume=true"
+                f"the stream broke off behind {place}: {type(error).__name__}: {error}; what came before has "
+                "been trained on. Mend the source, then go on from the last step_N folder with resume=true"
             ) from error
 
     def _window(self, records: Iterator[Item]) -> list[tuple[Item, SampleSize]]:
@@ -209,20 +210,21 @@ class _Batches(IterableDataset):
     def _batches(self, window: list[tuple[Item, SampleSize]], number: int) -> list[list[Item]]:
         """All batches of a window, of which the first is batch `number` of the pass."""
         ours, batch_size = self.windows, self.windows.batch_size
-        order = (self.share.seed, self.state["pass"], number)
         if ours.capacity is None:
             items = [item for item, _ in window]
             if self.share.shuffle:
-                random.Random(seed_of("window", *order)).shuffle(items)
+                random.Random(seed_of("window", self.share.seed, self.state["pass"], number)).shuffle(items)
             return [items[at : at + batch_size] for at in range(0, len(items), batch_size)]
         rows = ours.fit(window, lambda measured: measured[1].tokens, ours.capacity)
         rows.sort(key=lambda row: -sum(ours.work(*size) for _, size in row))
         groups = [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
         if self.share.shuffle:
-            # The same on all ranks, whatever their windows hold.
-            chance = random.Random(seed_of("batches", *order))
-            groups = [groups.pop(int(chance.random() * len(groups))) for _ in range(len(groups))]
+            groups = [groups.pop(int(self._chance(number + i) * len(groups))) for i in range(len(groups))]
         return [[item for row in group for item, _ in row] for group in groups]
+
+    def _chance(self, number: int) -> float:
+        """Of batch `number`, the same on all ranks, whatever their windows hold."""
+        return random.Random(seed_of("batch", self.share.seed, self.state["pass"], number)).random()
 
 
 def _as_it_is(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """What `source` may be where it is streamed: the same as elsewhere, and iterables."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
@@ -20,8 +21,10 @@ from torchtune_qwenvl.data.streams import (
 
 
 def is_stream(source: Any) -> bool:
-    """Whether a source can be read in one order only."""
-    return isinstance(source, (datasets.IterableDataset, IterableDataset))
+    """Whether a source can be read in one order only: an iterable, or the component that makes one."""
+    return isinstance(source, (datasets.IterableDataset, IterableDataset)) or (
+        isinstance(source, Mapping) and "_component_" in source
+    )
 
 
 def open_stream(

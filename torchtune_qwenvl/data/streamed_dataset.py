@@ -1,7 +1,7 @@
 """Streams as datasets: records come one after the other, samples are made of them elsewhere.
 
-A stream cannot be asked for a number, so the record itself takes its place: `dataset[item]` makes the sample of
-an item that `dataset.open(...)` gave, in whatever process, and `dataset.size(item)` measures it.
+A stream cannot be asked for a number, so the record itself takes its place: `dataset[item]` makes the sample
+of an item that `dataset.open(...)` gave, in whatever process, and `dataset.size(item)` measures it.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import datasets
 from torch.utils.data import Dataset, IterableDataset
 
-from torchtune_qwenvl.data.chat_dataset import ChatReader
+from torchtune_qwenvl.data.chat_reader import ChatReader
 from torchtune_qwenvl.data.dataset import Guarded, SkippedSample
 from torchtune_qwenvl.data.sizes import sample_size
 from torchtune_qwenvl.data.streams import (

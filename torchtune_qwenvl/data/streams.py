@@ -75,7 +75,10 @@ class Stream(Protocol):
 
 
 class _Cursor:
-    """A cursor over a generator that sets `_state` before it hands a record out."""
+    """A cursor over a generator that sets `_state` before it hands a record out.
+
+    Behind the end the state is empty: with it, the next pass opens at its start.
+    """
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -85,7 +88,11 @@ class _Cursor:
         return self
 
     def __next__(self) -> Item:
-        return next(self._items)
+        try:
+            return next(self._items)
+        except StopIteration:
+            self._state = {}
+            raise
 
     def state_dict(self) -> State:
         return dict(self._state)
@@ -178,7 +185,7 @@ class _TableCursor(_Cursor):
 
     def state_dict(self) -> State:
         # Asked for only where it is needed: a copy of all its levels.
-        return {**self._state, "table": self._table.state_dict()} if self._state["records"] else {}
+        return {**self._state, "table": self._table.state_dict()} if self._state.get("records") else {}
 
 
 @dataclass(frozen=True)
@@ -222,7 +229,7 @@ class _AnyCursor(_Cursor):
                 yield Item(record, number, f"{self._stream.name}, sample {number} (from 0)")
 
     def state_dict(self) -> State:
-        if self._stateful and self._state["records"] and "source" not in self._state:
+        if self._stateful and self._state.get("records") and "source" not in self._state:
             return {**self._state, "source": self._source.state_dict()}
         return dict(self._state)
 
