@@ -28,26 +28,34 @@ from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.batches import collate_for, on_device, work_of
 from torchtune_qwenvl.training.config import parse_arguments, require
 from torchtune_qwenvl.training.distributed import join_world, leave_world, shard
+from torchtune_qwenvl.training.exclusions import check_exclusions
 from torchtune_qwenvl.training.export import export
 from torchtune_qwenvl.training.flops import FlopCounter
 from torchtune_qwenvl.training.folder import CheckpointFolder
+from torchtune_qwenvl.training.layers import (
+    checkpoint_activations,
+    compile_layers,
+    offload_activations,
+)
 from torchtune_qwenvl.training.loading import load_weights
 from torchtune_qwenvl.training.metrics import Meter, Work, peak_flops
 from torchtune_qwenvl.training.optim import (
     build_optimizer,
+    build_optimizer_in_bwd,
     build_scheduler,
     current_learning_rates,
+    gradients_of,
     learning_rates,
 )
 from torchtune_qwenvl.training.order import member_names, order_of
 from torchtune_qwenvl.training.parts import (
     GradientCheck,
-    checkpoint_activations,
     gradient_norm,
     trainable_by_part,
     trainable_table,
 )
 from torchtune_qwenvl.training.precision import autocast, compute_dtype, set_parameter_dtypes
+from torchtune_qwenvl.training.profiling import build_profiler
 from torchtune_qwenvl.training.samples import log_samples
 from torchtune_qwenvl.training.validation import validation_loss
 
@@ -59,6 +67,7 @@ class FinetuneRecipe:
 
     def __init__(self, cfg: DictConfig) -> None:
         require(cfg, "checkpoint_dir", "model", "dataset")
+        check_exclusions(cfg)
         self.cfg = cfg
         self.world = join_world(cfg.device)
         self.output_dir = Path(cfg.output_dir)
@@ -78,7 +87,8 @@ class FinetuneRecipe:
         self.model = self.build_model()
         self.parts = trainable_by_part(self.model)
         rates = learning_rates(cfg, self.parts)
-        self.optimizer = build_optimizer(cfg.optimizer, self.parts, rates)
+        build = build_optimizer_in_bwd if cfg.optimizer_in_bwd else build_optimizer
+        self.optimizer = build(cfg.optimizer, self.parts, rates)
         self.flops = FlopCounter(self.model)
         dataset = instantiate(cfg.dataset, self.transform)
         self.loader = self.build_loader(dataset, cfg.shuffle)
@@ -112,9 +122,12 @@ class FinetuneRecipe:
             with torch.device("meta"):
                 model = instantiate(cfg.model, **files.image_statistics())
             set_parameter_dtypes(model, self.compute, masters=not cfg.optimizer.get("bf16_stochastic_round"))
+            if cfg.compile:
+                compile_layers(model)
             checkpoint_activations(model, cfg.activation_checkpointing)
             shard(model, self.world, self.compute)
             load_weights(model, files, self.world.device)
+        self.offloading = offload_activations(model, self.world.device, cfg.activation_offloading)
         return model.train()
 
     def build_loader(self, dataset: Dataset, shuffle: bool) -> Loader:
@@ -140,9 +153,8 @@ class FinetuneRecipe:
 
     def train(self) -> None:
         """All epochs, from where the progress stands."""
-        with tqdm(
-            total=self.total_steps, initial=self.progress.step, disable=not self.world.is_main
-        ) as self.bar:
+        bar = tqdm(total=self.total_steps, initial=self.progress.step, disable=not self.world.is_main)
+        with bar as self.bar, build_profiler(self.cfg.profiler) as self.profiler:
             for epoch in range(self.progress.epoch, self.cfg.epochs):
                 self.train_epoch(epoch)
 
@@ -163,6 +175,7 @@ class FinetuneRecipe:
             labelled = labelled + work[0]  # stays on the device
             self.meter.add(work)
             self.bar.update()
+            self.profiler.step()
             if self.is_due(self.cfg.log_every_n_steps):
                 self.log_step(loss, norm, rates)
             with self.meter.paused():
@@ -185,13 +198,14 @@ class FinetuneRecipe:
         labelled = work[0].clamp(min=1).float()
         loss = torch.zeros((), device=self.world.device)
         for batch in batches:
-            with self.autocast():
+            with self.autocast(), self.offloading:
                 loss_sum, _ = self.model(**on_device(batch, self.world.device))
             # Sharded gradients are averaged over the ranks, ours are to be summed.
             (loss_sum * self.world.size / labelled).backward()
             loss += loss_sum.detach()
-        self.check_gradients(labelled=work[0], images=work[2])
-        norm = gradient_norm(self.model.parameters())
+        gradients = gradients_of(self.optimizer)
+        self.check_gradients(gradients, labelled=work[0], images=work[2])
+        norm = gradient_norm(gradients.values())
         if self.cfg.clip_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.cfg.clip_grad_norm, norm)
         self.optimizer.step()

@@ -10,8 +10,10 @@ import re
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["torchtune_qwenvl.recipes.finetune", "torchtune_qwenvl.cli.main"])
@@ -47,7 +49,14 @@ class Run:
         return {int(s): v for s, v in re.findall(rf"^Step (\d+) \|.*?\b{name}:(\S+)", self.log, re.M)}
 
 
-def run(output_dir: Path, *overrides: str, config: str | Path, processes: int = 1, kill_at: str = "") -> Run:
+def run(
+    output_dir: Path,
+    *overrides: str,
+    config: str | Path,
+    processes: int = 1,
+    kill_at: str = "",
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> Run:
     """Run the recipe to its end, or to its death.
 
     Args:
@@ -58,6 +67,7 @@ def run(output_dir: Path, *overrides: str, config: str | Path, processes: int = 
         kill_at: "step N" dies within step N, before the optimizer; "rename" dies when a checkpoint is
             complete but
             for its name.
+        environment: variables beside our own; with TORCH_COMPILE_BACKEND torch compiles, else it does not.
     """
     argv = ["--config", str(config), f"output_dir={output_dir}", "device=cpu", *overrides]
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -66,7 +76,10 @@ def run(output_dir: Path, *overrides: str, config: str | Path, processes: int = 
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     ranks = [
-        _context.Process(target=_rank, args=(rank, processes, port, argv, str(printed[rank]), kill_at))
+        _context.Process(
+            target=_rank,
+            args=(rank, processes, port, argv, str(printed[rank]), kill_at, dict(environment)),
+        )
         for rank in range(processes)
     ]
     for process in ranks:
@@ -107,18 +120,22 @@ def _become(printed: str) -> None:
     torch.set_num_threads(1)
 
 
-def _rank(rank: int, size: int, port: int, argv: list[str], printed: str, kill_at: str) -> None:
+def _rank(
+    rank: int, size: int, port: int, argv: list[str], printed: str, kill_at: str, environment: dict[str, str]
+) -> None:
     _become(printed)
     if size > 1:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
         os.environ.update({key: str(value) for key, value in place.items()}, MASTER_ADDR="127.0.0.1")
+    os.environ.update(environment)
     import torch
 
     from torchtune_qwenvl.recipes import finetune
     from torchtune_qwenvl.training import resume
 
     # torchao's optimizer compiles a kernel per shape, which takes longer than all of its steps here.
-    torch.compile = lambda function, **options: function
+    if "TORCH_COMPILE_BACKEND" not in environment:
+        torch.compile = lambda function, **options: function
     if kill_at.startswith("step "):
         _die_in_step(finetune, int(kill_at.removeprefix("step ")))
     elif kill_at == "rename":

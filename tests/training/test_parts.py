@@ -12,6 +12,7 @@ from torch import nn
 
 from torchtune_qwenvl.data import collate
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
+from torchtune_qwenvl.training.layers import checkpoint_activations
 from torchtune_qwenvl.training.optim import (
     build_optimizer,
     build_scheduler,
@@ -20,7 +21,6 @@ from torchtune_qwenvl.training.optim import (
 )
 from torchtune_qwenvl.training.parts import (
     GradientCheck,
-    checkpoint_activations,
     trainable_by_part,
     trainable_table,
 )
@@ -47,9 +47,13 @@ def setup() -> SimpleNamespace:
     )
 
 
-def backward(model: VisionLanguageModel, batch: dict[str, Any]) -> torch.Tensor:
+def backward(
+    model: VisionLanguageModel, batch: dict[str, Any]
+) -> tuple[dict[nn.Parameter, torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Gradients, labelled tokens and images, as GradientCheck takes them."""
     model(**batch)[0].backward()
-    return torch.tensor(float(len(batch["encoder_input"]["vision"]["grid_thw"])))
+    gradients = {p: p.grad for p in model.parameters() if p.grad is not None}
+    return gradients, SOME, torch.tensor(float(len(batch["encoder_input"]["vision"]["grid_thw"])))
 
 
 def test_groups(setup: SimpleNamespace) -> None:
@@ -98,13 +102,12 @@ def test_nothing_trains(setup: SimpleNamespace) -> None:
 
 def test_healthy_gradients_pass_and_text_defers_the_visual_parts(setup: SimpleNamespace) -> None:
     check = GradientCheck(trainable_by_part(setup.model))
-    check(torch.tensor(0), torch.tensor(3))  # every sample was skipped: no gradient is expected
-    check(SOME, backward(setup.model, setup.text))
+    check({}, torch.tensor(0), torch.tensor(3))  # every sample was skipped: no gradient is expected
+    check(*backward(setup.model, setup.text))
     assert setup.model.vision_encoder.patch_embed.weight.grad.abs().max() == 0
     setup.model.zero_grad()
-    check(SOME, backward(setup.model, setup.images))
-    setup.model.zero_grad()
-    check(SOME, torch.tensor(1.0))  # all is checked: nothing is read any more
+    check(*backward(setup.model, setup.images))
+    check({}, SOME, torch.tensor(1.0))  # all is checked: nothing is read any more
 
 
 def test_detached_encoder_is_found_at_the_first_images(setup: SimpleNamespace) -> None:
@@ -112,9 +115,9 @@ def test_detached_encoder_is_found_at_the_first_images(setup: SimpleNamespace) -
     encode = encoder.forward
     encoder.forward = lambda *args, **kwargs: encode(*args, **kwargs).detach()
     check = GradientCheck(trainable_by_part(setup.model))
-    check(SOME, torch.tensor(0.0) * backward(setup.model, setup.text))
+    check(*backward(setup.model, setup.text))
     with pytest.raises(ValueError, match=r"of the encoder got no gradient.*'vision_encoder\.patch_embed"):
-        check(SOME, backward(setup.model, setup.images))
+        check(*backward(setup.model, setup.images))
 
 
 def test_all_zero_is_found(setup: SimpleNamespace) -> None:
@@ -122,7 +125,7 @@ def test_all_zero_is_found(setup: SimpleNamespace) -> None:
     encode = encoder.forward
     encoder.forward = lambda *args, **kwargs: 0 * encode(*args, **kwargs)
     with pytest.raises(ValueError, match="All gradients of the encoder are zero"):
-        GradientCheck(trainable_by_part(setup.model))(SOME, backward(setup.model, setup.images))
+        GradientCheck(trainable_by_part(setup.model))(*backward(setup.model, setup.images))
 
 
 @pytest.mark.parametrize("masters", [True, False])

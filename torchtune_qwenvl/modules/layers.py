@@ -6,6 +6,7 @@ heads, d head width. Which tokens meet is said by `Segments`, where they stand b
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torchtune.modules import TransformerSelfAttentionLayer
 
@@ -59,6 +60,15 @@ class Attention(nn.Module):
         if self.k_norm is not None:
             k = self.k_norm(k)
         q, k = rotate(q, rotation), rotate(k, rotation)
+        return self._attend(q, k, v, segments, cache)
+
+    # How many segments there are, and how long, differs from batch to batch. The projection is in here as
+    # its input is a view of attention's result, and a compiler would take note of that one's shape, too.
+    @torch.compiler.disable
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, segments: Segments, cache: LayerCache | None
+    ) -> Tensor:
+        """q [n, h, d], k and v [n, g, d] -> [n, w]."""
         if cache is not None and not cache.cache.prefilling:
             out = cache.attend(q, k, v)
         else:

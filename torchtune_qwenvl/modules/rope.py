@@ -88,6 +88,15 @@ class _Rotate(torch.autograd.Function):
 def _turn(x: Tensor, rotation: Rotation, sign: int) -> Tensor:
     """(a, b) -> (a cos - b sin, b cos + a sin), in the tables' dtype and back to x's."""
     cos, sin, _ = rotation
+    if torch.compiler.is_compiling():  # a compiler fuses this by itself, and knows no views to write into
+        a, b = _pairs(x.to(cos.dtype), rotation)
+        first, second = a * cos - sign * b * sin, b * cos + sign * a * sin
+        joined = (
+            torch.stack((first, second), -1).flatten(-2)
+            if rotation.neighbours
+            else torch.cat((first, second), -1)
+        )
+        return torch.cat((joined, x[..., 2 * cos.shape[-1] :].to(cos.dtype)), -1).to(x.dtype)
     out = torch.empty(x.shape, dtype=cos.dtype, device=x.device)
     a, b = _pairs(x.to(cos.dtype), rotation)
     out_a, out_b = _pairs(out, rotation)

@@ -34,7 +34,10 @@ from torchtune_qwenvl.training.dataset_config import (
 PACKAGED = Path(str(files("torchtune_qwenvl.configs")))
 # Keys that take a component: `optimizer=torch.optim.SGD` on the command line is short for
 # `optimizer._component_=…`.
-SLOTS = ("model", "tokenizer", "dataset", "val_dataset", "optimizer", "lr_scheduler", "metric_logger")
+SLOTS = (
+    *("model", "tokenizer", "dataset", "val_dataset"),
+    *("optimizer", "lr_scheduler", "profiler", "metric_logger"),
+)
 _REMOVE = object()
 
 
@@ -99,6 +102,7 @@ def for_stock_recipe(cfg: DictConfig) -> DictConfig:
     stock = {key: ours[key] for key in _SHARED_WITH_STOCK}
     stock["optimizer"] = {"lr": ours["learning_rates"]["decoder"], **ours["optimizer"]}
     stock["enable_activation_checkpointing"] = any(ours["activation_checkpointing"].values())
+    stock["enable_activation_offloading"] = ours["activation_offloading"]
     stock["checkpointer"] = {
         COMPONENT: "torchtune_qwenvl.training.checkpointer.FolderCheckpointer",
         "checkpoint_dir": ours["checkpoint_dir"],
@@ -107,15 +111,15 @@ def for_stock_recipe(cfg: DictConfig) -> DictConfig:
     }
     stock["collate_fn"] = "torchtune_qwenvl.data.collate"
     stock["loss"] = {COMPONENT: "torchtune.modules.loss.CEWithChunkedOutputLoss"}
-    switched_off = ("compile", "optimizer_in_bwd", "resume_from_checkpoint", "enable_activation_offloading")
-    stock |= dict.fromkeys((*switched_off, "log_peak_memory_stats", "save_adapter_weights_only"), False)
+    switched_off = ("resume_from_checkpoint", "log_peak_memory_stats", "save_adapter_weights_only")
+    stock |= dict.fromkeys(switched_off, False)
     return OmegaConf.create(stock)
 
 
 _SHARED_WITH_STOCK = (
     *("output_dir", "seed", "device", "dtype", "model", "tokenizer", "dataset", "shuffle", "batch_size"),
     *("gradient_accumulation_steps", "epochs", "max_steps_per_epoch", "clip_grad_norm", "lr_scheduler"),
-    "metric_logger",
+    *("metric_logger", "compile", "optimizer_in_bwd", "profiler"),
 )
 
 

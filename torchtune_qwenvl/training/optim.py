@@ -2,13 +2,16 @@
 
 import inspect
 from collections.abc import Mapping
+from typing import Any
 
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchtune.config import instantiate
 from torchtune.config._utils import _get_component_from_path
+
+from torchtune_qwenvl.training.optim_in_bwd import OptimizerInBackward
 
 
 def learning_rates(cfg: DictConfig, parts: Mapping[str, object]) -> dict[str, float]:
@@ -38,22 +41,46 @@ def build_optimizer(
     """
     groups = []
     for part, parameters in parts.items():
-        matrices = [p for p in parameters.values() if p.dim() > 1]
-        vectors = [p for p in parameters.values() if p.dim() <= 1]
-        if matrices:
-            groups.append({"params": matrices, "lr": rates[part], "part": part})
-        if vectors:
-            groups.append({"params": vectors, "lr": rates[part], "part": part, "weight_decay": 0.0})
+        for decayed in (True, False):
+            chosen = [p for p in parameters.values() if (p.dim() > 1) == decayed]
+            if chosen:
+                groups.append(_group(chosen, part, rates[part], decayed))
     return instantiate(node, groups)
 
 
-def current_learning_rates(optimizer: Optimizer) -> dict[str, float]:
+def build_optimizer_in_bwd(
+    node: DictConfig, parts: Mapping[str, Mapping[str, nn.Parameter]], rates: Mapping[str, float]
+) -> OptimizerInBackward:
+    """The optimizer of `node` for every parameter alone, decayed as by `build_optimizer`."""
+    place = {p: (part, name) for part, parameters in parts.items() for name, p in parameters.items()}
+
+    def make(parameter: nn.Parameter) -> Optimizer:
+        part = place[parameter][0]
+        return instantiate(node, [_group([parameter], part, rates[part], parameter.dim() > 1)])
+
+    return OptimizerInBackward({p: name for p, (_, name) in place.items()}, make)
+
+
+def _group(parameters: list[nn.Parameter], part: str, rate: float, decayed: bool) -> dict[str, Any]:
+    group = {"params": parameters, "lr": rate, "part": part}
+    return group if decayed else {**group, "weight_decay": 0.0}
+
+
+def gradients_of(optimizer: Optimizer | OptimizerInBackward) -> dict[nn.Parameter, Tensor]:
+    """Parameter -> its gradient, or where that is gone already its norm; parameters without are absent."""
+    if isinstance(optimizer, OptimizerInBackward):
+        return optimizer.gradient_norms
+    parameters = (p for group in optimizer.param_groups for p in group["params"])
+    return {p: p.grad for p in parameters if p.grad is not None}
+
+
+def current_learning_rates(optimizer: Optimizer | OptimizerInBackward) -> dict[str, float]:
     """`{part: learning rate}` as the next step will use it."""
     return {group["part"]: float(group["lr"]) for group in optimizer.param_groups}
 
 
 def build_scheduler(
-    node: DictConfig | None, optimizer: Optimizer, num_training_steps: int
+    node: DictConfig | None, optimizer: Optimizer | OptimizerInBackward, num_training_steps: int
 ) -> LRScheduler | None:
     """The schedule of `node`; gets `num_training_steps` where it takes it and `node` does not say."""
     if node is None:
@@ -61,4 +88,5 @@ def build_scheduler(
     component = _get_component_from_path(node["_component_"])
     asks = "num_training_steps" in inspect.signature(component).parameters
     given = {"num_training_steps": num_training_steps} if asks and "num_training_steps" not in node else {}
-    return instantiate(node, optimizer, **given)
+    scheduled = optimizer.leader if isinstance(optimizer, OptimizerInBackward) else optimizer
+    return instantiate(node, scheduled, **given)

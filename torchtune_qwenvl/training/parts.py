@@ -4,12 +4,9 @@ encoder: the vision encoder without its merger · fusion: the merger(s) · decod
 """
 
 from collections.abc import Iterable, Mapping
-from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-from torchtune.modules import TransformerSelfAttentionLayer
 
 from torchtune_qwenvl.modules.lora import part_of
 from torchtune_qwenvl.training.distributed import whole
@@ -53,17 +50,6 @@ def trainable_table(model: nn.Module, learning_rates: Mapping[str, float]) -> st
     )
 
 
-def checkpoint_activations(model: nn.Module, towers: Mapping[str, bool]) -> None:
-    """Recompute the layers of a tower ("encoder", "decoder") in the backward pass; before `shard`.
-
-    Each layer's own `forward` is wrapped, not the module, so that parameters keep their names, and FSDP's
-    hooks, which sit around `forward`, see one call.
-    """
-    for name, layer in model.named_modules():
-        if isinstance(layer, TransformerSelfAttentionLayer) and towers.get(part_of(name), False):
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
-
-
 class GradientCheck:
     """Does every trainable part learn? Asked at the first step, of the visual parts at the first with images.
 
@@ -74,10 +60,11 @@ class GradientCheck:
     def __init__(self, parts: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
         self._unchecked = dict(parts)
 
-    def __call__(self, labelled: Tensor, images: Tensor) -> None:
+    def __call__(self, gradients: Mapping[nn.Parameter, Tensor], labelled: Tensor, images: Tensor) -> None:
         """Call after backward, with what the step had on all ranks; read until every part is checked.
 
         Args:
+            gradients: parameter -> its gradient, or the gradient's norm, as `gradients_of` gives them.
             labelled: labelled tokens; a step without any (all its samples skipped) says nothing.
             images: images and clips.
 
@@ -86,28 +73,29 @@ class GradientCheck:
         """
         for part in list(self._unchecked):
             if labelled.item() and (images.item() or part not in VISUAL):
-                self._check(part, self._unchecked.pop(part))
+                self._check(part, self._unchecked.pop(part), gradients)
 
     @staticmethod
-    def _check(part: str, parameters: Mapping[str, nn.Parameter]) -> None:
-        missing = [name for name, parameter in parameters.items() if parameter.grad is None]
+    def _check(
+        part: str, parameters: Mapping[str, nn.Parameter], gradients: Mapping[nn.Parameter, Tensor]
+    ) -> None:
+        missing = [name for name, parameter in parameters.items() if parameter not in gradients]
         if missing:
             raise ValueError(
                 f"{len(missing)} of {len(parameters)} trainable tensors of the {part} got no gradient at the "
                 f"first step, '{missing[0]}' first: nothing they compute reaches the loss. Freeze this "
                 "part, or correct the model."
             )
-        if gradient_norm(parameters.values()) == 0:
+        if gradient_norm(gradients[parameter] for parameter in parameters.values()) == 0:
             raise ValueError(
                 f"All gradients of the {part} are zero at the first step: the loss does not depend on it. "
                 "Freeze it, or correct the model (a detached graph, a LoRA whose factors are both zero)."
             )
 
 
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The 2-norm over all gradients of all ranks, a scalar; every rank must call."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return whole(torch.nn.utils.get_total_norm(gradients))
+def gradient_norm(gradients: Iterable[Tensor]) -> Tensor:
+    """The 2-norm over gradients (or parts' norms) of all ranks, a scalar; every rank must call."""
+    return whole(torch.nn.utils.get_total_norm(list(gradients)))
 
 
 def _numel(parameters: Iterable[nn.Parameter]) -> int:

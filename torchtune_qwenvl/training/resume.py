@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from torchtune_qwenvl.training.distributed import World, like, local
 from torchtune_qwenvl.training.folder import check_disk_space
+from torchtune_qwenvl.training.optim_in_bwd import OptimizerInBackward
 
 META = "run.json"
 
@@ -46,7 +47,7 @@ def save(
     output_dir: Path,
     world: World,
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizer | OptimizerInBackward,
     scheduler: LRScheduler | None,
     progress: Progress,
     keep_last_n: int | None = None,
@@ -114,7 +115,7 @@ def load(
     folder: Path,
     world: World,
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizer | OptimizerInBackward,
     scheduler: LRScheduler | None,
 ) -> Progress:
     """Put a saved state back, random numbers last; all ranks call.
@@ -140,6 +141,8 @@ def load(
         raise ValueError(
             f"{folder}: the run was saved {'with' if scheduler is None else 'without'} an lr_scheduler."
         )
+    if ("param_groups" in state["optimizer"]) == isinstance(optimizer, OptimizerInBackward):
+        raise ValueError(f"{folder}: the run was saved with another optimizer_in_bwd; resume with the same.")
     with torch.no_grad():
         for name, parameter in parameters.items():
             local(parameter).copy_(state["parameters"][name])
@@ -156,8 +159,10 @@ def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _shard_state(state: dict, optimizer: Optimizer) -> dict:
+def _shard_state(state: dict, optimizer: Optimizer | OptimizerInBackward) -> dict:
     """Optimizer state as saved -> sharded like the parameters, where it has the shape of their shards."""
+    if isinstance(optimizer, OptimizerInBackward):
+        return {name: _shard_state(one, optimizer.optim_map[name]) for name, one in state.items()}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def restore(index: int, value: Any) -> Any:
