@@ -49,3 +49,12 @@ def member_names(dataset: Dataset) -> list[str]:
     if isinstance(dataset, MixedDataset):
         return dataset.members.names
     return dataset.names if isinstance(dataset, MixedStream) else []
+
+
+def check_has_length(key: str, dataset: Dataset | None) -> None:
+    """Raise a ValueError for a stream, of which nobody knows how many batches each rank has."""
+    if is_streamed(dataset):
+        raise ValueError(
+            f"{key}: expected a dataset of known length, got a stream: leave streaming off, and take a part "
+            "of a large one (split: validation[:500])"
+        )
