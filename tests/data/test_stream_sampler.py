@@ -65,12 +65,19 @@ def run(sampler: StreamSampler) -> tuple[list[list[tuple[int, int]]], list[dict]
     batch_size=st.integers(1, 3),
     buffer=st.integers(1, 30),
     pack_to=st.sampled_from([None, 20]),
+    look_ahead=st.integers(1, 4),
     shuffle=st.booleans(),
 )
 def test_every_sample_once_and_resume_at_every_batch(
-    lengths: list[int], world: int, batch_size: int, buffer: int, pack_to: int | None, shuffle: bool
+    lengths: list[int],
+    world: int,
+    batch_size: int,
+    buffer: int,
+    pack_to: int | None,
+    look_ahead: int,
+    shuffle: bool,
 ) -> None:
-    options = {"buffer": buffer, "pack_to": pack_to, "shuffle": shuffle}
+    options = {"buffer": buffer, "pack_to": pack_to, "look_ahead": look_ahead, "shuffle": shuffle}
     seen = []
     for rank, sampler in enumerate(samplers(Lengths(lengths), world, batch_size, **options)):
         sampler.begin_epoch(0, sampler.state_dict())

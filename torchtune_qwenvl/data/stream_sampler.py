@@ -31,7 +31,6 @@ from torchtune_qwenvl.data.sizes import sample_size
 from torchtune_qwenvl.data.streams import Cursor, Item, Share, State
 from torchtune_qwenvl.transforms.size import SampleSize
 
-ROWS_AHEAD = 64  # in a window at least: one of them is not full
 MOST_AHEAD = 16384  # records in a window at most, where these have next to no tokens
 
 _AT_ITS_START: State = {"batches": 0, "done": 0, "window": None}
@@ -54,6 +53,7 @@ class Windows:
         capacity: tokens per row, or None for samples that are not measured.
         fit: (items, length, capacity) -> rows.
         work: (tokens, patches) of a sample -> its work, in any unit.
+        look_ahead: rows that the records of a window fill at least; one of them is not full.
     """
 
     batch_size: int
@@ -61,6 +61,7 @@ class Windows:
     capacity: int | None = None
     fit: Callable[..., list[list[tuple[Item, SampleSize]]]] = best_fit
     work: Callable[[int, int], float] = tokens_as_work
+    look_ahead: int = 64
 
 
 class StreamSampler:
@@ -72,6 +73,7 @@ class StreamSampler:
         buffer: records that are shuffled together; 1 keeps the stream's order.
         pack_to: tokens per row; None does not pack.
         work: (tokens, patches) of a sample -> its work, in any unit.
+        look_ahead: rows that are packed together, at least.
         in_process: True reads in a process of its own, False in this one.
 
     Raises:
@@ -86,12 +88,13 @@ class StreamSampler:
         buffer: int = 1000,
         pack_to: int | None = None,
         work: Callable[[int, int], float] = tokens_as_work,
+        look_ahead: int = 64,
         in_process: bool = True,
     ) -> None:
         if buffer < 1:
             raise ValueError(f"shuffle_buffer: expected at least 1 sample, got {buffer}")
         self.dataset, self.share, self.in_process = dataset, share, in_process
-        self.windows = Windows(1, buffer if share.shuffle else 1, pack_to, work=work)
+        self.windows = Windows(1, buffer if share.shuffle else 1, pack_to, work=work, look_ahead=look_ahead)
         self._behind: State = {"pass": 0, "cursor": None, "ended": False, **_AT_ITS_START}
 
     def set_batch_size(self, batch_size: int) -> None:
@@ -199,7 +202,7 @@ class _Batches(IterableDataset):
             n = -(-ours.buffer // batch_size) * batch_size
             return [(item, SampleSize(0, 0)) for item in islice(records, n)]
         window: list[tuple[Item, SampleSize]] = []
-        tokens, enough = 0, max(ROWS_AHEAD, 8 * batch_size) * ours.capacity
+        tokens, enough = 0, max(ours.look_ahead, batch_size) * ours.capacity
         for item in islice(records, max(ours.buffer, MOST_AHEAD)):
             window.append((item, sample_size(self.dataset, item)))
             tokens += window[-1][1].tokens
