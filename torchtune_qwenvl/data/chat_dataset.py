@@ -1,4 +1,4 @@
-"""The dataset of images and conversations: a record is read, parsed, its images found, then the transform."""
+"""The dataset of conversations: a record is read, parsed, its images and videos found, then the transform."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from torchtune_qwenvl.data.chat_reader import ChatReader
 from torchtune_qwenvl.data.dataset import Guarded
-from torchtune_qwenvl.data.images import ImageFinder
+from torchtune_qwenvl.data.images import MediaFinder
 from torchtune_qwenvl.data.messages import MessageParser
 from torchtune_qwenvl.data.records import Records
 from torchtune_qwenvl.data.sources import open_source
@@ -63,7 +63,7 @@ def vision_chat_dataset(
     streaming: bool = False,
     **load_dataset_kwargs: Any,
 ) -> Guarded | StreamedDataset:
-    """Conversations with images, from JSON, JSONL, parquet or any `datasets` source.
+    """Conversations with images and videos, from JSON, JSONL, parquet or any `datasets` source.
 
     .. code-block:: yaml
 
@@ -79,16 +79,16 @@ def vision_chat_dataset(
         tokenizer: the model's transform; the recipes pass it as the first argument.
         source: see :func:`~torchtune_qwenvl.data.sources.open_source`.
         style: "messages", "conversations" or "qa", see ``data/messages.py``; "auto" goes by the columns.
-        image_root: folder that relative image paths start from and that no path may leave. Without it they
-            start from the data file's folder.
-        allow_urls: read images from http and https URLs; private addresses are refused all the same.
-        url_timeout: seconds for one image.
+        image_root: folder that relative paths of images and videos start from and that no path may leave.
+            Without it they start from the data file's folder.
+        allow_urls: read them from http and https URLs; private addresses are refused all the same.
+        url_timeout: seconds for one file.
         url_max_bytes: largest file behind a URL, and largest base64 image.
         image_strings: what a string in an image column or part is: "path" (or URL), or "base64". ``data:``
             URLs and ``{"type": "image", "base64": ...}`` are read either way.
         on_bad_sample: "raise" or "skip".
-        column_map: our column names (messages, conversations, question, answer, image, images) to the
-            dataset's.
+        column_map: our column names (messages, conversations, question, answer, image, images, video,
+            videos) to the dataset's.
         new_system_prompt: replaces the records' system messages.
         split: of the dataset, slices such as "train[:10%]" included.
         data_files: as for ``datasets.load_dataset``.
@@ -106,7 +106,7 @@ def vision_chat_dataset(
     if image_root is not None and not Path(image_root).is_dir():
         raise ValueError(f"image_root: expected a folder, found none at {Path(image_root).resolve()}")
     urls = UrlPolicy(timeout=url_timeout, max_bytes=url_max_bytes) if allow_urls else None
-    find = ImageFinder(
+    find = MediaFinder(
         None if image_root is None else Path(image_root), urls, url_max_bytes, strings=image_strings
     )
     reader = ChatReader(MessageParser(style, column_map, new_system_prompt), find, tokenizer)

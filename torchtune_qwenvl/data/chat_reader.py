@@ -1,4 +1,4 @@
-"""A record of a conversation to a sample: parsed, its images found, then the transform."""
+"""A record of a conversation to a sample: parsed, its images and videos found, then the transform."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,28 +6,28 @@ from typing import Any
 
 from torchtune.data import CROSS_ENTROPY_IGNORE_IDX, Message
 
-from torchtune_qwenvl.data.images import ImageFinder
+from torchtune_qwenvl.data.images import MediaFinder
 from torchtune_qwenvl.data.messages import MessageParser
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.size import SampleSize
 
 
 class ChatReader:
-    """A record with its images to a sample; safe to call from workers.
+    """A record with its images and videos to a sample; safe to call from workers.
 
     Args:
         parse: record -> messages.
-        find_image: what a record names as image, and the file's folder -> path, bytes or image.
+        find: what a record names, the file's folder, and image or video -> a path, bytes or image.
         transform: ``{"messages": [...]}`` -> sample.
     """
 
     def __init__(
         self,
         parse: MessageParser,
-        find_image: ImageFinder,
+        find: MediaFinder,
         transform: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     ) -> None:
-        self.parse, self.find_image, self.transform = parse, find_image, transform
+        self.parse, self.find, self.transform = parse, find, transform
 
     def sample(self, record: Any, folder: Path | None) -> dict[str, Any]:
         """The transform's sample with ``labels`` (its tokens, ignored where masked)."""
@@ -37,7 +37,7 @@ class ChatReader:
         return sample
 
     def size(self, record: Any, folder: Path | None) -> SampleSize:
-        """Tokens and patches of the sample; with our transforms no image is decoded for it."""
+        """Tokens and patches of the sample; with our transforms nothing is decoded for it."""
         sample = {"messages": self._messages(record, folder)}
         if hasattr(self.transform, "size"):
             return self.transform.size(sample)
@@ -49,6 +49,6 @@ class ChatReader:
         messages = self.parse(record)
         for message in messages:
             for part in message.content:
-                if part["type"] == "image":
-                    part["content"] = self.find_image(part["content"], folder)
+                if part["type"] != "text":
+                    part["content"] = self.find(part["content"], folder, part["type"])
         return messages

@@ -6,6 +6,7 @@ of an item that `dataset.open(...)` gave, in whatever process, and `dataset.size
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, Protocol
 
 import datasets
@@ -85,7 +86,7 @@ class ChatItems(Dataset):
         return item.where
 
     def size(self, item: Item) -> SampleSize:
-        """Tokens and patches of the item's sample; no image is decoded."""
+        """Tokens and patches of the item's sample; nothing is decoded."""
         return self.reader.size(_parsed(item.record), item.folder)
 
 
@@ -143,6 +144,16 @@ def as_streamed(dataset: Any) -> Any:
     if isinstance(dataset, IterableDataset):
         return StreamedDataset(AnyStream(dataset, name), FinishedItems())
     return StreamedDataset(NumberedStream(None, len(dataset)), NumberedItems(dataset))
+
+
+def first_samples(dataset: Any, count: int, on_bad_sample: str) -> list[Mapping[str, Any] | SkippedSample]:
+    """The first samples of a dataset or stream, in their own order."""
+    if not is_streamed(dataset):
+        guarded = Guarded(dataset, on_bad_sample)
+        return [guarded[i] for i in range(min(count, len(guarded)))]
+    streamed = as_streamed(dataset)
+    guarded = Guarded(streamed, on_bad_sample)
+    return [guarded[item] for item in islice(streamed.open(Share(shuffle=False), 0), count)]
 
 
 def _parsed(record: Any) -> Any:

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from torchtune.modules.peft import DoRALinear, LoRALinear
 
 from torchtune_qwenvl.models import get_family
+from torchtune_qwenvl.modules.grouped import GroupedLoRALinear, init_lora_a
 from torchtune_qwenvl.training.distributed import local
 from torchtune_qwenvl.training.folder import CheckpointFolder
 from torchtune_qwenvl.training.weight_plan import plan_weights
@@ -46,7 +47,7 @@ def load_weights(model: nn.Module, files: CheckpointFolder, device: torch.device
     for module in loaded.modules():
         if callable(init := getattr(module, "rope_init", None)):
             init()
-        if isinstance(module, (LoRALinear, DoRALinear)):
+        if isinstance(module, (LoRALinear, DoRALinear, GroupedLoRALinear)):
             _init_adapter(module)
 
 
@@ -58,11 +59,11 @@ def first_row(tensor: Tensor) -> int:
     return min(rows, mesh.get_local_rank() * math.ceil(rows / mesh.size()))
 
 
-def _init_adapter(module: LoRALinear | DoRALinear) -> None:
+def _init_adapter(module: LoRALinear | DoRALinear | GroupedLoRALinear) -> None:
     """As torchtune begins: A random, B zero, DoRA's magnitudes those of the weight's rows."""
     a = module.lora_a.weight
     drawn = torch.empty(a.shape)
-    nn.init.kaiming_uniform_(drawn, a=math.sqrt(5))
+    init_lora_a(drawn)
     start = first_row(a)
     local(a).copy_(drawn[start : start + len(local(a))])
     local(module.lora_b.weight).zero_()
