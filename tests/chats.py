@@ -3,9 +3,10 @@
 # ruff: noqa: E501 - a list of strings
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torchtune.data import Message
 
 # Text that BPE, normalisation or the template's newlines could treat in more than one way.
@@ -23,13 +24,73 @@ TEXTS = [
 ROLES = {"system": "system", "user": "user", "assistant": "assistant", "tool": "ipython"}
 
 
+class Clip(NamedTuple):
+    """A video given by its frames."""
+
+    frames: int
+    height: int
+    width: int
+    fps: float
+
+
+Size = tuple[int, int]  # (height, width) of an image
+
+
 @dataclass
 class Conversation:
-    """`messages` as torchtune has them, `plain` as chat templates take them, `sizes` (h, w) of the images."""
+    """`messages` as torchtune has them, `plain` as chat templates take them, `media` in order."""
 
     messages: list[Message]
     plain: list[dict[str, Any]]
-    sizes: list[tuple[int, int]]
+    media: list[Size | Clip]
+
+    def pixels(self, kind: str) -> list[torch.Tensor]:
+        """The images [3, h, w] or videos [t, 3, h, w]."""
+        return [part["content"] for m in self.messages for part in m.content if part["type"] == kind]
+
+    def processor_inputs(self) -> dict[str, Any]:
+        """What transformers' processors take beside the text."""
+        clips = [medium for medium in self.media if isinstance(medium, Clip)]
+        metadata = [
+            {"total_num_frames": c.frames, "fps": c.fps, "frames_indices": list(range(c.frames))}
+            for c in clips
+        ]
+        inputs: dict[str, Any] = {"images": self.pixels("image") or None}
+        if clips:
+            inputs |= {"videos": self.pixels("video"), "video_metadata": metadata, "do_sample_frames": False}
+        return inputs
+
+
+Block = tuple[list[int], int, int]  # times, rows and columns of a run of visual tokens
+
+
+def positions_by_walk(tokens: list[int], visual: set[int], blocks: list[Block]) -> list[tuple[int, int, int]]:
+    """The published rule, one token after the other.
+
+    A visual token takes its block's next cell, counted from the block's start; text, and a block's start, the
+    highest position so far + 1.
+    """
+    out: list[tuple[int, int, int]] = []
+    cells: list[tuple[int, int, int]] = []
+    rest, start, highest = list(blocks), 0, -1
+    for token in tokens:
+        if token in visual:
+            if not cells:
+                times, rows, columns = rest.pop(0)
+                cells = [
+                    (start + t, start + r, start + c)
+                    for t in times
+                    for r in range(rows)
+                    for c in range(columns)
+                ]
+            out.append(cells.pop(0))
+            highest = max(highest, *out[-1])
+            start = start if cells else highest + 1
+        else:
+            out.append((start,) * 3)
+            start += 1
+    assert not rest and not cells
+    return out
 
 
 def random_text(rng: np.random.Generator) -> str:
@@ -37,15 +98,18 @@ def random_text(rng: np.random.Generator) -> str:
 
 
 def random_conversation(rng: np.random.Generator) -> Conversation:
-    """System or none, one to four exchanges with up to three images, some tool results, some masked answers."""
+    """System or none, one to four exchanges, some tool results, some masked answers.
+
+    A question has up to three images and videos, a third of them videos.
+    """
     conversation = Conversation([], [], [])
     if rng.random() < 0.4:
         _add(conversation, "system", [random_text(rng)])
     for _ in range(rng.integers(1, 5)):
         parts: list[Any] = [random_text(rng) for _ in range(rng.integers(1, 3))]
         for _ in range(rng.choice([0, 0, 1, 1, 2, 3])):
-            size = (int(rng.integers(20, 160)), int(rng.integers(20, 160)))
-            parts.insert(int(rng.integers(0, len(parts) + 1)), size)
+            medium = _random_clip(rng) if rng.random() < 1 / 3 else _random_size(rng)
+            parts.insert(int(rng.integers(0, len(parts) + 1)), medium)
         _add(conversation, "user", parts)
         for _ in range(rng.choice([0, 0, 0, 0, 1, 2])):
             _add(conversation, "assistant", [random_text(rng)])
@@ -55,16 +119,30 @@ def random_conversation(rng: np.random.Generator) -> Conversation:
     return conversation
 
 
+def _random_size(rng: np.random.Generator) -> Size:
+    return int(rng.integers(20, 160)), int(rng.integers(20, 160))
+
+
+def _random_clip(rng: np.random.Generator) -> Clip:
+    fps = float(rng.choice([0.4, 1, 2, 3, 7.5, 24, 29.97]))
+    return Clip(*(int(rng.integers(*limits)) for limits in ((2, 7), (20, 70), (20, 70))), fps)
+
+
 def _add(conversation: Conversation, role: str, parts: list[Any], masked: bool = False) -> None:
     ours, plain = [], []
     for part in parts:
         if isinstance(part, str):
             ours.append({"type": "text", "content": part})
             plain.append({"type": "text", "text": part})
+            continue
+        number = len(conversation.media)  # also the colour, so that it is seen where two change places
+        if isinstance(part, Clip):
+            frames = torch.full((part.frames, 3, part.height, part.width), number, dtype=torch.uint8)
+            ours.append({"type": "video", "content": frames, "source_fps": part.fps})
         else:
-            ours.append({"type": "image", "content": np.full((*part, 3), len(conversation.sizes), np.uint8)})
-            plain.append({"type": "image"})
-            conversation.sizes.append(part)
+            ours.append({"type": "image", "content": torch.full((3, *part), number, dtype=torch.uint8)})
+        plain.append({"type": ours[-1]["type"]})
+        conversation.media.append(part)
     conversation.messages.append(Message(ROLES[role], ours, masked=masked))
     # A lone text is also common as a plain string.
     content = parts[0] if len(parts) == 1 and isinstance(parts[0], str) else plain

@@ -131,7 +131,8 @@ def save_tiny_folder(
         _write_json(path / "config.json", write(model.config, dtype))
     else:
         AutoProcessor.from_pretrained(path).save_pretrained(path)
-        for old in ("vocab.json", "merges.txt", "preprocessor_config.json", "chat_template.json"):
+        old_files = ("vocab.json", "merges.txt", "preprocessor_config.json", "chat_template.json")
+        for old in (*old_files, "video_preprocessor_config.json"):
             (path / old).unlink(missing_ok=True)
     return path
 
@@ -186,19 +187,14 @@ def write_processor_files(path: Path, base: int = TINY_BASE, family: str = "qwen
     if kind.tokenizer_json:
         _join_tokenizer_files(path)
     _write_json(path / "chat_template.json", {"chat_template": kind.template})
-    _write_json(
-        path / "preprocessor_config.json",
-        {
-            **kind.pixels,
-            "patch_size": kind.patch,
-            "temporal_patch_size": 2,
-            "merge_size": 2,
-            "image_mean": kind.image_mean,
-            "image_std": kind.image_std,
-            "image_processor_type": kind.image_processor,
-            "processor_class": kind.processor,
-        },
-    )
+    patches = {
+        **{"patch_size": kind.patch, "temporal_patch_size": 2, "merge_size": 2},
+        **{"image_mean": kind.image_mean, "image_std": kind.image_std, "processor_class": kind.processor},
+    }
+    images = {**kind.pixels, **patches, "image_processor_type": kind.image_processor}
+    _write_json(path / "preprocessor_config.json", images)
+    if kind.videos is not None:
+        _write_json(path / "video_preprocessor_config.json", {**patches, **kind.videos})
 
 
 def write_tokenizer_config(path: Path, base: int, family: str) -> None:

@@ -143,6 +143,8 @@ class TinyFamily:
     tokenizer: str = "Qwen2Tokenizer"
     tokenizer_json: bool = False
     image_processor: str = "Qwen2VLImageProcessor"
+    # video_preprocessor_config.json beside what the images' file says; None: published without.
+    videos: dict[str, Any] | None = None
 
 
 _TEXT = {
@@ -183,6 +185,11 @@ _QWEN3: dict[str, Any] = {
     "image_std": [0.5, 0.5, 0.5],
     "pixels": {"size": {"shortest_edge": 4096, "longest_edge": 16777216}},
     "template": QWEN3_TEMPLATE,
+    "videos": {
+        "size": {"shortest_edge": 4096, "longest_edge": 25165824},
+        **{"fps": 2, "min_frames": 4, "max_frames": 768, "do_sample_frames": True},
+        "video_processor_type": "Qwen3VLVideoProcessor",
+    },
 }
 
 FAMILIES = {

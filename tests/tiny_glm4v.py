@@ -45,7 +45,9 @@ GLM_REASONING_TEMPLATE = """\
 {{- content -}}
 {%- else -%}
 {%- for part in content -%}
-{{- part['text'] if part['type'] == 'text' else '<|begin_of_image|><|image|><|end_of_image|>' -}}
+{%- if part['type'] == 'text' -%}{{- part['text'] -}}
+{%- elif part['type'] == 'video' -%}{{- '<|begin_of_video|><|video|><|end_of_video|>' -}}
+{%- else -%}{{- '<|begin_of_image|><|image|><|end_of_image|>' -}}{%- endif -%}
 {%- endfor -%}
 {%- endif -%}
 {%- endmacro -%}
@@ -113,4 +115,9 @@ GLM4V: dict[str, Any] = dict(
     tokenizer="PreTrainedTokenizerFast",
     tokenizer_json=True,
     image_processor="Glm4vImageProcessor",
+    videos={
+        "size": {"shortest_edge": 12544, "longest_edge": 47040000},
+        **{"fps": 2, "max_duration": 300, "do_sample_frames": True},
+        "video_processor_type": "Glm4vVideoProcessor",
+    },
 )

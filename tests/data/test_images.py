@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from torchtune_qwenvl.data.images import ImageFinder
+from torchtune_qwenvl.data.images import MediaFinder
 from torchtune_qwenvl.transforms.errors import BadSample
 
 
@@ -27,13 +27,13 @@ def tree(tmp_path: Path) -> Path:
 
 def test_relative_paths_start_from_root_or_the_data_file(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = (tree / "root/in.png").resolve()
-    assert ImageFinder(tree / "root")("in.png", folder=tree) == expected
-    assert ImageFinder()("root/in.png", folder=tree) == expected
-    assert ImageFinder()(str(expected)) == expected
-    assert ImageFinder()(f"file://{expected}") == expected
+    assert MediaFinder(tree / "root")("in.png", folder=tree) == expected
+    assert MediaFinder()("root/in.png", folder=tree) == expected
+    assert MediaFinder()(str(expected)) == expected
+    assert MediaFinder()(f"file://{expected}") == expected
     monkeypatch.chdir(tree)
-    assert ImageFinder()("root/in.png") == expected
-    assert ImageFinder(Path("root"))("in.png") == expected
+    assert MediaFinder()("root/in.png") == expected
+    assert MediaFinder(Path("root"))("in.png") == expected
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,12 @@ def test_relative_paths_start_from_root_or_the_data_file(tree: Path, monkeypatch
 )
 def test_paths_do_not_leave_image_root(tree: Path, path: str) -> None:
     with pytest.raises(BadSample, match=r"outside.png|link.png leaves image_root .*keep images below"):
-        ImageFinder(tree / "root")(path.format(tree=tree))
-    assert ImageFinder()(path.format(tree=tree), folder=tree / "root") == (tree / "outside.png").resolve()
+        MediaFinder(tree / "root")(path.format(tree=tree))
+    assert MediaFinder()(path.format(tree=tree), folder=tree / "root") == (tree / "outside.png").resolve()
 
 
 def test_links_and_absolute_paths_inside_image_root(tree: Path) -> None:
-    find = ImageFinder(tree / "root")
+    find = MediaFinder(tree / "root")
     assert find("inner.png") == find(str(tree / "root/in.png")) == (tree / "root/in.png").resolve()
 
 
@@ -54,19 +54,19 @@ def test_links_and_absolute_paths_inside_image_root(tree: Path) -> None:
 def test_missing_files_say_where_they_were_looked_for(tree: Path, path: str, found: str) -> None:
     pattern = f"expected an image file at {tree.resolve() / path}, found {found} .*set image_root.*{tree}"
     with pytest.raises(BadSample, match=pattern):
-        ImageFinder()(path, folder=tree)
+        MediaFinder()(path, folder=tree)
 
 
 @pytest.mark.parametrize(
     "image", [b"bytes", Image.new("RGB", (2, 2)), np.zeros((2, 2, 3), np.uint8), torch.zeros(3, 2, 2)]
 )
 def test_images_in_memory_pass(image: Any) -> None:
-    assert ImageFinder()(image) is image
+    assert MediaFinder()(image) is image
 
 
 def test_datasets_images(tree: Path) -> None:
-    assert ImageFinder()({"bytes": b"x", "path": "in.png"}) == b"x"
-    assert ImageFinder()({"bytes": None, "path": "in.png"}, tree / "root") == (tree / "root/in.png").resolve()
+    assert MediaFinder()({"bytes": b"x", "path": "in.png"}) == b"x"
+    assert MediaFinder()({"bytes": None, "path": "in.png"}, tree / "root") == (tree / "root/in.png").resolve()
 
 
 @pytest.mark.parametrize(
@@ -76,11 +76,11 @@ def test_datasets_images(tree: Path) -> None:
         (None, "got NoneType None"),
         ("", "got str ''"),
         ({"bytes": None, "path": None}, "got NoneType"),
-        ("data:image/png;base64,AAA", "expected an image as base64, got 3 characters 'AAA'.*cut short"),
-        ("data:image/png,AAAA", r"expected an image as data:image/png;base64,..., got data:image/png,AAAA"),
+        ("data:image/png;base64,AAA", "expected base64, got 3 characters 'AAA'.*cut short"),
+        ("data:image/png,AAAA", r"expected data:image/...;base64,..., got data:image/png,AAAA"),
         ("data:text/html;base64,AAAA", "expected data:image/..., got data:text/html"),
-        ("data:image/png;base64,", "expected an image as base64, got nothing"),
-        ({"base64": "a/b.png"}, "expected an image as base64, got 7 characters 'a/b.png'.*or a path"),
+        ("data:image/png;base64,", "expected base64, got nothing"),
+        ({"base64": "a/b.png"}, "expected base64, got 7 characters 'a/b.png'.*or a path"),
         ({"base64": "A" * 2000}, r"of 1500 bytes, larger than the limit of 1000 bytes \(url_max_bytes\)"),
         ("s3://bucket/a.png", r"expected a path or an http\(s\) URL, got s3://bucket/a.png.*download"),
         ("https://x.org/a.png", "an image URL, https://x.org/a.png.*allow_urls: true"),
@@ -88,7 +88,7 @@ def test_datasets_images(tree: Path) -> None:
 )
 def test_refuses(source: Any, message: str) -> None:
     with pytest.raises(BadSample, match=message):
-        ImageFinder(max_bytes=1000)(source)
+        MediaFinder(max_bytes=1000)(source)
 
 
 @pytest.mark.parametrize("content", [b"x", bytes(range(256)), bytes(1000)])
@@ -101,11 +101,11 @@ def test_base64(content: bytes) -> None:
         {"base64": wrapped},
         {"base64": base64.urlsafe_b64encode(content).decode()},
     ]
-    assert [ImageFinder(max_bytes=1000)(source) for source in sources] == [content] * len(sources)
+    assert [MediaFinder(max_bytes=1000)(source) for source in sources] == [content] * len(sources)
 
 
 def test_strings_are_base64_where_that_is_said(tree: Path) -> None:
-    find = ImageFinder(strings="base64")
+    find = MediaFinder(strings="base64")
     assert find("aW1hZ2U=") == b"image" and find(tree / "outside.png").is_file()
     with pytest.raises(ValueError, match=r'image_strings: expected "path" or "base64", got \'text\''):
-        ImageFinder(strings="text")  # type: ignore[arg-type]
+        MediaFinder(strings="text")  # type: ignore[arg-type]

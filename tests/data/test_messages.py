@@ -8,18 +8,18 @@ from hypothesis import strategies as st
 from torchtune.data import Message
 
 from torchtune_qwenvl.data.messages import MessageParser, split_tags
-from torchtune_qwenvl.data.parts import ImagePool
+from torchtune_qwenvl.data.parts import open_pools
 from torchtune_qwenvl.transforms.errors import BadSample
 
 
 def plain(messages: list[Message]) -> list[tuple[str, list[Any]]]:
-    """Roles with their parts: text as it is, an image as ("image", source, limits)."""
+    """Roles with their parts: text as it is, an image as ("image", source, limits), a video alike."""
 
     def part(entry: dict[str, Any]) -> Any:
         if entry["type"] == "text":
             return entry["content"]
         limits = {key: value for key, value in entry.items() if key not in ("type", "content")}
-        return ("image", entry["content"], limits) if limits else ("image", entry["content"])
+        return (entry["type"], entry["content"], limits) if limits else (entry["type"], entry["content"])
 
     return [(message.role, [part(entry) for entry in message.content]) for message in messages]
 
@@ -135,31 +135,36 @@ def test_new_system_prompt_replaces_the_old_one() -> None:
 WORDS = st.text(alphabet=st.characters(exclude_characters="<>"), max_size=12)
 
 
-@given(texts=st.lists(WORDS, min_size=1, max_size=6))
-def test_tags_split_text_and_lose_nothing(texts: list[str]) -> None:
-    """Property: images in order, text pieces stripped in order, and nothing else."""
-    pool = ImagePool({"images": [f"{i}.jpg" for i in range(len(texts) - 1)]})
-    parts = split_tags("<image>".join(texts), pool, "turn")
-    expected: list[dict[str, Any]] = []
-    for i, text in enumerate(texts):
-        if i:
-            expected.append({"type": "image", "content": f"{i - 1}.jpg"})
-        if text.strip():
-            expected.append({"type": "text", "content": text.strip()})
+KINDS = st.sampled_from(["image", "video"])
+
+
+@given(pieces=st.lists(st.tuples(KINDS, WORDS), max_size=6), first=WORDS)
+def test_tags_split_text_and_lose_nothing(pieces: list[tuple[str, str]], first: str) -> None:
+    """Property: images and videos in order, text pieces stripped in order, and nothing else."""
+    named = {kind: [f"{i}" for i, (k, _) in enumerate(pieces) if k == kind] for kind in ("image", "video")}
+    pools = open_pools({"images": named["image"], "videos": named["video"]})
+    parts = split_tags(first + "".join(f"<{kind}>{text}" for kind, text in pieces), pools, "turn")
+    expected: list[dict[str, Any]] = [{"type": "text", "content": first.strip()}]
+    for i, (kind, text) in enumerate(pieces):
+        expected += [{"type": kind, "content": f"{i}"}, {"type": "text", "content": text.strip()}]
+    expected = [part for part in expected if part["content"]]
     assert parts == (expected or [{"type": "text", "content": ""}])
-    pool.check_empty("tags", "")
+    for pool in pools.values():
+        pool.check_empty("tags", "")
 
 
-@given(tags=st.lists(st.integers(0, 3), min_size=1, max_size=4), images=st.integers(0, 8))
-def test_tags_and_images_are_counted_over_the_whole_conversation(tags: list[int], images: int) -> None:
-    turns = [turn for n in tags for turn in (human("<image>" * n + "q"), GPT)]
-    record = {"conversations": turns, "images": [f"{i}.jpg" for i in range(images)]}
-    if sum(tags) == images:
-        parsed = MessageParser()(record)
-        media = [source for message in parsed for source in message.get_media()]
-        assert media == record["images"]
+@pytest.mark.parametrize("kind", ["image", "video"])
+@given(tags=st.lists(st.integers(0, 3), min_size=1, max_size=4), media=st.integers(0, 8))
+def test_tags_and_media_are_counted_over_the_whole_conversation(
+    kind: str, tags: list[int], media: int
+) -> None:
+    turns = [turn for n in tags for turn in (human(f"<{kind}>" * n + "q"), GPT)]
+    record = {"conversations": turns, f"{kind}s": [f"{i}" for i in range(media)]}
+    if sum(tags) == media:
+        parts = [part for message in MessageParser()(record) for part in message.content]
+        assert [part["content"] for part in parts if part["type"] == kind] == record[f"{kind}s"]
     else:
-        problem = "more <image> tags than" if sum(tags) > images else f"{images} image.*only {sum(tags)} <im"
+        problem = f"more <{kind}> tags than" if sum(tags) > media else f"{media} {kind}.*only {sum(tags)} <"
         with pytest.raises(BadSample, match=problem):
             MessageParser()(record)
 
@@ -195,7 +200,7 @@ BAD = [
     ({"messages": [user(["q"]), ANSWER]}, r"content\[0\]: expected a typed part \(an object\), got str"),
     (
         {"messages": [user([{"type": "sound"}]), ANSWER]},
-        r"messages\[0\].content\[0\]: unknown part type 'sound'.*expected text, image",
+        r"messages\[0\].content\[0\]: unknown part type 'sound'.*expected text, video, .*image",
     ),
     (
         {"messages": [user([{"type": "text"}]), ANSWER]},
@@ -208,7 +213,7 @@ BAD = [
     ),
     (
         {"messages": [user("q"), ANSWER], "images": ["a"]},
-        r"1 image\(s\), but only 0 image parts.*add an image",
+        r"1 image\(s\), but only 0 image parts.*add a part of type image",
     ),
     (
         {"messages": [user([{"type": "image", "path": "a", "max_pixels": 1.5}]), ANSWER]},
@@ -225,8 +230,16 @@ BAD = [
     ({"messages": [user("q"), {**ANSWER, "tool_calls": [1]}]}, r"messages\[1\]: tool_calls"),
     ({"conversations": [human("<image><image>q"), GPT], "image": "a"}, "more <image> tags than the 1 image"),
     ({"conversations": [human("q"), GPT], "image": "a"}, r"1 image\(s\), but only 0 <image> tags.*remove"),
-    ({"conversations": [human("<video>q"), GPT]}, "<video> tag: videos are not read"),
-    ({"conversations": [human("q"), GPT], "video": "a.mp4"}, "a video column: videos are not read"),
+    (
+        {"conversations": [human("<video><video>q"), GPT], "video": "a.mp4"},
+        r"conversations\[0\]: more <video> tags than the 1 video\(s\).*add the missing videos",
+    ),
+    ({"conversations": [human("q"), GPT], "video": "a.mp4"}, r"1 video\(s\), but only 0 <video> tags"),
+    ({"question": "q", "answer": "a", "video": "a", "videos": ["b"]}, "both columns, video and videos"),
+    (
+        {"messages": [user([{"type": "video", "video": "a", "path": "b"}]), ANSWER]},
+        "one video with two sources, video and path",
+    ),
     ({"conversations": [human(3), GPT]}, r"conversations\[0\].value: expected text, got int"),
     ({"question": "q", "answer": 3}, "answer: expected text, got int.*make it a string"),
     ({"question": "q", "answer": "a", "image": "a", "images": ["b"]}, "both columns, image and images"),

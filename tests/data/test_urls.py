@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from torchtune_qwenvl.data.images import ImageFinder
+from torchtune_qwenvl.data.images import MediaFinder
 from torchtune_qwenvl.data.urls import UrlPolicy, fetch, is_public
 from torchtune_qwenvl.transforms.errors import BadSample
 
@@ -110,7 +110,7 @@ def test_private_addresses_are_refused_by_default(server: str) -> None:
     port = server.split(":")[1]
     for host in ("127.0.0.1", "localhost"):
         with pytest.raises(BadSample, match=f"{host} is .*expected public addresses only"):
-            ImageFinder(urls=UrlPolicy())(f"http://{host}:{port}/image")
+            MediaFinder(urls=UrlPolicy())(f"http://{host}:{port}/image")
     assert Handler.hosts == []
 
 
@@ -140,14 +140,14 @@ def test_one_private_address_among_public_ones_is_enough() -> None:
 def test_refuses(server: str, path: str, changes: dict[str, object], message: str) -> None:
     with pytest.raises(BadSample, match=message) as caught:
         fetch(f"http://{server}/{path}", policy(**changes))
-    assert f"http://{server}/{path}" in str(caught.value) and "download the image first" in str(caught.value)
+    assert f"http://{server}/{path}" in str(caught.value) and "download the file first" in str(caught.value)
 
 
 def test_a_server_that_does_not_answer(server: str) -> None:
     def no_such_host(host: str, port: int) -> list[str]:
         raise OSError("Name or service not known")
 
-    with pytest.raises(BadSample, match=r"image URL http://gone\.example/a\.png: Name or service not known"):
+    with pytest.raises(BadSample, match=r"URL http://gone\.example/a\.png: Name or service not known"):
         fetch("http://gone.example/a.png", policy(resolve=no_such_host))
 
 

@@ -3,23 +3,25 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from torchtune_qwenvl.modules.moe import GroupedExperts, RouterStatistics, SparseMoE, grouped_linear
+from torchtune_qwenvl.modules.grouped import GroupedLoRALinear, grouped_linear
+from torchtune_qwenvl.modules.lora import Adapter
+from torchtune_qwenvl.modules.moe import GroupedExperts, SparseMoE
+from torchtune_qwenvl.modules.routers import Router, RouterStatistics
 
 
 def moe(experts: int = 5, width: int = 8, inner: int = 6, top_k: int = 2) -> SparseMoE:
-    return SparseMoE(nn.Linear(width, experts, bias=False), GroupedExperts(experts, width, inner), top_k)
+    return SparseMoE(Router(width, experts, top_k), GroupedExperts(experts, width, inner))
 
 
 def one_by_one(layer: SparseMoE, x: torch.Tensor) -> torch.Tensor:
     out = torch.zeros_like(x)
     for n, token in enumerate(x):
-        chances = layer.router(token).softmax(-1)
-        largest, chosen = chances.topk(layer.top_k)
+        chances = (layer.router.weight @ token).softmax(-1)
+        largest, chosen = chances.topk(layer.router.top_k)
         for share, e in zip(largest / largest.sum(), chosen, strict=True):
-            gate, up = (layer.experts.gate_up[e] @ token).chunk(2)
-            out[n] += share * (layer.experts.down[e] @ (F.silu(gate) * up))
+            gate, up = (layer.experts.w1.weight[e] @ token).chunk(2)
+            out[n] += share * (layer.experts.w2.weight[e] @ (F.silu(gate) * up))
     return out
 
 
@@ -40,6 +42,35 @@ def test_an_expert_without_tokens_gets_a_zero_gradient():
     weight = torch.randn(3, 4, 2, requires_grad=True)
     grouped_linear(torch.randn(5, 2), weight, torch.tensor([2, 0, 3])).sum().backward()
     assert not weight.grad[1].any() and weight.grad[0].any() and weight.grad[2].any()
+
+
+def test_lora_on_experts_is_the_merged_matrix():
+    """Forward, and the gradients of A and B against those of autograd through the merged matrices."""
+    linear, counts = GroupedLoRALinear(3, 8, 6, rank=2, alpha=4.0).double(), torch.tensor([2, 0, 3])
+    assert not linear.lora_b.weight.any() and linear.lora_a.weight.abs().max() <= 8**-0.5
+    torch.nn.init.normal_(linear.lora_b.weight)
+    x = torch.randn(5, 8, dtype=torch.float64, requires_grad=True)
+    matrices = linear.weight + 2 * linear.lora_b.weight @ linear.lora_a.weight
+    expected = torch.stack([matrices[e] @ row for e, row in zip([0, 0, 2, 2, 2], x, strict=True)])
+    torch.testing.assert_close(linear(x, counts), expected)
+    ours = torch.autograd.grad(linear(x, counts).square().sum(), [x, *linear.parameters()])
+    theirs = torch.autograd.grad(expected.square().sum(), [x, *linear.parameters()])
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_frozen_experts_with_lora_get_no_gradient_of_their_own():
+    experts = GroupedExperts(3, 8, 6, Adapter(frozenset({"w1", "w2"}), rank=2, alpha=4.0, dropout=0.5))
+    for linear in (experts.w1, experts.w2):
+        linear.weight.requires_grad_(False)
+        torch.nn.init.normal_(linear.lora_b.weight)
+    counts, weights = torch.tensor([2, 1, 2]), torch.rand(5)
+    x = torch.randn(5, 8)
+    experts(x, counts, weights).sum().backward()
+    with_gradient = {name for name, p in experts.named_parameters() if p.grad is not None}
+    assert with_gradient == {name for name, _ in experts.named_parameters() if "lora" in name}
+    assert not torch.equal(experts(x, counts, weights), experts(x, counts, weights))  # dropout
+    assert torch.equal(experts.eval()(x, counts, weights), experts(x, counts, weights))
 
 
 def test_bf16_activations_under_fp32_weights():

@@ -71,8 +71,6 @@ def test_two_ranks_take_the_step_of_one(workspace):
 def test_stock_recipe(workspace, method):
     family, root = workspace
     arguments = dict(LORA) if method == "lora" else {}
-    if family == "qwen3_vl_moe" and method == "lora":
-        arguments["experts_trainable"] = False
     settings = config(root, root / method, arguments, family)
     settings["dataset"]["data_files"] = str(root / "stock.json")
     settings["batch_size"] = 2

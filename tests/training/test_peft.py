@@ -60,9 +60,9 @@ def inputs(source):
 
 
 def load(source, **arguments):
-    """`load_model`; a mixture of experts wants to be told that its experts have no LoRA."""
+    """`load_model`; a mixture of experts wants to be told that its experts have no DoRA."""
     experts = "moe" in json.loads((source / "config.json").read_text())["model_type"]
-    if experts and arguments.get("apply_lora_to_mlp") and arguments["decoder_trainable"] == "lora":
+    if experts and arguments.get("use_dora"):
         arguments.setdefault("experts_trainable", False)
     return load_model(source, **arguments)
 
@@ -237,10 +237,40 @@ def test_fully_trained_experts_beside_lora_reach_peft_and_the_merged_folder(tmp_
     assert all(torch.equal(*pair) for pair in pairs)
 
 
-def test_lora_on_experts_is_refused(tmp_path):
+def test_every_expert_has_lora_of_its_own(tmp_path):
     source = tiny.save_tiny_folder(tmp_path / "source", family="qwen3_vl_moe")
-    with pytest.raises(ValueError, match=r"experts take no LoRA.*experts_trainable"):
-        load_model(source, **EVERYWHERE)
+    model = load_model(source, **{**SETTINGS["decoder alone"], "lora_attn_modules": []})
+    adapters = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
+    experts = "decoder.layers.1.mlp.experts"
+    assert adapters[f"{experts}.w1.lora_a.weight"] == (6, 3, 64)
+    assert adapters[f"{experts}.w2.lora_b.weight"] == (6, 64, 3)
+    assert all(is_adapter(name) for name in adapters) and not [name for name in adapters if "router" in name]
+    save_adapter(model, tmp_path / "adapter", source=source)
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["target_parameters"] == [
+        f"model.language_model.layers.{i}.mlp.experts.{name}"
+        for i in (1, 2)
+        for name in ("down_proj", "gate_up_proj")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({**EVERYWHERE, "use_dora": True}, r"no DoRA.*experts_trainable=False"),
+        ({"experts_trainable": "lora"}, "needs decoder_trainable"),
+        ({**SETTINGS["full merger"], "experts_trainable": "lora"}, "needs decoder_trainable"),
+        ({"experts_trainable": "some"}, r"experts_trainable: expected .*got 'some'"),
+    ],
+)
+def test_what_experts_do_not_take_is_told(tmp_path, arguments, message):
+    source = tiny.save_tiny_folder(tmp_path / "source", family="qwen3_vl_moe")
+    with pytest.raises(ValueError, match=message):
+        load_model(source, **arguments)
+
+
+def test_experts_are_frozen_by_a_setting_of_their_own(tmp_path):
+    source = tiny.save_tiny_folder(tmp_path / "source", family="qwen3_vl_moe")
     model = load_model(source, experts_trainable=False)
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {name for name, _ in model.named_parameters() if ".experts." in name}

@@ -76,7 +76,9 @@ def test_linear_is_torchtunes(use_dora: bool, bias: bool) -> None:
             nn.init.uniform_(module.magnitude, 0.5, 2)
     x = torch.randn(7, 128)
     out, expected = ours(x), theirs(x)
-    if use_dora and bias:  # torchtune scales the bias, too: what it shifts the output by differs, nothing else
+    if (
+        use_dora and bias
+    ):  # torchtune scales the bias, too: what it shifts the output by differs, nothing else
         theirs.use_bias = False
         expected = theirs(x) + theirs.bias
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-5)
@@ -125,7 +127,10 @@ def test_exports_fit_the_quantised_model(source, tmp_path, use_dora, peft_withou
 
 def test_what_is_left_is_listed(source) -> None:
     listed = quantized_summary(trained(source))
-    expected = ["decoder.tok_embeddings.weight (float32)", "vision_encoder.layers.*.attn.q_proj.weight (float32)"]
+    expected = [
+        "decoder.tok_embeddings.weight (float32)",
+        "vision_encoder.layers.*.attn.q_proj.weight (float32)",
+    ]
     expected += ["decoder.layers.*.attn.k_proj.weight (float32)"]
     assert all(entry in listed for entry in expected), listed
     assert ("experts" in listed) == ("moe" in source_type(source))

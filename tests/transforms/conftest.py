@@ -1,5 +1,6 @@
 """Published tokenizers, templates and processor files as checkpoint folders."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,10 @@ def publish(folder: Path, family: str) -> Path:
         shutil.copy(shared / "qwen2_5_tokenizer" / name, folder)
     if not (folder / "tokenizer_config.json").is_file():
         tiny.write_tokenizer_config(folder, tiny.REAL_BASE, family)
+    if (videos := tiny.FAMILIES[family].videos) is not None:
+        images = json.loads((folder / "preprocessor_config.json").read_text())
+        content = {**images, **videos}
+        (folder / "video_preprocessor_config.json").write_text(json.dumps(content))
     return folder
 
 

@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from chats import random_conversation
+from chats import Block, Clip, positions_by_walk, random_conversation
 from torchtune.data import Message
-from transformers import Qwen2Tokenizer
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+from transformers import AutoProcessor
 
 from torchtune_qwenvl import load_transform
 
 N_CONVERSATIONS = 520
-IM_START, IM_END, IMAGE_PAD, ASSISTANT = 151644, 151645, 151655, 77091
+IM_START, IM_END, IMAGE_PAD, VIDEO_PAD, ASSISTANT = 151644, 151645, 151655, 151656, 77091
 
 
 @pytest.fixture(scope="module")
@@ -31,57 +30,43 @@ def config(family_folder):
 
 
 @pytest.fixture(scope="module")
-def samples(transform):
-    """(conversation, sample); conversations without any answer to train on are left out."""
+def processor(family_folder):
+    return AutoProcessor.from_pretrained(family_folder)
+
+
+@pytest.fixture(scope="module")
+def samples(transform, processor):
+    """(conversation, sample, the processor's inputs); without an answer to train on they are left out."""
     rng = np.random.default_rng(0)
     made = []
     while len(made) < N_CONVERSATIONS:
         conversation = random_conversation(rng)
         if all(m.masked for m in conversation.messages if m.role == "assistant"):
             continue
-        made.append((conversation, transform({"messages": conversation.messages})))
+        expected = processed(processor, conversation)
+        made.append((conversation, transform({"messages": conversation.messages}), expected))
     return made
 
 
-@pytest.fixture(scope="module")
-def merged_grid(family_folder):
-    """(height, width) of an image -> rows and columns of visual tokens, by the folder's own limits."""
-    file = json.loads((family_folder / "preprocessor_config.json").read_text())
-    size, factor = file.get("size", {}), file["patch_size"] * file["merge_size"]
-    low = file.get("min_pixels") or size["shortest_edge"]
-    high = file.get("max_pixels") or size["longest_edge"]
-
-    def grid(sides: tuple[int, int]) -> tuple[int, int]:
-        height, width = smart_resize(*sides, factor=factor, min_pixels=low, max_pixels=high)
-        return height // factor, width // factor
-
-    return grid
+def processed(processor, conversation, **options):
+    text = processor.apply_chat_template(conversation.plain, tokenize=False, **options)
+    return processor(text=[text], **conversation.processor_inputs())
 
 
-def test_tokens_equal_the_published_jinja(samples, family_folder, transform, merged_grid):
-    reference = Qwen2Tokenizer.from_pretrained(family_folder)
-    template = (family_folder / "chat_template.jinja").read_text()
-
-    def tokens(conversation, **options) -> list[int]:
-        text = reference.apply_chat_template(
-            conversation.plain, chat_template=template, tokenize=False, **options
-        )
-        for size in conversation.sizes:
-            text = text.replace("<|image_pad|>", "<|slot|>" * np.prod(merged_grid(size)), 1)
-        return reference(text.replace("<|slot|>", "<|image_pad|>"))["input_ids"]
-
-    for conversation, sample in samples:
-        assert sample["tokens"] == tokens(conversation)
+def test_tokens_equal_the_published_jinja_and_the_processor(samples, transform, processor):
+    for conversation, sample, expected in samples:
+        assert sample["tokens"] == expected["input_ids"][0]
         assert transform.tokenize_messages(conversation.messages) == (sample["tokens"], sample["mask"])
-    for conversation, _ in samples[:60]:
+    for conversation, _, _ in samples[:60]:
         conversation.plain.pop()
         prompt = transform({"messages": conversation.messages[:-1]}, inference=True)
-        assert prompt["tokens"] == tokens(conversation, add_generation_prompt=True)
+        expected = processed(processor, conversation, add_generation_prompt=True)
+        assert prompt["tokens"] == expected["input_ids"][0]
         assert all(prompt["mask"][-3:])
 
 
 def test_labels_follow_the_qwen_teams_rule(samples):
-    for conversation, sample in samples:
+    for conversation, sample, _ in samples:
         answers = [m for m in conversation.messages if m.role == "assistant"]
         assert sample["mask"] == mask_by_search(sample["tokens"], [m.masked for m in answers])
 
@@ -97,42 +82,39 @@ def mask_by_search(tokens: list[int], masked: list[bool]) -> list[bool]:
     return mask
 
 
-def test_positions_equal_a_walk_over_the_tokens(samples, merged_grid):
-    for conversation, sample in samples:
-        grids = [merged_grid(size) for size in conversation.sizes]
-        expected = positions_by_walk(sample["tokens"], grids)
-        assert torch.equal(sample["input_pos"], torch.tensor(expected))
+def test_positions_equal_a_walk_over_the_tokens(samples, config):
+    for conversation, sample, expected in samples:
+        blocks = blocks_of(conversation, expected, config)
+        walked = positions_by_walk(sample["tokens"], {IMAGE_PAD, VIDEO_PAD}, blocks)
+        assert torch.equal(sample["input_pos"], torch.tensor(walked))
 
 
-def positions_by_walk(tokens: list[int], grids: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    """One token after the other: a placeholder takes its cell, text the highest position so far + 1."""
-    out: list[tuple[int, int, int]] = []
-    cells: list[tuple[int, int, int]] = []
-    rest = list(grids)
-    for token in tokens:
-        if token == IMAGE_PAD:
-            if not cells:
-                base, (rows, columns) = highest(out) + 1, rest.pop(0)
-                cells = [(base, base + r, base + c) for r in range(rows) for c in range(columns)]
-            out.append(cells.pop(0))
-        else:
-            out.append((highest(out) + 1,) * 3)
-    assert not rest and not cells
-    return out
+def blocks_of(conversation, inputs, config) -> list[Block]:
+    """Runs of visual tokens: Qwen3-VL has one per temporal patch, Qwen2.5-VL's times follow the clock."""
+    images, videos = (iter(inputs.get(f"{kind}_grid_thw", [])) for kind in ("image", "video"))
+    seconds = iter(inputs.get("second_per_grid_ts", []))
+    blocks = []
+    for medium in conversation.media:
+        t, h, w = map(int, next(videos if isinstance(medium, Clip) else images))
+        if isinstance(medium, Clip) and config["model_type"] == "qwen3_vl":
+            blocks += [([0], h // 2, w // 2)] * t
+            continue
+        times = list(range(t))
+        if isinstance(medium, Clip) and config["model_type"] == "qwen2_5_vl":
+            # The training code's expression, in the precision that torch gives it.
+            times = (torch.arange(t) * next(seconds) * config["vision_config"]["tokens_per_second"]).long()
+        blocks.append((list(map(int, times)), h // 2, w // 2))
+    return blocks
 
 
-def highest(positions: list[tuple[int, int, int]]) -> int:
-    # The maximum so far is always within the last block, of at most 200 tokens here.
-    return max((max(position) for position in positions[-256:]), default=-1)
-
-
-def test_grids_and_patches_belong_to_the_tokens(samples, merged_grid):
-    for conversation, sample in samples:
+def test_grids_and_patches_belong_to_the_tokens(samples):
+    for conversation, sample, inputs in samples:
         vision = sample["encoder_input"]["vision"]
-        expected = [[1, 2 * rows, 2 * columns] for rows, columns in map(merged_grid, conversation.sizes)]
-        assert vision["grid_thw"].tolist() == expected
-        assert [len(patches) for patches in vision["images"]] == [h * w for _, h, w in expected]
-        # Image number i is filled with i: none has changed places.
+        images, videos = (iter(inputs.get(f"{kind}_grid_thw", [])) for kind in ("image", "video"))
+        expected = [list(next(videos if isinstance(m, Clip) else images)) for m in conversation.media]
+        assert vision["grid_thw"].tolist() == [list(map(int, grid)) for grid in expected]
+        assert [len(patches) for patches in vision["images"]] == [t * h * w for t, h, w in expected]
+        # Image or video number i is filled with i: none has changed places.
         assert all((patches == i).all() for i, patches in enumerate(vision["images"]))
 
 

@@ -61,8 +61,8 @@ def test_only_the_last_answer_keeps_its_reasoning():
     ("messages", "message"),
     [
         ([Message("user", "x"), Message("system", "y")], "message 1: a system message behind the first"),
-        ([Message("system", [IMAGE]), Message("user", "x")], "message 0: an image in .* 'system'"),
-        ([Message("user", "x"), Message("assistant", [IMAGE])], "message 1: an image in .* 'assistant'"),
+        ([Message("system", [IMAGE]), Message("user", "x")], "message 0: an image or a video in .* 'system'"),
+        ([Message("user", "x"), Message("assistant", [IMAGE])], "message 1: an image or a .* 'assistant'"),
     ],
 )
 def test_what_the_template_would_drop_is_refused(messages, message):

@@ -1,4 +1,4 @@
-"""The dataset of images and conversations: a record is read, parsed, its images found, then the transform."""
+"""The dataset of conversations: a record is read, parsed, its images and videos found, then the transform."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from torchtune.data import CROSS_ENTROPY_IGNORE_IDX, Message
 
 from torchtune_qwenvl.data.dataset import Guarded
-from torchtune_qwenvl.data.images import ImageFinder
+from torchtune_qwenvl.data.images import MediaFinder
 from torchtune_qwenvl.data.messages import MessageParser
 from torchtune_qwenvl.data.records import Records
 from torchtune_qwenvl.data.sources import open_source
@@ -23,7 +23,7 @@ class VisionChatDataset(Dataset):
     Args:
         records: where records come from.
         parse: record -> messages.
-        find_image: what a record names as image, and the file's folder -> path, bytes or image.
+        find: what a record names, the file's folder, and image or video -> a path, bytes or image.
         transform: ``{"messages": [...]}`` -> sample.
     """
 
@@ -31,10 +31,10 @@ class VisionChatDataset(Dataset):
         self,
         records: Records,
         parse: MessageParser,
-        find_image: ImageFinder,
+        find: MediaFinder,
         transform: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     ) -> None:
-        self.records, self.parse, self.find_image, self.transform = records, parse, find_image, transform
+        self.records, self.parse, self.find, self.transform = records, parse, find, transform
 
     def __len__(self) -> int:
         return len(self.records)
@@ -51,7 +51,7 @@ class VisionChatDataset(Dataset):
         return sample
 
     def size(self, index: int) -> SampleSize:
-        """Tokens and patches of the sample; with our transforms no image is decoded for it."""
+        """Tokens and patches of the sample; with our transforms nothing is decoded for it."""
         sample = {"messages": self._messages(index)}
         if hasattr(self.transform, "size"):
             return self.transform.size(sample)
@@ -65,8 +65,8 @@ class VisionChatDataset(Dataset):
         folder = self.records.folder(index)
         for message in messages:
             for part in message.content:
-                if part["type"] == "image":
-                    part["content"] = self.find_image(part["content"], folder)
+                if part["type"] != "text":
+                    part["content"] = self.find(part["content"], folder, part["type"])
         return messages
 
 
@@ -87,7 +87,7 @@ def vision_chat_dataset(
     data_files: Any = None,
     **load_dataset_kwargs: Any,
 ) -> Guarded:
-    """Conversations with images, from JSON, JSONL, parquet or any `datasets` source.
+    """Conversations with images and videos, from JSON, JSONL, parquet or any `datasets` source.
 
     .. code-block:: yaml
 
@@ -103,16 +103,16 @@ def vision_chat_dataset(
         tokenizer: the model's transform; the recipes pass it as the first argument.
         source: see :func:`~torchtune_qwenvl.data.sources.open_source`.
         style: "messages", "conversations" or "qa", see ``data/messages.py``; "auto" goes by the columns.
-        image_root: folder that relative image paths start from and that no path may leave. Without it they
-            start from the data file's folder.
-        allow_urls: read images from http and https URLs; private addresses are refused all the same.
-        url_timeout: seconds for one image.
+        image_root: folder that relative paths of images and videos start from and that no path may leave.
+            Without it they start from the data file's folder.
+        allow_urls: read them from http and https URLs; private addresses are refused all the same.
+        url_timeout: seconds for one file.
         url_max_bytes: largest file behind a URL, and largest base64 image.
         image_strings: what a string in an image column or part is: "path" (or URL), or "base64". ``data:``
             URLs and ``{"type": "image", "base64": ...}`` are read either way.
         on_bad_sample: "raise" or "skip".
-        column_map: our column names (messages, conversations, question, answer, image, images) to the
-            dataset's.
+        column_map: our column names (messages, conversations, question, answer, image, images, video,
+            videos) to the dataset's.
         new_system_prompt: replaces the records' system messages.
         split: of the dataset, slices such as "train[:10%]" included.
         data_files: as for ``datasets.load_dataset``.
@@ -131,7 +131,7 @@ def vision_chat_dataset(
     dataset = VisionChatDataset(
         open_source(source, split=split, data_files=data_files, **load_dataset_kwargs),
         MessageParser(style, column_map, new_system_prompt),
-        ImageFinder(
+        MediaFinder(
             None if image_root is None else Path(image_root), urls, url_max_bytes, strings=image_strings
         ),
         tokenizer,

@@ -1,4 +1,4 @@
-"""Images that stand inside the data as text: ``data:image/png;base64,...`` and plain base64."""
+"""Images and videos that stand inside the data as text: ``data:image/png;base64,...`` and plain base64."""
 
 import base64
 import binascii
@@ -10,28 +10,32 @@ from torchtune_qwenvl.transforms.errors import BadSample
 # RFC 2397: data:[type/subtype][;name=value ...][;base64],content
 _HEAD = re.compile(r"data:(?P<kind>[^;,]*)(?P<rest>(?:;[^;,]*)*),", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
+_KINDS = {"image": ("image/",), "video": ("video/", "image/gif")}
 _URL_SAFE = str.maketrans("-_", "+/")
 
 
-def read_data_url(url: str, max_bytes: int) -> bytes:
+def read_data_url(url: str, max_bytes: int, kind: str = "image") -> bytes:
     """The content of a ``data:`` URL.
 
     Args:
         url: ``data:image/png;base64,iVBORw0...``; the type may be left out.
         max_bytes: largest content.
+        kind: "image" or "video".
 
     Raises:
-        BadSample: not of this form, no image, or what `read_base64` refuses.
+        BadSample: not of this form, another kind, or what `read_base64` refuses.
     """
     head = _HEAD.match(url[:200])
     if head is None or not head["rest"].lower().endswith(";base64"):
         raise BadSample(
-            f"expected an image as data:image/png;base64,..., got {url[:30]}...",
-            fix="encode the image with base64, or write it to a file",
+            f"expected data:{kind}/...;base64,..., got {url[:30]}...",
+            fix=f"encode the {kind} with base64, or write it to a file",
         )
-    kind = head["kind"].lower()
-    if kind and not kind.startswith("image/") and kind != "application/octet-stream":
-        raise BadSample(f"expected data:image/..., got data:{kind}", fix="name an image, or remove the part")
+    came = head["kind"].lower()
+    if came and not came.startswith((*_KINDS[kind], "application/octet-stream")):
+        raise BadSample(
+            f"expected data:{kind}/..., got data:{came}", fix=f"name the {kind}, or remove the part"
+        )
     content = url[head.end() :]
     return read_base64(unquote(content) if "%" in content else content, max_bytes)
 
@@ -45,17 +49,17 @@ def read_base64(text: str, max_bytes: int) -> bytes:
     text = _SPACE.sub("", text)
     if len(text) // 4 * 3 > max_bytes + 2:
         raise BadSample(
-            f"a base64 image of {len(text) // 4 * 3} bytes, larger than the limit of {max_bytes} bytes "
+            f"base64 of {len(text) // 4 * 3} bytes, larger than the limit of {max_bytes} bytes "
             "(url_max_bytes)",
-            fix="make the image smaller, write it to a file, or raise the limit",
+            fix="make it smaller, write it to a file, or raise the limit",
         )
     try:
         content = base64.b64decode(text.translate(_URL_SAFE), validate=True)
     except binascii.Error as error:
         raise BadSample(
-            f"expected an image as base64, got {len(text)} characters {text[:20]!r}...: {error}",
+            f"expected base64, got {len(text)} characters {text[:20]!r}...: {error}",
             fix="encode the file's bytes again; is the text cut short, or a path?",
         ) from error
     if not content:
-        raise BadSample("expected an image as base64, got nothing", fix="name the image, or remove the part")
+        raise BadSample("expected base64, got nothing", fix="name the file, or remove the part")
     return content

@@ -6,20 +6,23 @@
                         {"from": "human", "value": "<image>What is it?"}, ...]}
     qa              {"image": "a.jpg", "question": "What is it?", "answer": "A cat."}
 
-Only "conversations" reads `<image>` in a user's text as the place of an image (and strips the text around
-it, as the Qwen team's trainer does); in the other two text is text. Images stay what the record names, a
-path or bytes; `data/images.py` finds them.
+Videos stand like images: `{"type": "video", "path": "a.mp4"}`, the columns `video` and `videos`, `<video>`.
+Only "conversations" reads `<image>` and `<video>` in a user's text as places of images and videos (and strips
+the text around them, as the Qwen team's trainer does); in the other two text is text. Both stay what the
+record names, a path or bytes; `data/images.py` finds them.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torchtune.data import Message
 
-from torchtune_qwenvl.data.parts import ImagePool, parse_part
+from torchtune_qwenvl.data.parts import KINDS, Pools, open_pools, parse_part
 from torchtune_qwenvl.transforms.errors import BadSample
 
-IMAGE_TAG, VIDEO_TAG = "<image>", "<video>"
+_TAGS = {kind.tag: kind for kind in KINDS.values()}
+_TAG = re.compile(f"({'|'.join(_TAGS)})")
 
 ROLES = {
     "system": "system",
@@ -34,10 +37,10 @@ SPEAKERS = {**ROLES, "human": "user", "gpt": "assistant", "observation": "ipytho
 def messages_style(record: Mapping[str, Any]) -> list[Message]:
     """OpenAI / HF records: ``messages`` with ``role`` and ``content`` (a string or a list of typed parts).
 
-    An image part without a source of its own takes the next one of the ``images`` (or ``image``) column.
-    An assistant message with ``weight: 0`` is not trained on.
+    An image or video part without a source of its own takes the next one of the ``images`` (or ``image``),
+    ``videos`` (or ``video``) column. An assistant message with ``weight: 0`` is not trained on.
     """
-    pool = ImagePool(record)
+    pools = open_pools(record)
     messages = []
     for number, turn in enumerate(_turns(record, "messages")):
         where = f"messages[{number}]"
@@ -48,37 +51,44 @@ def messages_style(record: Mapping[str, Any]) -> list[Message]:
                 where=where,
                 fix="write the call into content",
             )
-        content = _parts(turn.get("content"), pool, where)
+        content = _parts(turn.get("content"), pools, where)
         messages.append(_message(role, content, masked=turn.get("weight") == 0))
-    pool.check_empty("image parts", "add an image part for each, or remove them")
+    for kind, pool in pools.items():
+        pool.check_empty(f"{kind} parts", f"add a part of type {kind} for each, or remove them")
     return messages
 
 
 def conversations_style(record: Mapping[str, Any]) -> list[Message]:
-    """LLaVA / ShareGPT records: ``conversations`` with ``from`` and ``value``, images by ``<image>`` tags.
+    """LLaVA / ShareGPT records: ``conversations`` with ``from`` and ``value``, ``<image>``, ``<video>`` tags.
 
     ``role`` and ``content`` are read in the place of ``from`` and ``value`` too. Tags count in user turns
     only.
     """
-    pool = ImagePool(record)
+    pools = open_pools(record)
     messages = []
     for number, turn in enumerate(_turns(record, "conversations")):
         where = f"conversations[{number}]"
         role = _role(turn.get("from", turn.get("role")), SPEAKERS, where)
         text = _text(turn.get("value", turn.get("content")), f"{where}.value")
-        parts = split_tags(text, pool, where) if role == "user" else [{"type": "text", "content": text}]
+        parts = split_tags(text, pools, where) if role == "user" else [{"type": "text", "content": text}]
         messages.append(_message(role, parts))
-    pool.check_empty(f"{IMAGE_TAG} tags", f"put one {IMAGE_TAG} into a user turn for each, or remove them")
+    for pool in pools.values():
+        tag = pool.kind.tag
+        pool.check_empty(f"{tag} tags", f"put one {tag} into a user turn for each, or remove them")
     return messages
 
 
 def qa_style(record: Mapping[str, Any]) -> list[Message]:
-    """Columns ``question``, ``answer`` and, where there are images, ``image`` or ``images``; images come "
-    "first."""
-    images = [{"type": "image", "content": image} for image in ImagePool(record).take_all()]
+    """Columns ``question``, ``answer`` and, where there are some, ``image(s)`` and ``video(s)``.
+
+    Images come first, then videos, then the question.
+    """
+    media = [
+        {"type": kind, "content": one} for kind, pool in open_pools(record).items() for one in pool.take_all()
+    ]
     question = {"type": "text", "content": _text(record.get("question"), "question")}
     answer = {"type": "text", "content": _text(record.get("answer"), "answer")}
-    return [_message("user", [*images, question]), _message("assistant", [answer])]
+    return [_message("user", [*media, question]), _message("assistant", [answer])]
 
 
 # Tried in this order: the columns that tell a style, and its parser.
@@ -87,7 +97,10 @@ STYLES: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], list[Mess
     "conversations": (("conversations",), conversations_style),
     "qa": (("question", "answer"), qa_style),
 }
-COLUMNS = ("messages", "conversations", "question", "answer", "image", "images")
+COLUMNS = (
+    *("messages", "conversations", "question", "answer"),
+    *(column for kind in KINDS.values() for column in kind.columns),
+)
 
 
 class MessageParser:
@@ -119,7 +132,7 @@ class MessageParser:
         self.new_system_prompt = new_system_prompt
 
     def __call__(self, record: Mapping[str, Any]) -> list[Message]:
-        """The record's messages; image parts hold what the record names as their image."""
+        """The record's messages; image and video parts hold what the record names."""
         record = self._rename(record)
         _, parse = STYLES[self.style if self.style != "auto" else _detect(record)]
         messages = parse(record)
@@ -143,27 +156,26 @@ class MessageParser:
         return {**record, **{ours: record[theirs] for ours, theirs in self.column_map.items()}}
 
 
-def split_tags(text: str, pool: ImagePool, where: str) -> list[dict[str, Any]]:
-    """Split a user's text at its ``<image>`` tags and put the next images in their places.
+def split_tags(text: str, pools: Pools, where: str) -> list[dict[str, Any]]:
+    """Split a user's text at its ``<image>`` and ``<video>`` tags and put the next ones in their places.
 
     Example: ``"<image>\\nWhat is it? "`` with the image a.jpg gives image a.jpg, then text "What is it?".
 
     Args:
         text: the user's text.
-        pool: the record's images, in order.
+        pools: the record's images and videos, in order.
         where: the turn, for messages.
 
     Returns:
         Content parts, text stripped and never empty; one empty text part where nothing else is left.
     """
-    if VIDEO_TAG in text:
-        raise BadSample(f"{VIDEO_TAG} tag: videos are not read", where=where, fix="remove the sample")
     parts: list[dict[str, Any]] = []
-    for number, piece in enumerate(text.split(IMAGE_TAG)):
-        if number > 0:
-            image = pool.take(where, f"{IMAGE_TAG} tags", "add the missing images or remove the tags")
-            parts.append({"type": "image", "content": image})
-        if piece.strip():
+    for piece in _TAG.split(text):
+        if piece in _TAGS:
+            kind = _TAGS[piece].name
+            fix = f"add the missing {kind}s or remove the tags"
+            parts.append({"type": kind, "content": pools[kind].take(where, f"{piece} tags", fix)})
+        elif piece.strip():
             parts.append({"type": "text", "content": piece.strip()})
     return parts or [{"type": "text", "content": ""}]
 
@@ -198,9 +210,9 @@ def _role(name: Any, roles: Mapping[str, str], where: str) -> str:
     return roles[name]
 
 
-def _parts(content: Any, pool: ImagePool, where: str) -> list[dict[str, Any]]:
+def _parts(content: Any, pools: Pools, where: str) -> list[dict[str, Any]]:
     if isinstance(content, list):
-        return [parse_part(part, pool, f"{where}.content[{i}]") for i, part in enumerate(content)]
+        return [parse_part(part, pools, f"{where}.content[{i}]") for i, part in enumerate(content)]
     return [{"type": "text", "content": _text(content, f"{where}.content")}]
 
 

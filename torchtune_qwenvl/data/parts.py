@@ -1,90 +1,136 @@
-"""Typed content parts and the images that a record brings in a column of its own."""
+"""Typed content parts, and the images and videos that a record brings in columns of their own."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.transforms.image import IMAGE_OPTIONS
+from torchtune_qwenvl.transforms.video import VIDEO_OPTIONS
 
-IMAGE_KEYS = ("image", "path", "url", "image_url", "base64")
-IMAGE_LIMITS = ("min_pixels", "max_pixels", "resized_height", "resized_width")
+
+@dataclass(frozen=True)
+class Kind:
+    """What records call images, or videos.
+
+    Attributes:
+        name: of one, in messages and as the type of the transform's part.
+        columns: of a record, for one or for a list.
+        keys: that name the source in a typed part, and may stand as its type.
+        options: further keys that travel with a part.
+        tag: stands in a user's text for one.
+    """
+
+    name: str
+    columns: tuple[str, str]
+    keys: tuple[str, ...]
+    options: tuple[str, ...]
+    tag: str
 
 
-class ImagePool:
-    """The images of a record's ``image`` or ``images`` column, one or a list, handed out in order."""
+_KEYS = ("path", "url", "base64", "content")
+IMAGE = Kind("image", ("image", "images"), ("image", "image_url", *_KEYS), IMAGE_OPTIONS, "<image>")
+VIDEO = Kind("video", ("video", "videos"), ("video", "video_url", *_KEYS), VIDEO_OPTIONS, "<video>")
+KINDS = {kind.name: kind for kind in (IMAGE, VIDEO)}
+# What may stand as a part's type; a part without one is known by the first of these among its keys.
+_TYPES = {"text": None, "video": VIDEO, "video_url": VIDEO, **dict.fromkeys(IMAGE.keys[:-1], IMAGE)}
 
-    def __init__(self, record: Mapping[str, Any]) -> None:
-        for column in ("video", "videos"):
-            if record.get(column):
-                raise BadSample(
-                    f"a {column} column: videos are not read", fix="remove the sample or the column"
-                )
-        one, many = _as_list(record.get("image")), _as_list(record.get("images"))
+
+class Pool:
+    """The images, or videos, of a record's two columns, one or a list, handed out in order.
+
+    In a column of videos a list inside the list is one video given by its frames.
+    """
+
+    def __init__(self, record: Mapping[str, Any], kind: Kind) -> None:
+        one, many = (_as_list(record.get(column)) for column in kind.columns)
         if one and many:
             raise BadSample(
-                "images in both columns, image and images", fix="keep one of them, or name it in column_map"
+                f"{kind.name}s in both columns, {' and '.join(kind.columns)}",
+                fix="keep one of them, or name it in column_map",
             )
-        self._images = one or many
+        self.kind = kind
+        self._media = one or many
         self._taken = 0
 
     def take(self, where: str, places: str, fix: str) -> Any:
-        """The next image; raises :class:`BadSample` where there are more places than images."""
-        if self._taken == len(self._images):
-            raise BadSample(f"more {places} than the {len(self._images)} image(s)", where=where, fix=fix)
+        """The next one; raises :class:`BadSample` where there are more places than images or videos."""
+        if self._taken == len(self._media):
+            problem = f"more {places} than the {len(self._media)} {self.kind.name}(s)"
+            raise BadSample(problem, where=where, fix=fix)
         self._taken += 1
-        return self._images[self._taken - 1]
+        return self._media[self._taken - 1]
 
     def take_all(self) -> list[Any]:
-        """All images that are left."""
-        left, self._taken = self._images[self._taken :], len(self._images)
+        """All that are left."""
+        left, self._taken = self._media[self._taken :], len(self._media)
         return left
 
     def check_empty(self, places: str, fix: str) -> None:
-        """Raises :class:`BadSample` where there are more images than places for them."""
-        if self._taken < len(self._images):
-            raise BadSample(f"{len(self._images)} image(s), but only {self._taken} {places}", fix=fix)
+        """Raises :class:`BadSample` where there are more images or videos than places for them."""
+        if self._taken < len(self._media):
+            raise BadSample(
+                f"{len(self._media)} {self.kind.name}(s), but only {self._taken} {places}", fix=fix
+            )
 
 
-def parse_part(part: Any, pool: ImagePool, where: str) -> dict[str, Any]:
-    """One typed part -> the transform's ``{"type": "text" | "image", "content": ..., limits}``.
+Pools = Mapping[str, Pool]
 
-    An image names its source by one of ``image | path | url | image_url | base64`` (``image_url`` also as
-    ``{"url": ...}``) or takes the next of the pool; ``min_pixels, max_pixels, resized_height,
-    resized_width`` (pixels) come along.
+
+def open_pools(record: Mapping[str, Any]) -> Pools:
+    """The record's images and videos, by kind."""
+    return {name: Pool(record, kind) for name, kind in KINDS.items()}
+
+
+def parse_part(part: Any, pools: Pools, where: str) -> dict[str, Any]:
+    """One typed part -> the transform's ``{"type": "text" | "image" | "video", "content": ..., options}``.
+
+    An image names its source by one of ``image | image_url | path | url | base64 | content`` (``image_url``
+    also as ``{"url": ...}``), a video with ``video | video_url`` in the place of the first two, where a list
+    is a video given by its frames. Without a source it takes the next of the pool. Options (``min_pixels,
+    max_pixels``, …) come along.
 
     Raises:
-        BadSample: an unknown part, two sources, or limits that are no positive whole numbers.
+        BadSample: an unknown part, two sources, or an image's limits that are no positive whole numbers.
     """
     if not isinstance(part, Mapping):
         raise BadSample(f"expected a typed part (an object), got {type(part).__name__}", where=where)
     # Arrow gives every part the keys of all parts, filled with None.
     part = {key: value for key, value in part.items() if value is not None}
-    kind = part.get("type", next((key for key in ("text", *IMAGE_KEYS) if key in part), None))
-    if kind == "text":
+    name = part.get("type", next((key for key in _TYPES if key in part), None))
+    if name not in _TYPES:
+        raise BadSample(f"unknown part type {name!r}", where=where, fix=f"expected {', '.join(_TYPES)}")
+    kind = _TYPES[name]
+    if kind is None:
         text = part.get("text", part.get("content"))
         if not isinstance(text, str):
             raise BadSample(
                 f'a text part expects "text" with a string, got {type(text).__name__}', where=where
             )
         return {"type": "text", "content": text}
-    if kind in IMAGE_KEYS:
-        return {"type": "image", "content": _source(part, pool, where), **_limits(part, where)}
-    raise BadSample(f"unknown part type {kind!r}", where=where, fix=f"expected text, {', '.join(IMAGE_KEYS)}")
+    options = {key: part[key] for key in kind.options if key in part}
+    if kind is IMAGE:
+        _check_limits(options, where)
+    return {"type": kind.name, "content": _source(part, pools[kind.name], where), **options}
 
 
-def _source(part: Mapping[str, Any], pool: ImagePool, where: str) -> Any:
-    given = [key for key in IMAGE_KEYS if key in part]
+def _source(part: Mapping[str, Any], pool: Pool, where: str) -> Any:
+    kind = pool.kind
+    given = [key for key in kind.keys if key in part]
     if len(given) > 1:
-        raise BadSample(f"one image with two sources, {' and '.join(given)}", where=where, fix="keep one")
+        raise BadSample(
+            f"one {kind.name} with two sources, {' and '.join(given)}", where=where, fix="keep one"
+        )
     if not given:
-        return pool.take(where, "image parts without a source", f"name one by {', '.join(IMAGE_KEYS)}")
+        places = f"{kind.name} parts without a source"
+        return pool.take(where, places, f"name one by {', '.join(kind.keys)}")
     source = part[given[0]]
-    if given[0] == "image_url" and isinstance(source, Mapping):
+    if given[0].endswith("_url") and isinstance(source, Mapping):
         source = source.get("url")
     return {"base64": source} if given[0] == "base64" else source
 
 
-def _limits(part: Mapping[str, Any], where: str) -> dict[str, int]:
-    limits = {key: part[key] for key in IMAGE_LIMITS if key in part}
+def _check_limits(limits: Mapping[str, Any], where: str) -> None:
     for key, value in limits.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise BadSample(f"{key} expects a positive whole number of pixels, got {value!r}", where=where)
@@ -94,7 +140,6 @@ def _limits(part: Mapping[str, Any], where: str) -> dict[str, int]:
         raise BadSample(
             f"min_pixels {limits['min_pixels']} is above max_pixels {limits['max_pixels']}", where=where
         )
-    return limits
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Images by URL, without letting a data file reach into the network that the training runs in.
+"""Images and videos by URL, without letting a data file reach into the network that the training runs in.
 
 A host name is resolved once, every address is checked, and the connection goes to the checked address: a
 second look-up could answer differently (DNS rebinding). Redirects are followed by hand and checked the same
@@ -53,9 +53,9 @@ class UrlPolicy:
     """What a URL may do.
 
     Attributes:
-        timeout: seconds for the whole image, looking up the name and redirects included.
+        timeout: seconds for the whole file, looking up the name and redirects included.
         max_bytes: size limit of the file.
-        max_redirects: redirects followed for one image.
+        max_redirects: redirects followed for one file.
         resolve: host, port -> addresses.
         is_allowed: whether an address may be connected to.
     """
@@ -87,7 +87,7 @@ def fetch(url: str, policy: UrlPolicy) -> bytes:
         via = "" if target == url else f" (redirected to {target})"
         reason = str(error) or type(error).__name__
         raise BadSample(
-            f"image URL {url}{via}: {reason}", fix="check the URL, or download the image first"
+            f"URL {url}{via}: {reason}", fix="check the URL, or download the file first"
         ) from error
 
 
@@ -122,7 +122,7 @@ def _get(url: SplitResult, policy: UrlPolicy, deadline: float) -> tuple[str | No
         connection.default_port = PORTS[url.scheme]  # else the Host header would name 443
         connection.sock, connection.auto_open = sock, 0  # type: ignore[assignment]
         path = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        connection.request("GET", path, headers={"User-Agent": "torchtune_qwenvl", "Accept": "image/*"})
+        connection.request("GET", path, headers={"User-Agent": "torchtune_qwenvl", "Accept": "*/*"})
         response = connection.getresponse()
         location = response.getheader("Location")
         if response.status in REDIRECTS and location:

@@ -14,7 +14,7 @@ from typing import Any
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.models._hf_config import read_config, yarn_arguments
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
-from torchtune_qwenvl.modules.lora import Training, plan_experts, plan_training
+from torchtune_qwenvl.modules.lora import Mode, Training, plan_experts, plan_training
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.modules.vision_transformer import VisionTransformer
 
@@ -101,7 +101,7 @@ def build_moe_model(
     *,
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
-    experts_trainable: bool | None = None,
+    experts_trainable: Mode | bool | None = None,
     router_aux_loss_coef: float = 0.0,
     loss_chunk_tokens: int = 2048,
     **trainable: Any,
@@ -110,13 +110,20 @@ def build_moe_model(
 
     Args:
         slots, config, image_mean, image_std, loss_chunk_tokens, **trainable: as there.
-        experts_trainable: whether the experts' weights train; None: as the decoder, frozen in a "lora" one.
+        experts_trainable: of the experts' weights, see `plan_experts`.
         router_aux_loss_coef: weight of the load-balance loss beside the mean loss of a token; published
             trainings take 0.001.
     """
     training = plan_experts(plan_training(**trainable), experts_trainable)
     options = {"loss_chunk_tokens": loss_chunk_tokens, "router_aux_loss_coef": router_aux_loss_coef}
-    return _assemble(slots, config, training, (image_mean, image_std), **options)
+    return _assemble(
+        slots,
+        config,
+        training,
+        (image_mean, image_std),
+        text={"experts_adapter": training.experts_adapter},
+        **options,
+    )
 
 
 def published_sizes(
@@ -145,6 +152,7 @@ def _assemble(
     config: Config | str | Path,
     training: Training,
     scale: tuple[Sequence[float] | None, Sequence[float] | None],
+    text: Config | None = None,
     **options: Any,
 ) -> VisionLanguageModel:
     config = slots.normalise(read_config(config))
@@ -159,6 +167,7 @@ def _assemble(
         **_arguments({**_TEXT, **slots.text}, config["text_config"]),
         tied=config["tie_word_embeddings"],
         adapter=training.adapters["decoder"],
+        **(text or {}),
     )
     return VisionLanguageModel(
         vision_encoder=encoder,

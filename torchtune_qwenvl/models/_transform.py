@@ -17,9 +17,9 @@ from torchtune.data._prompt_templates import _get_prompt_template, _TemplateType
 
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.transforms.chat import ChatFormat
-from torchtune_qwenvl.transforms.folder import extra_tokens, read_processor_folder
+from torchtune_qwenvl.transforms.folder import ProcessorFolder, extra_tokens, read_processor_folder
 from torchtune_qwenvl.transforms.image import ImageTransform
-from torchtune_qwenvl.transforms.template_check import check_template
+from torchtune_qwenvl.transforms.template_check import VIDEO_PROBES, check_template
 from torchtune_qwenvl.transforms.tokenizer import BPETokenizer, ExtraToken
 from torchtune_qwenvl.transforms.truncation import Policy
 from torchtune_qwenvl.transforms.video import VideoTransform
@@ -37,12 +37,17 @@ class Published:
         chats: chat formats by name; the first is the default.
         added_tokens: in the order of their ids, from the end of the base vocabulary on.
         image, video: the image and video transforms with the family's defaults.
+        tokens_per_second: temporal positions per second of a clip; None: one per temporal patch.
+        video_limits_of_images: whether a folder without a file for videos gives a frame the limits of an
+            image, as transformers does; else such a folder's videos are refused.
     """
 
     chats: dict[str, ChatFormat]
     added_tokens: tuple[ExtraToken, ...]
     image: type[ImageTransform]
     video: type[VideoTransform]
+    tokens_per_second: float | None = None
+    video_limits_of_images: bool = False
 
 
 class PublishedTransform(VisionLanguageTransform):
@@ -56,6 +61,7 @@ class PublishedTransform(VisionLanguageTransform):
             max_image_pixels: of `ImageTransform`; None: the family's.
         fps, num_frames, min_frames, max_frames, video_min_pixels, video_max_pixels, video_total_pixels: of
             `VideoSettings`; None: the family's.
+        tokens_per_second, no_video: of `VisionLanguageTransform`; None: the family's, videos are taken.
         max_seq_len, truncation, prompt_template, stop_tokens: of `VisionLanguageTransform`.
         special_tokens_path: a tokenizer.json or tokenizer_config.json that lists the added tokens; default:
             the family's with a vocab.json, the file's own with a tokenizer.json.
@@ -89,6 +95,8 @@ class PublishedTransform(VisionLanguageTransform):
         video_min_pixels: int | None = None,
         video_max_pixels: int | None = None,
         video_total_pixels: int | None = None,
+        tokens_per_second: float | None = None,
+        no_video: str | None = None,
         special_tokens_path: str | Path | None = None,
         prompt_template: PromptTemplateInterface | None = None,
         stop_tokens: Sequence[int] | None = None,
@@ -122,13 +130,15 @@ class PublishedTransform(VisionLanguageTransform):
             tokenizer,
             self._chat(chat),
             self.published.image(**_given(patches | image)),
+            self.published.video(**_given(patches | video)),
+            tokens_per_second=tokens_per_second or self.published.tokens_per_second,
+            no_video=no_video,
             max_seq_len=max_seq_len,
             truncation=truncation,
             prompt_template=prompt_template,
             stop_tokens=stop_tokens,
             context_length=context_length,
         )
-        self.video_transform = self.published.video(**_given(patches | video))
 
     @classmethod
     @takes_arguments_of(__init__)
@@ -177,16 +187,40 @@ class PublishedTransform(VisionLanguageTransform):
         files = read_processor_folder(folder)
         values: dict[str, Any] = {
             **files.image,
+            **cls._about_videos(files),
             "stop_tokens": files.stop_tokens,
             "context_length": files.context_length,
         }
         values |= {name: value for name, value in overrides.items() if value is not None}
         if chat_template == "folder" and files.template is not None:
             values["chat"] = cls._matching_chat(files.template, values.get("chat"))
+            values["no_video"] = values["no_video"] or cls._video_problem(values["chat"], files.template)
         template = None if prompt_template is None else _get_prompt_template(prompt_template)
         transform = cls(tokenizer=files.tokenizer(), prompt_template=template, **values)
         files.check_token_id("image_token_id", transform.image_token_id)
+        files.check_token_id("video_token_id", transform.video_token_id)
         return transform
+
+    @classmethod
+    def _about_videos(cls, files: ProcessorFolder) -> dict[str, Any]:
+        """Arguments of the class: what the folder says about videos, or why it takes none."""
+        video, reason = files.video, None
+        if video is None and cls.published.video_limits_of_images:
+            video = {f"video_{limit}": files.image[limit] for limit in ("min_pixels", "max_pixels")}
+        if video is None:
+            reason = f"a video, but {files.path} has no video_preprocessor_config.json: copy the checkpoint's"
+        tokens_per_second = files.vision_config.get("tokens_per_second")
+        if cls.published.tokens_per_second is not None and tokens_per_second is None:
+            reason = f"a video, but {files.path}/config.json does not say vision_config.tokens_per_second"
+        return {**(video or {}), "tokens_per_second": tokens_per_second, "no_video": reason}
+
+    @classmethod
+    def _video_problem(cls, chat: str, template: tuple[str, str]) -> str | None:
+        try:
+            check_template(cls._chat(chat), *template, probes=VIDEO_PROBES)
+        except ValueError as error:
+            return f"a video, which the folder's chat template writes otherwise: {error}"
+        return None
 
     @classmethod
     def _matching_chat(cls, template: tuple[str, str], wanted: str | None) -> str:

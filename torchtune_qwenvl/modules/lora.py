@@ -22,6 +22,7 @@ Mode = Literal["frozen", "lora", "full"]
 PARTS: tuple[Part, ...] = ("encoder", "fusion", "decoder")
 ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "output_proj")
 MLP_LINEARS = ("w1", "w2", "w3")
+NOT_BY_GRADIENTS = ("correction_bias",)  # a router's bias, set by the load of its experts
 _ADAPTER_WEIGHTS = ("lora_a", "lora_b", "magnitude")
 
 
@@ -72,16 +73,20 @@ def make_linear(
 class Training:
     """Mode of every part, and the adapter of those in mode "lora".
 
-    `exceptions`: name of a module -> the mode of everything under modules of that name.
+    `exceptions`: name of a module -> the mode of everything under modules of that name. `experts_adapter`:
+    LoRA on the experts of a mixture, see `plan_experts`.
     """
 
     modes: Mapping[Part, Mode]
     adapters: Mapping[Part, Adapter | None]
     exceptions: Mapping[str, Mode] = field(default_factory=dict)
+    experts_adapter: Adapter | None = None
 
     def mode_of(self, parameter_name: str) -> Mode:
         """How a parameter trains, by its path."""
         for name in parameter_name.split("."):
+            if name in NOT_BY_GRADIENTS:
+                return "frozen"
             if name in self.exceptions:
                 return self.exceptions[name]
         return self.modes[part_of(parameter_name)]
@@ -151,26 +156,38 @@ def plan_training(
     return Training(modes, adapters)
 
 
-def plan_experts(training: Training, experts_trainable: bool | None) -> Training:
+def plan_experts(training: Training, experts_trainable: Mode | bool | None) -> Training:
     """The plan of a mixture of experts, with a mode of its own for the experts' weights.
 
     Args:
         training: the plan of the parts.
-        experts_trainable: whether they train; None: as the decoder, frozen in a "lora" one.
+        experts_trainable: "frozen", "lora" (that of the decoder's MLPs), "full" or a bool; None: as the
+            decoder, in a "lora" one with LoRA where apply_lora_to_mlp asks for it.
+
+    Raises:
+        ValueError: "lora" without the decoder's LoRA on MLPs, or DoRA on experts.
     """
     adapter = training.adapters["decoder"]
-    if adapter is not None and adapter.targets & set(MLP_LINEARS) and experts_trainable is None:
+    on_mlp = adapter is not None and not adapter.targets.isdisjoint(MLP_LINEARS)
+    given = training.modes["decoder"] if experts_trainable is None else experts_trainable
+    mode = _mode("experts", given)
+    if experts_trainable == "lora" and not on_mlp:
         raise ValueError(
-            "apply_lora_to_mlp with a mixture of experts: experts take no LoRA, neither torchtune nor PEFT's "
-            "modules know one on [experts, …] tensors. Set apply_lora_to_mlp=False, or say with "
-            "experts_trainable=False or True whether the experts stay as they are or train in full"
+            'experts_trainable="lora" needs decoder_trainable="lora" and apply_lora_to_mlp=True: the experts '
+            "take the decoder's LoRA"
         )
-    if experts_trainable is None:
-        return training
-    return replace(training, exceptions={"experts": "full" if experts_trainable else "frozen"})
+    if mode != "lora" or not on_mlp:
+        return replace(training, exceptions={"experts": mode})
+    assert adapter is not None
+    if adapter.use_dora:
+        raise ValueError(
+            "use_dora with LoRA on experts: experts take LoRA, no DoRA, of which PEFT has none on tensors of "
+            "several experts. Set use_dora=False, or experts_trainable=False"
+        )
+    return replace(training, exceptions={"experts": mode}, experts_adapter=adapter)
 
 
-def _mode(part: Part, value: Mode | bool) -> Mode:
+def _mode(part: str, value: Mode | bool) -> Mode:
     if isinstance(value, bool):
         return "full" if value else "frozen"
     if value not in ("frozen", "lora", "full"):

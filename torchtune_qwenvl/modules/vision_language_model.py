@@ -20,7 +20,7 @@ from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
 from torchtune_qwenvl.modules.kv_cache import KVCache
 from torchtune_qwenvl.modules.lora import Training
 from torchtune_qwenvl.modules.loss import chunked_cross_entropy, labelled_positions
-from torchtune_qwenvl.modules.moe import RouterStatistics, watch_routers
+from torchtune_qwenvl.modules.routers import RouterStatistics, watch_routers
 from torchtune_qwenvl.modules.vision_transformer import VisionTransformer
 
 

@@ -131,6 +131,9 @@ class _Path:
         if isinstance(mlp, SparseMoE):
             self.through(mlp.router)
             self.through(mlp.experts, share=mlp.active_share)
+            if mlp.shared is not None:
+                self.through(mlp.shared.w1, mlp.shared.w3)
+                self.through(mlp.shared.w2)
         else:
             self.through(mlp.w1, mlp.w3)
             self.through(mlp.w2)

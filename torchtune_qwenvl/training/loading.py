@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from torchtune.modules.peft import DoRALinear, LoRALinear
 
 from torchtune_qwenvl.models import get_family
+from torchtune_qwenvl.modules.grouped import GroupedLoRALinear, init_lora_a
 from torchtune_qwenvl.modules.nf4 import dequantised, is_nf4, quantised
 from torchtune_qwenvl.training.distributed import like, local
 from torchtune_qwenvl.training.folder import CheckpointFolder
@@ -52,7 +53,7 @@ def load_weights(model: nn.Module, files: CheckpointFolder, device: torch.device
     for module in loaded.modules():
         if callable(init := getattr(module, "rope_init", None)):
             init()
-        if isinstance(module, (LoRALinear, DoRALinear)):
+        if isinstance(module, (LoRALinear, DoRALinear, GroupedLoRALinear)):
             _init_adapter(module)
 
 
@@ -74,11 +75,11 @@ def _set_quantised(model: nn.Module, name: str, parameter: nn.Parameter, weight:
     setattr(model.get_submodule(module), leaf, nn.Parameter(value, requires_grad=False))
 
 
-def _init_adapter(module: LoRALinear | DoRALinear) -> None:
+def _init_adapter(module: LoRALinear | DoRALinear | GroupedLoRALinear) -> None:
     """As torchtune begins: A random, B zero, DoRA's magnitudes those of the weight's rows."""
     a = module.lora_a.weight
     drawn = torch.empty(a.shape)
-    nn.init.kaiming_uniform_(drawn, a=math.sqrt(5))
+    init_lora_a(drawn)
     start = first_row(a)
     local(a).copy_(drawn[start : start + len(local(a))])
     local(module.lora_b.weight).zero_()

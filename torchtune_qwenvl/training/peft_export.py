@@ -10,6 +10,10 @@ With q and v adapted, rank r each, and s rows per projection:
                                                         |  0   B_v |
 
 DoRA's magnitudes are per row, so they are joined; a part without adapter keeps the norms of its own rows.
+LoRA on E experts of rank r is PEFT's on a parameter (`target_parameters`): A [E, r, in] as [E * r, in], and
+B [E, out, r] as [out, r * E], of which the last axis runs through the experts first. PEFT wraps one parameter
+of a module around the other, so the first one's tensors lie under `base_layer`.
+
 Parts that train fully beside LoRA go whole into `modules_to_save`.
 
 PEFT 0.21 refuses to load any LoRA where it finds torchao < 0.16, which torchtune 0.6.1 needs: load
@@ -80,23 +84,41 @@ def save_adapter_folder(
     table = get_family(source).weights
     groups = _groups(scaling, table)
     tensors: dict[str, Tensor] = {}
-    for module, parts in groups.items():
-        for leaf, tensor in _fused_adapter(state, module, parts, table).items():
-            tensors[f"{PREFIX}{module}.{leaf}"] = tensor
+    ranks: dict[str, int] = {}
+    for target, parts in groups.items():
+        adapter, ranks[target] = _adapter_of(state, target, parts, table)
+        for leaf, tensor in adapter.items():
+            tensors[f"{PREFIX}{place(target, table)}.{leaf}"] = tensor
     saved = _full_tensors(state, full, table, _shapes(source, table))
     tensors |= {PREFIX + name: tensor for name, tensor in saved.items()}
-    config = _adapter_config(groups, tensors, scaling, source)
+    alphas = {target: scaling[next(iter(parts.values()))] * ranks[target] for target, parts in groups.items()}
+    config = _adapter_config(ranks, alphas, table, source)
+    config["use_dora"] = any(name.endswith("lora_magnitude_vector") for name in tensors)
     config["modules_to_save"] = sorted({name.rpartition(".")[0] for name in saved}) or None
     check_disk_space(out, sum(tensor.nbytes for tensor in tensors.values()))
     with replaced_folder(out) as work:
         write_json(work / ADAPTER_CONFIG, config)
-        modules = {module: list(parts.values()) for module, parts in groups.items()}
+        modules = {place(target, table): list(parts.values()) for target, parts in groups.items()}
         save_file(tensors, work / ADAPTER_WEIGHTS, {"format": "pt", METADATA: json.dumps(modules)})
     return out
 
 
+def is_parameter(target: str, table: WeightTable) -> bool:
+    """Whether transformers has experts' matrices under this name, and not a module."""
+    return not table.ours(f"{target}.weight")
+
+
+def place(target: str, table: WeightTable) -> str:
+    """PEFT's module for an adapted module or parameter of transformers."""
+    if not is_parameter(target, table):
+        return target
+    owner, _, name = target.rpartition(".")
+    siblings = [row.rpartition(".")[2] for row in table.rows if ".experts." in row]
+    return owner + ".base_layer" * (len(siblings) - 1 - siblings.index(name))
+
+
 def _groups(scaling: Mapping[str, float], table: WeightTable) -> dict[str, dict[int, str]]:
-    """transformers' module -> {place in it: our module with an adapter}, in order."""
+    """transformers' module or parameter -> {place in it: our module with an adapter}, in order."""
     groups: dict[str, dict[int, str]] = {}
     for ours in scaling:
         piece = table.theirs(f"{ours}.weight")
@@ -109,13 +131,16 @@ def _groups(scaling: Mapping[str, float], table: WeightTable) -> dict[str, dict[
     return {module: dict(sorted(parts.items())) for module, parts in sorted(groups.items())}
 
 
-def _fused_adapter(
-    state: Mapping[str, Tensor], module: str, parts: Mapping[int, str], table: WeightTable
-) -> dict[str, Tensor]:
-    """PEFT's tensors of one module of transformers from the adapters of our modules in it."""
-    whole = [name.removesuffix(".weight") for name in table.ours(f"{module}.weight")]
+def _adapter_of(
+    state: Mapping[str, Tensor], target: str, parts: Mapping[int, str], table: WeightTable
+) -> tuple[dict[str, Tensor], int]:
+    """PEFT's tensors of one module or parameter of transformers from our adapters in it, and their rank."""
     a = [_value(state, f"{ours}.lora_a.weight") for ours in parts.values()]
     b = [_value(state, f"{ours}.lora_b.weight") for ours in parts.values()]
+    if is_parameter(target, table):
+        joined = b[0].permute(1, 2, 0).flatten(1).contiguous()
+        return {"lora_A.weight": a[0].flatten(0, 1), "lora_B.weight": joined}, a[0].shape[1]
+    whole = [name.removesuffix(".weight") for name in table.ours(f"{target}.weight")]
     rows, rank = b[0].shape[0], sum(block.shape[1] for block in b)
     joined = b[0].new_zeros(rows * len(whole), rank)
     column = 0
@@ -126,7 +151,7 @@ def _fused_adapter(
     if f"{next(iter(parts.values()))}.magnitude" in set(state):
         norms = [_magnitude(state, ours, adapted=ours in parts.values()) for ours in whole]
         tensors["lora_magnitude_vector"] = torch.cat(norms)
-    return tensors
+    return tensors, rank
 
 
 def _magnitude(state: Mapping[str, Tensor], ours: str, adapted: bool) -> Tensor:
@@ -169,14 +194,10 @@ def _full_tensors(
 
 
 def _adapter_config(
-    groups: Mapping[str, Mapping[int, str]],
-    tensors: Mapping[str, Tensor],
-    scaling: Mapping[str, float],
-    source: str | Path,
+    ranks: Mapping[str, int], alphas: Mapping[str, float], table: WeightTable, source: str | Path
 ) -> dict[str, Any]:
-    ranks = {module: tensors[f"{PREFIX}{module}.lora_A.weight"].shape[0] for module in groups}
-    alphas = {module: scaling[next(iter(groups[module].values()))] * ranks[module] for module in groups}
     rank, alpha = _commonest(ranks.values()), _commonest(alphas.values())
+    parameters = [target for target in ranks if is_parameter(target, table)]
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -186,10 +207,10 @@ def _adapter_config(
         "lora_dropout": 0.0,
         "r": rank,
         "lora_alpha": alpha,
-        "rank_pattern": {module: r for module, r in ranks.items() if r != rank},
-        "alpha_pattern": {module: a for module, a in alphas.items() if a != alpha},
-        "target_modules": list(groups),
-        "use_dora": any(name.endswith("lora_magnitude_vector") for name in tensors),
+        "rank_pattern": {target: r for target, r in ranks.items() if r != rank},
+        "alpha_pattern": {target: a for target, a in alphas.items() if a != alpha},
+        "target_modules": [target for target in ranks if target not in parameters],
+        "target_parameters": parameters or None,
     }
 
 

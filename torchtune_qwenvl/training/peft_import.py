@@ -14,7 +14,13 @@ from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.lora import ATTENTION_LINEARS, MLP_LINEARS, PARTS, part_of
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.training.folder import read_json
-from torchtune_qwenvl.training.peft_export import ADAPTER_CONFIG, ADAPTER_WEIGHTS, METADATA, PREFIX
+from torchtune_qwenvl.training.peft_export import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    METADATA,
+    PREFIX,
+    is_parameter,
+)
 from torchtune_qwenvl.training.weight_table import WeightTable, fits
 
 LEAVES = {
@@ -75,18 +81,18 @@ class AdapterFolder:
             part_of(name): "lora" for name in lora
         }
         leaves = {name.rpartition(".")[2] for name in lora}
-        module = next(iter(self.lora_modules))
-        rank = self.stored[f"{module}.lora_A.weight"].shape[0] // len(self.lora_modules[module])
-        total_rank = self.config["rank_pattern"].get(module, self.config["r"])
-        total_alpha = self.config["alpha_pattern"].get(module, self.config["lora_alpha"])
-        experts = {"experts_trainable": any(_of_experts(name) for name in full)}
+        group = next(iter(self.lora_modules.values()))
+        target = self._target(group[0])
+        total_rank = self._rank(target)
+        total_alpha = self.config["alpha_pattern"].get(target, self.config["lora_alpha"])
+        experts = "lora" if any(map(_of_experts, lora)) else any(map(_of_experts, full))
         return {
             **{f"{part}_trainable": mode for part, mode in modes.items()},
-            **(experts if any(_of_experts(str(ours)) for ours in self.table.rows.values()) else {}),
+            **({"experts_trainable": experts} if any(map(_of_experts, self.table.rows)) else {}),
             "lora_attn_modules": [name for name in ATTENTION_LINEARS if name in leaves],
             "apply_lora_to_mlp": not leaves.isdisjoint(MLP_LINEARS),
-            "lora_rank": rank,
-            "lora_alpha": total_alpha * rank / total_rank,
+            "lora_rank": total_rank // len(group),
+            "lora_alpha": total_alpha / len(group),
             "use_dora": bool(self.config.get("use_dora")),
         }
 
@@ -97,10 +103,23 @@ class AdapterFolder:
         module, _, leaf = name.rpartition(".")
         return module, leaf
 
+    def _target(self, ours: str) -> str:
+        """What PEFT adapts for our module: transformers' module, or its parameter."""
+        return self.table.theirs(f"{ours}.weight").name.removesuffix(".weight")
+
+    def _rank(self, target: str) -> int:
+        return self.config["rank_pattern"].get(target, self.config["r"])
+
     def _part(self, module: str, leaf: str, tensor: Tensor, index: int) -> Tensor:
-        """The block of our module number `index` among the adapted ones of transformers' `module`."""
-        whole = [name.removesuffix(".weight") for name in self.table.ours(f"{module}.weight")]
+        """The block of our module number `index` among the adapted ones of PEFT's `module`."""
         adapted = self.lora_modules[module]
+        target = self._target(adapted[index])
+        if is_parameter(target, self.table):
+            rank = self._rank(target)
+            if leaf == "lora_A.weight":
+                return tensor.unflatten(0, (-1, rank))
+            return tensor.unflatten(1, (rank, -1)).permute(2, 0, 1)
+        whole = [name.removesuffix(".weight") for name in self.table.ours(f"{target}.weight")]
         if leaf == "lora_A.weight":
             return tensor.chunk(len(adapted))[index]
         rows = tensor.chunk(len(whole))[whole.index(adapted[index])]

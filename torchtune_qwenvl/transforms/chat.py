@@ -17,23 +17,17 @@ from typing import Any
 from torchtune.data import Message
 
 from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.transforms.pieces import (
+    ONE_BLOCK,
+    Marks,
+    MediaSlot,
+    Piece,
+    Placeholders,
+    Special,
+    VideoFormat,
+)
 
-
-@dataclass(frozen=True)
-class Special:
-    """A special token of the template."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class MediaSlot:
-    """Where the sample's image number `index` stands."""
-
-    index: int
-
-
-Piece = str | Special | MediaSlot
+MEDIA = ("image", "video")
 
 
 @dataclass(frozen=True)
@@ -45,6 +39,7 @@ class ChatFormat:
         default_system: text of the system turn put in front when the conversation brings none; None: no turn.
         turn_start, turn_end: special tokens around a turn.
         image: special tokens before, for (repeated once per visual token) and after an image.
+        video: how a video is written.
         tool_call: text around the content of a message that is a tool call (`Message.ipython`).
         answer_opening: text behind the header of the answer that a generation prompt opens.
         stops: special tokens that end an answer beside the tokenizer's end of turn.
@@ -54,7 +49,8 @@ class ChatFormat:
     default_system: str | None
     turn_start: str = "<|im_start|>"
     turn_end: str = "<|im_end|>"
-    image: tuple[str, str, str] = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
+    image: Marks = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
+    video: VideoFormat = ONE_BLOCK
     tool_call: tuple[str, str] = ("<tool_call>\n", "\n</tool_call>")
     answer_opening: str = ""
     stops: tuple[str, ...] = ()
@@ -62,7 +58,7 @@ class ChatFormat:
     @property
     def special_names(self) -> tuple[str, ...]:
         """Every special token that a rendered conversation can hold."""
-        return (self.turn_start, self.turn_end, *self.image)
+        return (self.turn_start, self.turn_end, *self.image, *self.video.special_names)
 
     def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> list[Turn]:
         """The conversation's turns, the default system turn and the opened answer included.
@@ -93,6 +89,13 @@ class ChatFormat:
         trained = message.role == "assistant" and not message.masked
         return self._turn(message.role, content, trained=trained, where=f"message {number}")
 
+    def expand(self, slot: MediaSlot, n_patches: int, timestamps: Sequence[float] = ()) -> list[Piece]:
+        """What stands in the place of an image or a video of `n_patches` temporal patches."""
+        if slot.kind == "video":
+            return self.video.expand(slot.index, n_patches, timestamps)
+        before, placeholder, after = self.image
+        return [Special(before), Placeholders(placeholder, slot.index, range(1)), Special(after)]
+
     def end(self, turns: Sequence[Turn]) -> None:
         """End the last answer of a training example, in a family whose template leaves it open."""
 
@@ -102,8 +105,8 @@ class ChatFormat:
 
     def _write_piece(self, piece: Piece) -> str:
         if isinstance(piece, MediaSlot):
-            return "".join(self.image)
-        return piece.name if isinstance(piece, Special) else piece
+            return "".join(self.video.marks if piece.kind == "video" else self.image)
+        return piece if isinstance(piece, str) else piece.name
 
     def _turn(self, role: str, content: list[Piece], *, trained: bool, where: str = "") -> Turn:
         if role not in self.roles:
@@ -134,28 +137,33 @@ class Turn:
 
 
 def media_parts(messages: Sequence[Message]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Every image part in order, each with words that say where it stands."""
+    """Every image and video part in order, each with words that say where it stands."""
     return [
         (f"message {number}, part {place}", part)
         for number, message in enumerate(messages)
         for place, part in enumerate(message.content)
-        if part.get("type") == "image"
+        if part.get("type") in MEDIA
     ]
+
+
+def has_media(message: Message) -> bool:
+    """Whether the message has an image or a video; torchtune's `contains_media` knows images only."""
+    return any(part.get("type") in MEDIA for part in message.content)
 
 
 def _content_pieces(message: Message, number: int, n_media: int) -> list[Piece]:
     pieces: list[Piece] = []
     for place, part in enumerate(message.content):
         kind = part.get("type")
-        if kind == "image":
-            pieces.append(MediaSlot(n_media))
+        if kind in MEDIA:
+            pieces.append(MediaSlot(kind, n_media))
             n_media += 1
         elif kind == "text" and isinstance(part.get("content"), str):
             pieces.append(part["content"])
         else:
             came = f"{kind!r} with {type(part.get('content')).__name__} content"
             raise BadSample(
-                f"a content part is a text with a string or an image, not {came}",
+                f"a content part is a text with a string, an image or a video, not {came}",
                 where=f"message {number}, part {place}",
             )
     return pieces

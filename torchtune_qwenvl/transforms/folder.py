@@ -1,4 +1,4 @@
-"""What a checkpoint folder says about its tokenizer, template and images.
+"""What a checkpoint folder says about its tokenizer, template, images and videos.
 
 Two generations of files say the same: published folders have preprocessor_config.json and list the added
 tokens in tokenizer_config.json, transformers 5 writes processor_config.json and has the added tokens in
@@ -15,6 +15,8 @@ from typing import Any
 
 from torchtune_qwenvl.transforms.tokenizer import BPETokenizer, ExtraToken
 
+_PATCHES = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
+
 
 @dataclass(frozen=True)
 class ProcessorFolder:
@@ -25,6 +27,7 @@ class ProcessorFolder:
         config: config.json.
         tokenizer_config: tokenizer_config.json, empty where there is none.
         image: arguments of `ImageTransform`.
+        video: how videos are sampled and limited, arguments of `PublishedTransform`; None where no file says.
         stop_tokens: ids that end generation, None where no file says.
         template: (Jinja source, file it came from), None where there is none.
     """
@@ -33,6 +36,7 @@ class ProcessorFolder:
     config: dict[str, Any]
     tokenizer_config: dict[str, Any]
     image: dict[str, Any]
+    video: dict[str, Any] | None
     stop_tokens: list[int] | None
     template: tuple[str, str] | None
 
@@ -65,6 +69,11 @@ class ProcessorFolder:
         """The language model's part of config.json: nested since 5.x, else the top level."""
         return self.config.get("text_config") or self.config
 
+    @property
+    def vision_config(self) -> dict[str, Any]:
+        """The vision encoder's part of config.json."""
+        return self.config.get("vision_config") or {}
+
 
 def read_processor_folder(folder: str | Path) -> ProcessorFolder:
     """Read the files beside a checkpoint's weights.
@@ -82,7 +91,13 @@ def read_processor_folder(folder: str | Path) -> ProcessorFolder:
     image = _image_arguments(path)
     _check_against_model(path, image, config.get("vision_config", {}))
     return ProcessorFolder(
-        path, config, tokenizer_config, image, _stop_tokens(path), _template(path, tokenizer_config)
+        path,
+        config,
+        tokenizer_config,
+        image,
+        _video_arguments(path, image),
+        _stop_tokens(path),
+        _template(path, tokenizer_config),
     )
 
 
@@ -102,21 +117,33 @@ def _image_arguments(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: neither preprocessor_config.json nor processor_config.json with an image_processor"
         )
-    size = found.get("size") or {}
-    arguments = {
-        "min_pixels": found.get("min_pixels") or size.get("min_pixels") or size.get("shortest_edge"),
-        "max_pixels": found.get("max_pixels") or size.get("max_pixels") or size.get("longest_edge"),
-        **{
-            name: found.get(name)
-            for name in ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
-        },
-    }
+    arguments = {**_pixel_limits(found), **{name: found.get(name) for name in _PATCHES}}
     missing = [name for name, value in arguments.items() if value is None]
     if missing:
         raise ValueError(f"{path}: the image processor's file does not say {', '.join(missing)}")
     if abs(found.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
         raise ValueError(f"{path}: rescale_factor is {found['rescale_factor']}, only 1/255 is supported")
     return arguments
+
+
+def _video_arguments(path: Path, image: Mapping[str, Any]) -> dict[str, Any] | None:
+    nested = (_read_json(path / "processor_config.json") or {}).get("video_processor")
+    found = nested or _read_json(path / "video_preprocessor_config.json")
+    if not found:
+        return None
+    for name in _PATCHES:
+        if found.get(name, image[name]) != image[name]:
+            raise ValueError(f"{path}: {name} is {image[name]} for images and {found[name]} for videos")
+    limits = {f"video_{name}": value for name, value in _pixel_limits(found).items()}
+    return limits | {name: found.get(name) for name in ("fps", "num_frames", "min_frames", "max_frames")}
+
+
+def _pixel_limits(found: Mapping[str, Any]) -> dict[str, int | None]:
+    size = found.get("size") or {}
+    return {
+        "min_pixels": found.get("min_pixels") or size.get("min_pixels") or size.get("shortest_edge"),
+        "max_pixels": found.get("max_pixels") or size.get("max_pixels") or size.get("longest_edge"),
+    }
 
 
 def _check_against_model(path: Path, image: Mapping[str, Any], vision: Mapping[str, Any]) -> None:

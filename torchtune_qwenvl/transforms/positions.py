@@ -9,6 +9,9 @@ its column, counted from the block's start; the next text position is the maximu
     w  0  1   |  2 3 4  2 3 4                 |  5
 
 transformers 5.23 advances by max(h, w) only, which differs behind a video whose times run further.
+
+Where a family gives a clip one block, its temporal patches stand at 0, 1, 2 … (Qwen2-VL), or as far apart as
+in time (Qwen2.5-VL): with 2 positions per second, a patch every 0.75 s at 0, 1, 3, 4.
 """
 
 from __future__ import annotations
@@ -37,6 +40,22 @@ class VisualBlock:
     @property
     def n_tokens(self) -> int:
         return len(self.times) * self.height * self.width
+
+
+def temporal_positions(
+    n_patches: int, seconds_per_patch: float | None, tokens_per_second: float | None
+) -> tuple[int, ...]:
+    """Positions of a clip's temporal patches on the axis t, from its start.
+
+    Args:
+        n_patches: temporal patches.
+        seconds_per_patch: from one to the next.
+        tokens_per_second: positions per second; None: one per temporal patch.
+    """
+    if tokens_per_second is None or seconds_per_patch is None:
+        return tuple(range(n_patches))
+    # In fp32, as in the training code, and to whole numbers last: seconds below 1 would all become 0.
+    return tuple((torch.arange(n_patches) * seconds_per_patch * tokens_per_second).long().tolist())
 
 
 def mrope_positions(n_tokens: int, blocks: Sequence[VisualBlock]) -> torch.Tensor:

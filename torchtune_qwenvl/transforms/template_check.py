@@ -7,7 +7,7 @@ the server does not send. The Jinja runs in a sandbox: it is part of a downloade
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
@@ -17,6 +17,7 @@ from torchtune.data import Message
 from torchtune_qwenvl.transforms.chat import ChatFormat
 
 _IMAGE = {"type": "image", "content": "probe.png"}
+_VIDEO = {"type": "video", "content": "probe.mp4"}
 _TEXT = {"type": "text", "content": " What is\n\nthis? "}
 PROBES: dict[str, list[Message]] = {
     "one question": [Message("user", "Hello")],
@@ -42,6 +43,13 @@ PROBES: dict[str, list[Message]] = {
         Message("assistant", "<think>\nPoliteness.\n</think>\n\nWell."),
     ],
 }
+# Apart: a template that leaves out videos is good for all else.
+VIDEO_PROBES: dict[str, list[Message]] = {
+    "videos and images": [
+        Message("user", [_VIDEO, _TEXT, _IMAGE, _VIDEO]),
+        Message("assistant", "A film."),
+    ],
+}
 
 
 def render_jinja(template: str, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
@@ -63,16 +71,19 @@ def render_jinja(template: str, messages: Sequence[Message], *, generation_promp
         raise ValueError(f"the Jinja chat template fails: {error}") from error
 
 
-def check_template(chat: ChatFormat, template: str, source: str) -> None:
+def check_template(
+    chat: ChatFormat, template: str, source: str, probes: Mapping[str, list[Message]] = PROBES
+) -> None:
     """ValueError naming the first differing span if `chat` and `template` render a probe differently.
 
     Args:
         chat: our rendering.
         template: Jinja source.
         source: the file it came from, for the message.
+        probes: conversations by name.
     """
     hint = 'pass chat_template="builtin" to go on with the built-in rendering'
-    known = {name: probe for name, probe in PROBES.items() if {m.role for m in probe} <= set(chat.roles)}
+    known = {name: probe for name, probe in probes.items() if {m.role for m in probe} <= set(chat.roles)}
     for name, messages in known.items():
         for prompt in (False, True):
             ours = chat.write(chat.render(messages, generation_prompt=prompt))
@@ -101,7 +112,7 @@ def _plain(message: Message) -> dict[str, Any]:
     if all(part["type"] == "text" for part in message.content):
         return {"role": role, "content": message.text_content}
     parts = [
-        {"type": "text", "text": part["content"]} if part["type"] == "text" else {"type": "image"}
+        {"type": "text", "text": part["content"]} if part["type"] == "text" else {"type": part["type"]}
         for part in message.content
     ]
     return {"role": role, "content": parts}

@@ -107,6 +107,7 @@ class VideoTransform(Transform):
         max_frames: int | None = None,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        frame_pixels: int | None = None,
         total_pixels: int | None = None,
         resized_height: int | None = None,
         resized_width: int | None = None,
@@ -120,8 +121,8 @@ class VideoTransform(Transform):
         Args:
             source: see `open_video`. Of frames given one by one all are taken, unless `fps` or `num_frames`
                 stands here.
-            fps, num_frames, min_frames, max_frames, min_pixels, max_pixels, total_pixels: for this video
-                instead of the transform's, see `VideoSettings`.
+            fps, num_frames, min_frames, max_frames, min_pixels, max_pixels, frame_pixels, total_pixels: for
+                this video instead of the transform's, see `VideoSettings`.
             resized_height, resized_width: the size wanted, still rounded and held to the limits.
             source_fps: frames per second of the source, where it does not say.
             video_start, video_end: seconds between which frames are read; default all.
@@ -140,7 +141,8 @@ class VideoTransform(Transform):
         )
         given = {
             **{"fps": fps, "num_frames": num_frames, "min_frames": min_frames, "max_frames": max_frames},
-            **{"min_pixels": min_pixels, "max_pixels": max_pixels, "total_pixels": total_pixels},
+            **{"min_pixels": min_pixels, "max_pixels": max_pixels},
+            **{"frame_pixels": frame_pixels, "total_pixels": total_pixels},
         }
         try:
             wanted = self.settings.changed(given)

@@ -1,13 +1,12 @@
-"""A conversation with images to what the model takes: tokens, mask, positions, patches.
+"""A conversation with images and videos to what the model takes: tokens, mask, positions, patches.
 
-Order matters: tokens are counted from image headers first, the length policy is applied, and only then are
-the images that stay decoded. What differs between families comes in as parts: tokenizer, chat format, image
-transform.
+Order matters: tokens are counted from the files' headers first, the length policy is applied, and only then
+are the images and videos that stay decoded. What differs between families comes in as parts: tokenizer, chat
+format, image and video transform.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,14 +16,23 @@ from torchtune.data import Message, PromptTemplateInterface
 from torchtune.modules.transforms import Transform
 from torchtune.modules.transforms.tokenizers import ModelTokenizer
 
-from torchtune_qwenvl.transforms.chat import ChatFormat, Turn, media_parts
+from torchtune_qwenvl.transforms.chat import ChatFormat, has_media
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.image import IMAGE_OPTIONS, ImageTransform, PlannedImage
+from torchtune_qwenvl.transforms.image import ImageTransform
+from torchtune_qwenvl.transforms.media import MediaPlanner, PlannedMedium
 from torchtune_qwenvl.transforms.positions import mrope_positions
 from torchtune_qwenvl.transforms.size import SampleSize
 from torchtune_qwenvl.transforms.tokenizer import BPETokenizer
 from torchtune_qwenvl.transforms.truncation import Policy, turns_that_fit
-from torchtune_qwenvl.transforms.turns import TurnEncoder, TurnTokens, join_turns, visual_blocks
+from torchtune_qwenvl.transforms.turns import (
+    Medium,
+    TurnEncoder,
+    TurnTokens,
+    join_turns,
+    media_numbers,
+    visual_blocks,
+)
+from torchtune_qwenvl.transforms.video import VideoTransform
 
 
 class VisionLanguageTransform(ModelTokenizer, Transform):
@@ -34,7 +42,9 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
     team's rule), and nothing of a message with `masked=True`; `masked=False` on another role changes nothing.
 
     Args:
-        tokenizer, chat, image_transform: the parts.
+        tokenizer, chat, image_transform, video_transform: the parts.
+        tokens_per_second: of a clip's temporal positions, see `temporal_positions`.
+        no_video: why videos are refused; None: they are taken.
         max_seq_len: longest sample in tokens; None: no limit.
         truncation: what happens to a longer one: "drop_turns" leaves out trailing exchanges with their
             images, "drop" gives the sample up; see `turns_that_fit`.
@@ -48,7 +58,10 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         tokenizer: BPETokenizer,
         chat: ChatFormat,
         image_transform: ImageTransform,
+        video_transform: VideoTransform,
         *,
+        tokens_per_second: float | None = None,
+        no_video: str | None = None,
         max_seq_len: int | None = None,
         truncation: Policy = "drop_turns",
         prompt_template: PromptTemplateInterface | None = None,
@@ -57,7 +70,8 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
     ) -> None:
         if truncation not in ("drop_turns", "drop"):
             raise ValueError(f'truncation is "drop_turns" or "drop", got {truncation!r}')
-        self.tokenizer, self.chat, self.image_transform = tokenizer, chat, image_transform
+        self.tokenizer, self.chat = tokenizer, chat
+        self.image_transform, self.video_transform = image_transform, video_transform
         self.max_seq_len, self.truncation = max_seq_len, truncation
         self.prompt_template = prompt_template
         self.context_length = context_length
@@ -66,8 +80,10 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         self.bos_id: int | None = None
         ends = [self.eos_id, self.pad_id, *(tokenizer.special_id(name) for name in chat.stops)]
         self.stop_tokens = ends if stop_tokens is None else list(stop_tokens)
+        self._plan = MediaPlanner(image_transform, video_transform, chat.video, tokens_per_second, no_video)
         self._encode_turn = TurnEncoder(chat, tokenizer)
         self.image_token_id = self._encode_turn.image_token_id
+        self.video_token_id = self._encode_turn.video_token_id
 
     @property
     def base_vocab_size(self) -> int:
@@ -101,28 +117,25 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
             turn.header = []
         if not tokenize_end:
             turn.ending = []
-        return self._encode_turn(turn, self._grids(self._plan([message]))).tokens
+        return self._encode_turn(turn, [planned.medium for planned in self._plan([message])]).tokens
 
     def tokenize_messages(
         self, messages: Sequence[Message], *, add_eos: bool = True
     ) -> tuple[list[int], list[bool]]:
-        """(tokens, mask) of a conversation, cut by the policy; images are counted from their headers.
+        """(tokens, mask) of a conversation, cut by the policy; media are counted from their headers.
 
         Args:
             messages: the conversation.
             add_eos: False leaves the last turn open, without its end.
         """
-        turns = self._turns(messages)
-        if not add_eos:
-            turns[-1].ending = []
-        grids = self._grids(self._plan(messages))
-        return join_turns(self._fit([self._encode_turn(turn, grids) for turn in turns], self.truncation))
+        turns, _, _ = self._encode_messages(messages, add_eos=add_eos)
+        return join_turns(turns)
 
     def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> dict[str, Any]:
         """`{"messages": [...]}` to one example of the model's input.
 
         Image parts hold a path, bytes, PIL image, array or tensor under `content`, and may hold `min_pixels,
-        max_pixels, resized_height, resized_width`.
+        max_pixels, resized_height, resized_width`; for video parts see `VideoTransform.plan`.
 
         Args:
             sample: has `messages`.
@@ -131,21 +144,17 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
 
         Returns:
             `tokens` list[int] of length s · `mask` list[bool], True = not trained on · `input_pos` int64
-            [s, 3] · `encoder_input["vision"]`: `images` list of [n, features], `grid_thw` int64 [images, 3] ·
-            `dropped_turns` where the policy left some out.
+            [s, 3] · `encoder_input["vision"]`: `images` list of [n, features], one per image or video in the
+            order of the text, `grid_thw` int64 [m, 3] · `dropped_turns` where the policy left some out.
 
         Raises:
-            BadSample: an image or the conversation cannot be used, or nothing in it is trained on.
+            BadSample: an image, a video or the conversation cannot be used, or nothing is trained on.
             SampleTooLong: see `turns_that_fit`.
         """
         messages = list(sample["messages"])
         if inference:
             messages = _without_open_answer(messages)
-        plans = self._plan(messages)
-        grids = self._grids(plans)
-        rendered = self._turns(messages, generation_prompt=inference)
-        turns = [self._encode_turn(turn, grids) for turn in rendered]
-        kept = self._fit(turns, "drop" if inference else self.truncation)
+        kept, planned, dropped = self._encode_messages(messages, inference=inference)
         tokens, mask = join_turns(kept)
         if not inference and all(mask):
             raise BadSample(
@@ -153,8 +162,8 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
                 fix="give an answer, or call with inference=True for a prompt",
             )
         self._warn_if_long(len(tokens))
-        blocks, numbers = visual_blocks(kept, grids)
-        encoded = [self.image_transform.patches(plans[number]) for number in numbers]
+        blocks = visual_blocks(kept, [one.medium for one in planned])
+        encoded = [planned[number].patches() for number in media_numbers(kept)]
         result: dict[str, Any] = {
             "tokens": tokens,
             "mask": mask,
@@ -166,8 +175,8 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
                 }
             },
         }
-        if len(kept) < len(turns):
-            result["dropped_turns"] = len(turns) - len(kept)
+        if dropped:
+            result["dropped_turns"] = dropped
         return result
 
     def size(self, sample: Mapping[str, Any]) -> SampleSize:
@@ -176,37 +185,41 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         Raises:
             BadSample, SampleTooLong: as the call does, where a header or the conversation shows it.
         """
-        messages = list(sample["messages"])
-        plans = self._plan(messages)
-        grids = self._grids(plans)
-        kept = self._fit([self._encode_turn(turn, grids) for turn in self._turns(messages)], self.truncation)
-        images = [plans[number] for turn in kept for _, number in turn.media]
+        kept, planned, _ = self._encode_messages(list(sample["messages"]))
         return SampleSize(
             tokens=sum(len(turn.tokens) for turn in kept),
-            patches=sum(math.prod(self.image_transform.grid(image)) for image in images),
+            patches=sum(planned[number].n_patches for number in media_numbers(kept)),
         )
 
-    def _turns(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> list[Turn]:
+    def _encode_messages(
+        self, messages: Sequence[Message], *, inference: bool = False, add_eos: bool = True
+    ) -> tuple[list[TurnTokens], list[PlannedMedium], int]:
+        """Turns that fit, all images and videos planned, and how many turns were left out."""
+        planned = self._plan(messages)
+        media = [one.medium for one in planned]
         if self.prompt_template is not None:
-            messages = self.prompt_template(list(messages), inference=generation_prompt)
-        turns = self.chat.render(messages, generation_prompt=generation_prompt)
-        if not generation_prompt:
+            messages = self.prompt_template(list(messages), inference=inference)
+        turns = kept = self._encode_turns(messages, media, inference, add_eos)
+        policy = "drop" if inference else self.truncation
+        while (n := self._n_fitting(kept, policy)) < len(kept):
+            # Rendered again: an answer that becomes the last one may now have its reasoning.
+            messages = messages[: len(messages) - (len(kept) - n)]
+            kept = self._encode_turns(messages, media, inference, add_eos)
+        return kept, planned, len(turns) - len(kept)
+
+    def _encode_turns(
+        self, messages: Sequence[Message], media: Sequence[Medium], inference: bool, add_eos: bool
+    ) -> list[TurnTokens]:
+        turns = self.chat.render(messages, generation_prompt=inference)
+        if not inference:
             self.chat.end(turns)
-        return turns
+        if not add_eos:
+            turns[-1].ending = []
+        return [self._encode_turn(turn, media) for turn in turns]
 
-    def _plan(self, messages: Sequence[Message]) -> list[PlannedImage]:
-        plans = []
-        for where, part in media_parts(messages):
-            options = {name: part[name] for name in IMAGE_OPTIONS if part.get(name) is not None}
-            plans.append(self.image_transform.plan(part["content"], where=where, **options))
-        return plans
-
-    def _grids(self, plans: Sequence[PlannedImage]) -> list[tuple[int, int]]:
-        return [self.image_transform.merged_grid(plan) for plan in plans]
-
-    def _fit(self, turns: list[TurnTokens], policy: Policy) -> list[TurnTokens]:
+    def _n_fitting(self, turns: Sequence[TurnTokens], policy: Policy) -> int:
         roles, lengths = [turn.role for turn in turns], [len(turn.tokens) for turn in turns]
-        return turns[: turns_that_fit(roles, lengths, self.max_seq_len, policy)]
+        return turns_that_fit(roles, lengths, self.max_seq_len, policy)
 
     def _warn_if_long(self, n_tokens: int) -> None:
         if self.context_length is not None and n_tokens > self.context_length:
@@ -220,7 +233,7 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
 def _without_open_answer(messages: list[Message]) -> list[Message]:
     if not messages or messages[-1].role != "assistant":
         return messages
-    if messages[-1].contains_media or messages[-1].text_content:
+    if has_media(messages[-1]) or messages[-1].text_content:
         raise BadSample(
             "the conversation ends with an answer; inference=True opens the next one",
             fix="leave the last assistant message out",

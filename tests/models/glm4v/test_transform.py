@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from chats import Conversation, random_conversation
+from chats import Clip, Conversation, positions_by_walk, random_conversation
 from tiny_glm4v import GLM_REASONING_TEMPLATE
 from torchtune.data import Message
 from transformers import AutoProcessor
@@ -32,6 +32,8 @@ def folder(request, tmp_path_factory):
     (path / "config.json").write_text(json.dumps(config))
     if request.param == "glm4.6v":
         (path / "chat_template.json").write_text(json.dumps({"chat_template": GLM_REASONING_TEMPLATE}))
+        for file in path.glob("*preprocessor_config.json"):
+            file.write_text(file.read_text().replace("Glm4v", "Glm46V"))
     return path
 
 
@@ -61,12 +63,7 @@ def samples(transform):
 
 def _without_tools(conversation):
     messages = [m for m in conversation.messages if m.role != "ipython"]
-    return Conversation(messages, [m for m in conversation.plain if m["role"] != "tool"], conversation.sizes)
-
-
-def _images(conversation):
-    parts = [part for m in conversation.messages for part in m.content if part["type"] == "image"]
-    return [torch.from_numpy(part["content"]).permute(2, 0, 1) for part in parts]
+    return Conversation(messages, [m for m in conversation.plain if m["role"] != "tool"], conversation.media)
 
 
 def test_the_format_is_found_by_the_folders_template(transform, folder):
@@ -76,23 +73,29 @@ def test_the_format_is_found_by_the_folders_template(transform, folder):
 
 def test_tokens_and_patches_equal_the_processor(samples, processor):
     for conversation, sample in samples:
-        text = processor.apply_chat_template(conversation.plain, tokenize=False)
-        inputs = processor(text=[text], images=_images(conversation) or None, return_tensors="pt")
+        inputs = processed(processor, conversation, conversation.plain)
         assert sample["tokens"] == [*inputs["input_ids"][0].tolist(), USER]
         vision = sample["encoder_input"]["vision"]
-        if vision["images"]:
-            assert torch.equal(torch.cat(vision["images"]), inputs["pixel_values"])
-            assert torch.equal(vision["grid_thw"], inputs["image_grid_thw"])
+        is_clip = [isinstance(medium, Clip) for medium in conversation.media]
+        for kind, patches in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+            chosen = [i for i, clip in enumerate(is_clip) if clip == (kind == "video")]
+            if chosen:
+                assert torch.equal(torch.cat([vision["images"][i] for i in chosen]), inputs[patches])
+                assert torch.equal(vision["grid_thw"][chosen], inputs[f"{kind}_grid_thw"])
+
+
+def processed(processor, conversation, plain, **options):
+    text = processor.apply_chat_template(plain, tokenize=False, **options)
+    return processor(text=[text], **conversation.processor_inputs(), return_tensors="pt")
 
 
 def test_prompts_equal_the_template(samples, transform, processor):
     for conversation, _ in samples[:100]:
         asked = max(i for i, m in enumerate(conversation.messages) if m.role != "assistant") + 1
         plain, messages = conversation.plain[:asked], conversation.messages[:asked]
-        text = processor.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
-        inputs = processor(text=[text], images=_images(conversation) or None)
+        inputs = processed(processor, conversation, plain, add_generation_prompt=True)
         prompt = transform({"messages": messages}, inference=True)
-        assert prompt["tokens"] == inputs["input_ids"][0] and prompt["tokens"][-2] == ASSISTANT
+        assert prompt["tokens"] == inputs["input_ids"][0].tolist() and prompt["tokens"][-2] == ASSISTANT
         assert all(prompt["mask"][-2:])
 
 
@@ -114,18 +117,22 @@ def test_labels_are_the_answers_and_the_role_that_ends_them(samples, transform):
         assert next(answers, None) is None
 
 
-def test_positions_equal_the_reference(samples):
+def test_positions_equal_a_walk_over_the_tokens_and_the_reference(samples):
+    """The reference's rule is the same here: no block has more than one temporal patch."""
     hf = tiny.tiny_hf_model(family="glm4v").model
     image = hf.config.image_token_id
     for _, sample in samples:
-        ids = torch.tensor([sample["tokens"]])
         grids = sample["encoder_input"]["vision"]["grid_thw"]
-        expected = torch.arange(ids.shape[1])[:, None].expand(-1, 3)
+        blocks = [([0], h // 2, w // 2) for t, h, w in grids.tolist() for _ in range(t)]
+        walked = torch.tensor(positions_by_walk(sample["tokens"], {image}, blocks))
+        assert torch.equal(sample["input_pos"], walked)
         if len(grids):
+            frames = grids.repeat_interleave(grids[:, 0], 0)
+            frames[:, 0] = 1
+            ids = torch.tensor([sample["tokens"]])
             kinds = (ids == image).int()
-            positions, _ = hf.get_rope_index(input_ids=ids, mm_token_type_ids=kinds, image_grid_thw=grids)
-            expected = positions[:, 0].T
-        assert torch.equal(sample["input_pos"], expected)
+            positions, _ = hf.get_rope_index(input_ids=ids, mm_token_type_ids=kinds, image_grid_thw=frames)
+            assert torch.equal(positions[:, 0].T, walked)
 
 
 def test_the_resize_rule():
@@ -159,7 +166,7 @@ def test_photographs_bit_for_bit(folder, processor):
 def test_what_the_template_does_not_know_is_refused(transform, folder):
     picture = {"type": "image", "content": np.zeros((30, 30, 3), np.uint8)}
     question, answer = Message("user", "Hi"), Message("assistant", "Hello")
-    with pytest.raises(BadSample, match="image outside a user's message"):
+    with pytest.raises(BadSample, match="image or a video outside a user's message"):
         transform({"messages": [question, Message("assistant", [picture])]})
     tools = [question, answer, Message("ipython", "42"), answer]
     if folder.name == "glm4.1v":

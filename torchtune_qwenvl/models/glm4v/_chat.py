@@ -18,10 +18,15 @@ from itertools import pairwise
 
 from torchtune.data import Message
 
-from torchtune_qwenvl.transforms.chat import ChatFormat, MediaSlot, Piece, Special, Turn
+from torchtune_qwenvl.transforms.chat import ChatFormat, Turn
 from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.transforms.pieces import Marks, MediaSlot, Piece, Special, VideoFormat
 
 PREFIX = ("[gMASK]", "<sop>")
+_IMAGE = ("<|begin_of_image|>", "<|image|>", "<|end_of_image|>")
+_VIDEO = ("<|begin_of_video|>", "<|video|>", "<|end_of_video|>")
+_WHOLE_SECONDS = VideoFormat(marks=_VIDEO, patch=_IMAGE, behind="{whole_seconds}")
+_TENTHS = VideoFormat(marks=_VIDEO, patch=_IMAGE, behind="{seconds:.1f} seconds")
 _ROLES = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
 
 
@@ -31,12 +36,13 @@ class RoleTokenChat(ChatFormat):
 
     roles: dict[str, str] = field(default_factory=lambda: _ROLES)
     default_system: str | None = None
-    image: tuple[str, str, str] = ("<|begin_of_image|>", "<|image|>", "<|end_of_image|>")
+    image: Marks = _IMAGE
+    video: VideoFormat = _WHOLE_SECONDS
     stops: tuple[str, ...] = ("<|user|>",)
 
     @property
     def special_names(self) -> tuple[str, ...]:
-        return (*PREFIX, *self.roles.values(), *self.image)
+        return (*PREFIX, *self.roles.values(), *self.image, *self.video.special_names)
 
     def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> list[Turn]:
         turns = super().render(messages, generation_prompt=generation_prompt)
@@ -56,7 +62,9 @@ class RoleTokenChat(ChatFormat):
         if messages[number].ipython and "ipython" not in self.roles:
             raise BadSample("a tool call", where=where, fix="this model's chat template knows no tools")
         if messages[number].role != "user" and any(isinstance(piece, MediaSlot) for piece in content):
-            raise BadSample("an image outside a user's message", where=where, fix="move it to the question")
+            raise BadSample(
+                "an image or a video outside a user's message", where=where, fix="move it to the question"
+            )
         return super().turn(messages, number, content)
 
     def _header(self, role: str) -> list[Piece]:
@@ -77,6 +85,7 @@ class ReasoningChat(RoleTokenChat):
 
     roles: dict[str, str] = field(default_factory=lambda: _ROLES | {"ipython": "<|observation|>"})
     stops: tuple[str, ...] = ("<|user|>", "<|observation|>")
+    video: VideoFormat = _TENTHS
     tool_call: tuple[str, str] = ("<tool_call>", "\n</tool_call>")
 
     def turn(self, messages: Sequence[Message], number: int, content: list[Piece]) -> Turn:

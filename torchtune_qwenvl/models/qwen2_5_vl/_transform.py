@@ -79,6 +79,8 @@ class Qwen2_5_VLTransform(PublishedTransform):
         added_tokens=ADDED_TOKENS,
         image=Qwen2_5_VLImageTransform,
         video=Qwen2_5_VLVideoTransform,
+        tokens_per_second=2,
+        video_limits_of_images=True,
     )
 
 

@@ -26,6 +26,7 @@ class Qwen2VLTransform(PublishedTransform):
         added_tokens=tuple(token for token in ADDED_TOKENS if token.special),
         image=Qwen2VLImageTransform,
         video=Qwen2VLVideoTransform,
+        video_limits_of_images=True,
     )
 
 

@@ -16,10 +16,14 @@ from dataclasses import dataclass
 
 from torchtune.data import Message
 
-from torchtune_qwenvl.transforms.chat import ChatFormat, MediaSlot, Piece, Special, Turn
+from torchtune_qwenvl.transforms.chat import ChatFormat, Turn, has_media
 from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.transforms.pieces import MediaSlot, Piece, Special, VideoFormat
 
 _RESULT = ("\n<tool_response>\n", "\n</tool_response>")
+_VIDEO = VideoFormat(
+    patch=("<|vision_start|>", "<|video_pad|>", "<|vision_end|>"), before="<{seconds:.1f} seconds>"
+)
 _MEDIA_ROLES = ("user", "ipython")
 
 
@@ -31,6 +35,7 @@ class Qwen3Chat(ChatFormat):
         thinking: whether answers carry their reasoning, as the module's example shows.
     """
 
+    video: VideoFormat = _VIDEO
     thinking: bool = False
 
     def turn(self, messages: Sequence[Message], number: int, content: list[Piece]) -> Turn:
@@ -38,9 +43,9 @@ class Qwen3Chat(ChatFormat):
         message, where = messages[number], f"message {number}"
         if message.role not in _MEDIA_ROLES and any(isinstance(piece, MediaSlot) for piece in content):
             raise BadSample(
-                f"an image in a message of role {message.role!r}",
+                f"an image or a video in a message of role {message.role!r}",
                 where=where,
-                fix="this model's chat template has images in user messages and tool results only",
+                fix="this model's chat template has them in user messages and tool results only",
             )
         if message.role == "system" and number:
             raise BadSample("a system message behind the first", where=where, fix="put it first")
@@ -75,7 +80,7 @@ def _last_question(messages: Sequence[Message]) -> int:
         if messages[number].role != "user":
             continue
         text = messages[number].text_content
-        pure = not messages[number].contains_media
+        pure = not has_media(messages[number])
         if not (pure and text.startswith("<tool_response>") and text.endswith("</tool_response>")):
             return number
     return len(messages) - 1

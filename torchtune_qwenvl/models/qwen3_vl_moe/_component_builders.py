@@ -12,7 +12,9 @@ from torchtune_qwenvl.models._towers import TextShape
 from torchtune_qwenvl.models.qwen3_vl import qwen3_vl_vision_encoder as qwen3_vl_moe_vision_encoder
 from torchtune_qwenvl.models.qwen3_vl._component_builders import qwen3_decoder, text_arguments
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
+from torchtune_qwenvl.modules.lora import Adapter
 from torchtune_qwenvl.modules.moe import GroupedExperts, SparseMoE
+from torchtune_qwenvl.modules.routers import Router
 
 __all__ = ["qwen3_vl_moe_decoder", "qwen3_vl_moe_vision_encoder"]
 
@@ -25,6 +27,7 @@ def qwen3_vl_moe_decoder(
     experts_per_token: int,
     expert_width: int,
     dense_layers: Collection[int] = (),
+    experts_adapter: Adapter | None = None,
     **sizes: Any,
 ) -> VisionLanguageDecoder:
     """Qwen3 MoE with interleaved M-RoPE: embeddings and positions [n, 3] -> states.
@@ -35,6 +38,7 @@ def qwen3_vl_moe_decoder(
         experts_per_token: how many of them a token meets.
         expert_width: hidden width of an expert.
         dense_layers: layers that have one MLP of `inner_width` instead of experts.
+        experts_adapter: LoRA on the experts.
         **sizes: see `TextShape`.
     """
     shape = TextShape(**sizes)
@@ -42,7 +46,9 @@ def qwen3_vl_moe_decoder(
     def mlp(layer: int) -> nn.Module:
         if layer in dense_layers:
             return swiglu(shape.width, shape.inner_width, bias=False, adapter=shape.adapter)
-        router = nn.Linear(shape.width, num_experts, bias=False)
-        return SparseMoE(router, GroupedExperts(num_experts, shape.width, expert_width), experts_per_token)
+        return SparseMoE(
+            Router(shape.width, num_experts, experts_per_token),
+            GroupedExperts(num_experts, shape.width, expert_width, experts_adapter),
+        )
 
     return qwen3_decoder(shape, head_dim, mlp)

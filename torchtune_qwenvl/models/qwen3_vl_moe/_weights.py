@@ -11,8 +11,8 @@ QWEN3_VL_MOE_WEIGHTS = WeightTable(
     rows={
         **ROWS,
         f"{TEXT}.mlp.gate.weight": f"{TEXT_LAYER}.mlp.router.weight",
-        f"{TEXT}.mlp.experts.gate_up_proj": f"{TEXT_LAYER}.mlp.experts.gate_up",
-        f"{TEXT}.mlp.experts.down_proj": f"{TEXT_LAYER}.mlp.experts.down",
+        f"{TEXT}.mlp.experts.gate_up_proj": f"{TEXT_LAYER}.mlp.experts.w1.weight",
+        f"{TEXT}.mlp.experts.down_proj": f"{TEXT_LAYER}.mlp.experts.w2.weight",
     },
     prefixes={},
     tied=TIED,

@@ -1,0 +1,117 @@
+"""Routers of mixtures of experts, and what they did, for the load-balance loss.
+
+n tokens, k experts per token, E experts, w model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Router(nn.Linear):
+    """Softmax in fp32; the k largest, made to sum to 1.
+
+    Args:
+        width: w.
+        experts: E.
+        top_k: k.
+    """
+
+    def __init__(self, width: int, experts: int, top_k: int) -> None:
+        super().__init__(width, experts, bias=False)
+        self.top_k = top_k
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """[n, w] -> weights [n, k], the chosen experts [n, k], logits [n, E]."""
+        logits = super().forward(x)
+        weights, chosen = logits.softmax(-1, dtype=torch.float32).topk(self.top_k)
+        return (weights / weights.sum(-1, keepdim=True)).to(logits.dtype), chosen, logits
+
+
+class SigmoidRouter(Router):
+    """A sigmoid per expert, in fp32; chosen with a bias that evens the load, weighted without it.
+
+    Experts stand in groups of which only the best are open, rated by their two best experts. The bias learns
+    from the load, not by gradients (arXiv:2408.15664): here it stays what the checkpoint has.
+
+    Args:
+        width, experts, top_k: of `Router`.
+        groups: number of groups.
+        open_groups: how many of them a token may choose from.
+        scale: factor of the weights, which otherwise sum to 1.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        experts: int,
+        top_k: int,
+        *,
+        groups: int = 1,
+        open_groups: int = 1,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(width, experts, top_k)
+        self.correction_bias = nn.Parameter(torch.zeros(experts), requires_grad=False)
+        self.groups, self.open_groups, self.scale = groups, open_groups, scale
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """As `Router`; weights and logits in fp32."""
+        with torch.autocast(x.device.type, enabled=False):
+            logits = F.linear(x.float(), self.weight.float())
+        scores = logits.sigmoid()
+        chosen = self._open(scores + self.correction_bias).topk(self.top_k, sorted=False).indices
+        weights = scores.gather(1, chosen)
+        return weights / (weights.sum(-1, keepdim=True) + 1e-20) * self.scale, chosen, logits
+
+    def _open(self, rated: Tensor) -> Tensor:
+        """Ratings [n, E], -inf in closed groups."""
+        if self.open_groups == self.groups:
+            return rated
+        groups = rated.unflatten(-1, (self.groups, -1))
+        best = groups.topk(2).values.sum(-1).topk(self.open_groups, sorted=False).indices
+        closed = torch.ones_like(groups[..., 0], dtype=torch.bool).scatter_(1, best, False)
+        return groups.masked_fill(closed[..., None], float("-inf")).flatten(1)
+
+
+class RouterStatistics:
+    """What the routers of one forward pass did, for the load-balance loss.
+
+    A layer that is recomputed records the same again: entries are kept by layer.
+
+    Args:
+        real: [n] 1 for tokens, 0 for padding; None where there is no padding.
+    """
+
+    def __init__(self, real: Tensor | None = None) -> None:
+        self.real = real
+        self._of: dict[nn.Module, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def record(self, layer: nn.Module, chances: Tensor, chosen: Tensor) -> None:
+        """chances [n, E] fp32, chosen [n, k]."""
+        real = chances.new_ones(len(chances)) if self.real is None else self.real.to(chances.dtype)
+        used = chances.new_zeros(chances.shape[-1])
+        used = used.scatter_add(0, chosen.flatten(), real.repeat_interleave(chosen.shape[-1]))
+        self._of[layer] = used, real @ chances, real.sum()
+
+    def load_balance_loss(self) -> Tensor:
+        """E * sum over experts of (share of tokens sent there) * (mean chance), all layers together.
+
+        k for an even load, more for an uneven one. Source: Switch Transformers, arXiv:2101.03961, eq. 4-6.
+        """
+        used, chance, tokens = (torch.stack(part).sum(0) for part in zip(*self._of.values(), strict=True))
+        return len(used) * (used / tokens) @ (chance / tokens)
+
+
+def watch_routers(layers: Iterable[Any], real: Tensor | None) -> RouterStatistics | None:
+    """Let the routers of these transformer layers record their next forward pass; None without a router."""
+    moes = [layer.mlp for layer in layers if isinstance(getattr(layer.mlp, "router", None), Router)]
+    statistics = RouterStatistics(real)
+    for moe in moes:
+        moe.statistics = statistics
+    return statistics if moes else None
