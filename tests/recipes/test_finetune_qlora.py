@@ -1,4 +1,4 @@
-"""QLoRA by the recipe: resumed to the last bit, sharded like on one process, merged into the checkpoint's weights."""
+"""QLoRA by the recipe: resumed to the last bit, shared by two ranks, merged into the checkpoint's weights."""
 
 from pathlib import Path
 

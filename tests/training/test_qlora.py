@@ -1,4 +1,4 @@
-"""NF4 base weights: torchtune's own layers, the same model as its dequantised one, and exports that fit it."""
+"""NF4 base weights: torchtune's own layers, the model of the dequantised weights, and exports that fit."""
 
 from typing import Any
 
@@ -91,7 +91,7 @@ def test_linear_is_torchtunes(use_dora: bool, bias: bool) -> None:
 
 @pytest.mark.parametrize("use_dora", [False, True])
 def test_exports_fit_the_quantised_model(source, tmp_path, use_dora, peft_without_torchao) -> None:
-    """PEFT over the dequantised weights computes what ours computes; the merged folder starts from `source`."""
+    """PEFT over dequantised weights computes what ours computes; the merged folder starts from `source`."""
     model = trained(source, use_dora=use_dora)
     plain = load_model(source)
     for name, weight in model.named_parameters():

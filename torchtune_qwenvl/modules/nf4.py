@@ -1,6 +1,6 @@
 """Base weights in NF4 (QLoRA, arXiv:2305.14314): 4 bits per weight, a scale of 8 bits for 64 of them.
 
-torchao's NF4Tensor does the work, torchtune's LoRALinear and FrozenNF4Linear compute with it. It never trains.
+torchao's NF4Tensor does the work, torchtune's LoRALinear and FrozenNF4Linear compute with it; none trains.
 """
 
 import torch

@@ -109,8 +109,8 @@ def _check_quantised(model: nn.Module, size: int) -> None:
         if is_nf4(parameter) and (rows % size or not takes_nf4(parameter.numel() // size)):
             raise ValueError(
                 f"quantize_base: {name} has {rows} x {parameter.shape[1]} values, which {size} processes "
-                f"cannot share: each needs whole rows and a multiple of {BLOCK} values. Start a number of processes "
-                "that divides it so (--nproc_per_node; powers of two do), or set quantize_base=false."
+                f"cannot share: each needs whole rows and a multiple of {BLOCK} values. Start a number of "
+                "processes that divides it so (--nproc_per_node), or set quantize_base=false."
             )
 
 
