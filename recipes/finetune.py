@@ -24,7 +24,9 @@ from tqdm import tqdm
 
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
+from torchtune_qwenvl.pictures.curves import draw_curves
 from torchtune_qwenvl.training import resume
+from torchtune_qwenvl.training.answers import ValidationAnswers
 from torchtune_qwenvl.training.batches import collate_for, on_device, work_of
 from torchtune_qwenvl.training.config import parse_arguments, require
 from torchtune_qwenvl.training.distributed import join_world, leave_world, shard
@@ -32,6 +34,7 @@ from torchtune_qwenvl.training.exclusions import check_exclusions
 from torchtune_qwenvl.training.export import export
 from torchtune_qwenvl.training.flops import FlopCounter
 from torchtune_qwenvl.training.folder import CheckpointFolder
+from torchtune_qwenvl.training.history import History, read_curves
 from torchtune_qwenvl.training.layers import (
     checkpoint_activations,
     compile_layers,
@@ -58,6 +61,7 @@ from torchtune_qwenvl.training.parts import (
 from torchtune_qwenvl.training.precision import autocast, compute_dtype, set_parameter_dtypes
 from torchtune_qwenvl.training.profiling import build_profiler
 from torchtune_qwenvl.training.samples import log_samples
+from torchtune_qwenvl.training.shown_answers import show_answers
 from torchtune_qwenvl.training.validation import validation_loss
 
 log = get_logger("INFO")
@@ -95,6 +99,8 @@ class FinetuneRecipe:
         self.loader = self.build_loader(dataset, cfg.shuffle)
         val_dataset = instantiate(cfg.val_dataset, self.transform)
         self.val_loader = self.build_loader(val_dataset, shuffle=False) if val_dataset else None
+        ask = (cfg.val_answers, cfg.val_answer_tokens, cfg.on_bad_sample)
+        self.answers = ValidationAnswers(val_dataset, self.transform, self.model, *ask)
         self.epoch_ends = list(accumulate(self.steps_of(epoch) for epoch in range(cfg.epochs)))
         self.total_steps = self.epoch_ends[-1]
         self.scheduler = build_scheduler(cfg.lr_scheduler, self.optimizer, self.total_steps)
@@ -106,12 +112,13 @@ class FinetuneRecipe:
         self.check_gradients = GradientCheck(self.parts)
         self.members = member_names(dataset)
         self.meter = Meter(world, peak_flops(world.device, cfg.device_peak_tflops), self.members)
-        self.logger = instantiate(cfg.metric_logger) if world.is_main else None
-        if self.logger is not None:
+        self.logger = None
+        if world.is_main:
+            self.logger = History(instantiate(cfg.metric_logger), self.output_dir, self.progress.step, found)
             self.logger.log_config(cfg)
             start = f"resumed from {found}, step {self.progress.step}" if found else "from the checkpoint"
             if cfg.log_samples:
-                log_samples(dataset, self.model, self.transform, cfg.on_bad_sample)
+                log_samples(dataset, self.transform, cfg.on_bad_sample)
             if cfg.pack_to is not None:
                 start = f"{self.loader.sampler}; {start}"
             if quantized := quantized_summary(self.model):
@@ -231,7 +238,7 @@ class FinetuneRecipe:
             self.logger.log_dict(figures, step=self.progress.step)
 
     def validate(self) -> None:
-        """Loss on the validation set, and what the components of `evaluate:` measure."""
+        """Loss on the validation set, a few answers, and what the components of `evaluate:` measure."""
         figures: dict[str, float] = {}
         if self.val_loader is not None:
             self.val_loader.set_epoch(0)
@@ -244,6 +251,11 @@ class FinetuneRecipe:
             self.logger.log_dict(figures, step=self.progress.step)
             shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
             self.bar.write(f"step {self.progress.step}: {shown}")
+        if self.answers.questions:
+            with self.autocast():
+                answers = self.answers(self.model)
+            if self.logger is not None:
+                self.bar.write(show_answers(answers, self.progress.step, self.output_dir, self.logger))
 
     def save(self) -> None:
         """Everything that a resumed run needs."""
@@ -258,6 +270,8 @@ class FinetuneRecipe:
         export(
             self.model, self.world, cfg.checkpoint_dir, self.output_dir, cfg.export_dtype, cfg.merge_adapter
         )
+        if self.logger is not None:
+            draw_curves(read_curves(self.output_dir), self.output_dir / "curves.png")
         for component in cfg.finish:
             instantiate(component, self.model, self.transform, self.output_dir)
         if self.logger is not None:

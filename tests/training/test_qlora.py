@@ -17,7 +17,7 @@ from torchtune_qwenvl.data import collate
 from torchtune_qwenvl.modules.lora import Adapter, is_adapter, make_linear, plan_training
 from torchtune_qwenvl.modules.nf4 import dequantised
 from torchtune_qwenvl.training.checkpoint import save_folder
-from torchtune_qwenvl.training.parts import quantized_summary
+from torchtune_qwenvl.training.parts import trainable_table
 from torchtune_qwenvl.training.peft_export import save_adapter
 
 # k_proj and v_proj, 64 x 128, are no multiple of 16,384 values: they stay as they are.
@@ -126,7 +126,7 @@ def test_exports_fit_the_quantised_model(source, tmp_path, use_dora, peft_withou
 
 
 def test_what_is_left_is_listed(source) -> None:
-    listed = quantized_summary(trained(source))
+    listed = trainable_table(trained(source), {"fusion": 1e-4, "decoder": 1e-4})
     expected = [
         "decoder.tok_embeddings.weight (float32)",
         "vision_encoder.layers.*.attn.q_proj.weight (float32)",

@@ -34,7 +34,10 @@ def trainable_by_part(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
 
 
 def trainable_table(model: nn.Module, learning_rates: Mapping[str, float]) -> str:
-    """One line per part: parameters that train, parameters that are frozen, dtypes, learning rate."""
+    """One line per part: parameters that train, parameters that are frozen, dtypes, learning rate.
+
+    Below them, where there are quantised weights, which are not.
+    """
     rows = [("part", "trains", "frozen", "dtype", "lr")]
     named = [(part_of(name), parameter) for name, parameter in model.named_parameters()]
     for part in PARTS:
@@ -48,24 +51,25 @@ def trainable_table(model: nn.Module, learning_rates: Mapping[str, float]) -> st
     trains = [p for p in everything if p.requires_grad]
     rows.append(("all", f"{_numel(trains):,}", f"{_numel(everything) - _numel(trains):,}", "", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
-    )
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join([*lines, *_quantized_lines(model)])
 
 
-def quantized_summary(model: nn.Module) -> str:
-    """What lies in NF4, and each other frozen matrix that does not; empty where nothing does."""
+def _quantized_lines(model: nn.Module) -> list[str]:
+    """What lies in NF4, and each other frozen matrix, which does not; none where nothing does."""
     frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad and p.dim() > 1]
     in_nf4 = [p for _, p in frozen if is_nf4(local(p))]
     if not in_nf4:
-        return ""
+        return []
     others = Counter(
         f"{re.sub(r'[.][0-9]+[.]', '.*.', name)} ({_dtype_name(p)})"
         for name, p in frozen
         if not is_nf4(local(p))
     )
     listed = ", ".join(name if n == 1 else f"{n} x {name}" for name, n in others.items())
-    return f"quantize_base: {len(in_nf4)} weights, {_numel(in_nf4):,} values, in NF4. Not quantised: {listed}"
+    return [
+        f"quantize_base: {len(in_nf4)} weights, {_numel(in_nf4):,} values, in NF4. Not quantised: {listed}"
+    ]
 
 
 class GradientCheck:

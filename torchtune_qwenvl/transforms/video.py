@@ -68,6 +68,8 @@ class VideoTransform(Transform):
     """
 
     defaults: ClassVar[VideoSettings]
+    # What the family's published processor goes by; a folder's file may list more, to no effect.
+    sampled_by: ClassVar[tuple[str, ...]] = ("fps", "num_frames", "min_frames", "max_frames")
     # Whether the text or the positions tell the time, so that the frame rate has to be known.
     needs_time: ClassVar[bool] = True
 
@@ -76,6 +78,12 @@ class VideoTransform(Transform):
         self.settings = replace(self.defaults, **given)
         self.dtype = pixel_dtype(self.settings.dtype)
         self._normalise = Normalise(self.settings.image_mean, self.settings.image_std)
+
+    @classmethod
+    def known(cls, folder: Mapping[str, Any]) -> dict[str, Any]:
+        """Of what a folder's file says, what this family goes by."""
+        ignored = {*SAMPLING_OPTIONS, "max_duration"} - {*cls.sampled_by}
+        return {name: value for name, value in folder.items() if name not in ignored}
 
     def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> dict[str, Any]:
         """See the class; `sample` may carry the options that a message's video part may carry."""

@@ -63,6 +63,12 @@ class VideoSettings:
     decode_timeout: float = DECODE_TIMEOUT
     decode_threads: int = 1
 
+    def __post_init__(self) -> None:
+        for low, high in (("min_pixels", "max_pixels"), ("min_frames", "max_frames")):
+            least, most = getattr(self, low), getattr(self, high)
+            if least is not None and most is not None and least > most:
+                raise BadSample(f"{low} {least} is more than {high} {most}", fix="set both")
+
     def changed(self, options: Mapping[str, Any]) -> VideoSettings:
         """These settings with a video's own instead, where not None, checked.
 
@@ -77,12 +83,7 @@ class VideoSettings:
                 raise BadSample(f"{name} is a positive integer, got {given[name]!r}")
         if "fps" in given and not given["fps"] > 0:
             raise BadSample(f"fps is a positive number, got {given['fps']!r}")
-        wanted = replace(self, **_without_count(given))
-        for low, high in (("min_pixels", "max_pixels"), ("min_frames", "max_frames")):
-            least, most = getattr(wanted, low), getattr(wanted, high)
-            if least is not None and most is not None and least > most:
-                raise BadSample(f"{low} {least} is more than {high} {most}", fix="set both for this video")
-        return wanted
+        return replace(self, **_without_count(given))
 
 
 def _without_count(options: dict[str, Any]) -> dict[str, Any]:

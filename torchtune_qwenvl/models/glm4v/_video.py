@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -48,6 +48,7 @@ class GLM4VVideoTransform(VideoTransform):
         fps=2.0,
         max_duration=300.0,
     )
+    sampled_by: ClassVar[tuple[str, ...]] = ("fps", "max_duration")
 
     def sample(self, clip: Clip, wanted: VideoSettings) -> Sequence[int]:
         """The frames by the clock, each once, the last one twice where they are odd."""
@@ -88,6 +89,7 @@ class GLM46VVideoTransform(GLM4VVideoTransform):
     """
 
     defaults = replace(GLM4VVideoTransform.defaults, fps=None, max_frames=640, max_duration=2400.0)
+    sampled_by = ()
 
     def by_clock(self, clip: Clip, wanted: VideoSettings) -> list[int]:
         """The first frame at or behind each multiple of 1 / fps seconds, then made as many as were wanted."""

@@ -39,6 +39,7 @@ class Qwen3VLVideoTransform(VideoTransform):
         min_frames=4,
         max_frames=768,
     )
+    sampled_by = ("fps", "min_frames", "max_frames")
 
     def sample(self, clip: Clip, wanted: VideoSettings) -> Sequence[int]:
         """n frames at even steps from first to last; 90 of 30 a second: 0, 18, 36, 53, 71, 89."""
