@@ -54,7 +54,6 @@ from torchtune_qwenvl.training.order import member_names, order_of
 from torchtune_qwenvl.training.parts import (
     GradientCheck,
     gradient_norm,
-    quantized_summary,
     trainable_by_part,
     trainable_table,
 )
@@ -121,8 +120,6 @@ class FinetuneRecipe:
                 log_samples(dataset, self.transform, cfg.on_bad_sample)
             if cfg.pack_to is not None:
                 start = f"{self.loader.sampler}; {start}"
-            if quantized := quantized_summary(self.model):
-                start = f"{start}\n{quantized}"
             log.info(f"{trainable_table(self.model, rates)}\n{self.total_steps} steps, {start}")
 
     def build_model(self) -> VisionLanguageModel:
