@@ -40,6 +40,10 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def any(self, here: bool) -> bool:
+        """Whether it is so on any rank; waits for the device."""
+        return here if self.size == 1 else self.sum(torch.tensor(float(here), device=self.device)).item() > 0
+
     def barrier(self) -> None:
         """Wait until every rank is here. A tensor on the device, as NCCL's barrier would guess the device."""
         if self.size > 1:
