@@ -9,10 +9,9 @@ Several processes shard everything (FSDP2); with one, the same lines run without
 configs/base.yaml.
 """
 
-import math
 import sys
 from functools import partial
-from itertools import accumulate, islice
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -30,6 +29,7 @@ from torchtune_qwenvl.training.answers import ValidationAnswers
 from torchtune_qwenvl.training.batches import collate_for, on_device, work_of
 from torchtune_qwenvl.training.config import parse_arguments, require
 from torchtune_qwenvl.training.distributed import join_world, leave_world, shard
+from torchtune_qwenvl.training.epochs import Epochs
 from torchtune_qwenvl.training.exclusions import check_exclusions
 from torchtune_qwenvl.training.export import export
 from torchtune_qwenvl.training.flops import FlopCounter
@@ -50,7 +50,7 @@ from torchtune_qwenvl.training.optim import (
     gradients_of,
     learning_rates,
 )
-from torchtune_qwenvl.training.order import member_names, order_of
+from torchtune_qwenvl.training.order import check_has_length, member_names, order_of
 from torchtune_qwenvl.training.parts import (
     GradientCheck,
     gradient_norm,
@@ -97,15 +97,14 @@ class FinetuneRecipe:
         dataset = instantiate(cfg.dataset, self.transform)
         self.loader = self.build_loader(dataset, cfg.shuffle)
         val_dataset = instantiate(cfg.val_dataset, self.transform)
+        check_has_length("val_dataset", val_dataset)
         self.val_loader = self.build_loader(val_dataset, shuffle=False) if val_dataset else None
         ask = (cfg.val_answers, cfg.val_answer_tokens, cfg.on_bad_sample)
         self.answers = ValidationAnswers(val_dataset, self.transform, self.model, *ask)
-        self.epoch_ends = list(accumulate(self.steps_of(epoch) for epoch in range(cfg.epochs)))
-        self.total_steps = self.epoch_ends[-1]
+        self.progress, self.epochs = resume.Progress(), Epochs(self.loader, world, cfg)
         self.scheduler = build_scheduler(cfg.lr_scheduler, self.optimizer, self.total_steps)
         # What is random from here on (dropout) differs between ranks.
         torch.manual_seed(cfg.seed + world.rank)
-        self.progress = resume.Progress()
         if found is not None:
             self.progress = resume.load(found, world, self.model, self.optimizer, self.scheduler)
         self.check_gradients = GradientCheck(self.parts)
@@ -152,11 +151,10 @@ class FinetuneRecipe:
             pin_memory=self.world.device.type == "cuda",
         )
 
-    def steps_of(self, epoch: int) -> int:
-        """Optimizer steps of an epoch; packed rows differ in number from epoch to epoch."""
-        self.loader.set_epoch(epoch)
-        steps = math.ceil(len(self.loader) / self.cfg.gradient_accumulation_steps)
-        return min(steps, self.cfg.max_steps_per_epoch or steps)
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run, as far as is known."""
+        return self.epochs.total_steps(self.progress)
 
     def train(self) -> None:
         """All epochs, from where the progress stands."""
@@ -167,18 +165,17 @@ class FinetuneRecipe:
 
     def train_epoch(self, epoch: int) -> None:
         """The steps of an epoch, from the first sample that no step has seen."""
-        self.loader.set_epoch(epoch)
-        if self.progress.data and epoch == self.progress.epoch:
-            self.loader.load_state_dict(self.progress.data)
-        batches = iter(self.loader)
+        self.epochs.begin(epoch, self.progress)
+        batches, over = iter(self.loader), self.epochs.is_over(self.progress)
         first_step, labelled = self.progress.step, 0
-        while self.progress.step < self.epoch_ends[epoch]:
+        while not over:
             with self.meter.waiting():
                 step_batches = list(islice(batches, self.cfg.gradient_accumulation_steps))
             rates = current_learning_rates(self.optimizer)
             loss, norm, work = self.step(step_batches)
             self.progress.step += 1
-            self.progress.epoch, self.progress.data = epoch, self.loader.state_dict()
+            self.progress.data = self.loader.state_dict()
+            over = self.epochs.is_over(self.progress)
             labelled = labelled + work[0]  # stays on the device
             self.meter.add(work)
             self.bar.update()
@@ -192,8 +189,8 @@ class FinetuneRecipe:
                     self.save()
         if self.progress.step > first_step and not int(labelled):
             raise ValueError(
-                f"epoch {epoch} trained on no token at all: every sample was skipped. The reasons are logged "
-                "above; on_bad_sample=raise stops at the first bad sample."
+                f"epoch {epoch} trained on no token at all: there is no sample, or every sample was skipped. "
+                "The reasons are logged above; on_bad_sample=raise stops at the first bad sample."
             )
 
     def step(self, batches: list[Batch]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

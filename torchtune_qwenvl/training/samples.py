@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from torchtune_qwenvl.data.dataset import Guarded, SkippedSample
+from torchtune_qwenvl.data.dataset import SkippedSample
+from torchtune_qwenvl.data.streamed_dataset import first_samples
 
 
 def log_samples(dataset: Dataset, transform: Any, on_bad_sample: str, count: int = 4) -> None:
@@ -18,8 +19,7 @@ def log_samples(dataset: Dataset, transform: Any, on_bad_sample: str, count: int
         ValueError: no wandb run: samples go nowhere else.
     """
     wandb = running_wandb()
-    guarded = Guarded(dataset, on_bad_sample)
-    samples = [guarded[i] for i in range(min(count, len(guarded)))]
+    samples = first_samples(dataset, count, on_bad_sample)
     rows = [_row(s, transform) for s in samples if not isinstance(s, SkippedSample)]
     most = max((len(images) for _, _, images in rows), default=0)
     table = wandb.Table(columns=["text", "trained on", *(f"image {i + 1}" for i in range(most))])
