@@ -107,8 +107,8 @@ def like_lengths(items: Iterable[Item], length: Callable[[Item], int], capacity:
         tokens = length(item)
         if tokens > capacity:
             raise ValueError(
-                f"a sample has {tokens} tokens, a batch takes batch_tokens = {capacity}: raise batch_tokens, or "
-                "lower the transform's max_seq_len to it"
+                f"a sample has {tokens} tokens, a batch takes batch_tokens = {capacity}: raise batch_tokens, "
+                "or lower the transform's max_seq_len to it"
             )
         # An item of no tokens is none, and takes no room; the rest are as long as the first of their batch.
         if not batches or (tokens and (len(batches[-1]) + 1) * longest > capacity):

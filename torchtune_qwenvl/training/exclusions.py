@@ -54,8 +54,8 @@ EXCLUSIONS = (
     Exclusion(
         "batch_tokens with pack_to or padding_free",
         lambda cfg: cfg.batch_tokens is not None and (cfg.pack_to is not None or cfg.padding_free),
-        "it is the budget of padded batches; without padding a batch has at most batch_size * pack_to tokens. "
-        "Set pack_to=N, batch_size=1 instead, or leave batch_tokens alone.",
+        "it is the budget of padded batches; without padding a batch has at most batch_size * pack_to "
+        "tokens. Set pack_to=N, batch_size=1 instead, or leave batch_tokens alone.",
     ),
 )
 
