@@ -5,7 +5,7 @@ plan["decoder.norm.scale"].read()         one tensor from the mapped file
 plan["decoder.norm.scale"].read(0, 16)    some rows of it: what one rank of a sharded run keeps
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -85,3 +85,28 @@ def plan_weights(
         names = ", ".join(table.theirs(name).name for name in missing[:3])
         raise ValueError(f"{files.path}: {len(missing)} tensors are missing, {names} among them")
     return plan
+
+
+class Weights(Mapping[str, Tensor]):
+    """Some parameters as they are given, all others from the files, where they may be more exact.
+
+    Args:
+        given: our names to tensors.
+        stored: where all lie, see `plan_weights`.
+    """
+
+    def __init__(self, given: Mapping[str, Tensor], stored: Mapping[str, StoredWeight]) -> None:
+        self._given, self._stored = given, stored
+        self._names = list(dict.fromkeys([*stored, *given]))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._given[name] if name in self._given else self._stored[name].read()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored or name in self._given
