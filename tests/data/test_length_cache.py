@@ -1,4 +1,4 @@
-"""Lengths are measured once, anew when anything that they follow from has changed, and never wrong unnoticed."""
+"""Lengths are measured once, anew when what they follow from has changed, and never wrong unnoticed."""
 
 import json
 import os
@@ -18,7 +18,10 @@ from torchtune_qwenvl.transforms.errors import BadSample
 @pytest.fixture
 def folder(tmp_path: Path, tiny_folder: Path) -> Path:
     tiny.photo(60, 90).save(tmp_path / "a.png")
-    rows = [{"question": "What?", "answer": "yes " * i, **({"image": "a.png"} if i % 2 else {})} for i in range(1, 7)]
+    rows = [
+        {"question": "What?", "answer": "yes " * i, **({"image": "a.png"} if i % 2 else {})}
+        for i in range(1, 7)
+    ]
     (tmp_path / "data.json").write_text(json.dumps(rows))
     return tmp_path
 
@@ -41,7 +44,9 @@ def test_measured_once(folder: Path, transform: Any, monkeypatch: pytest.MonkeyP
     assert measure_once(again, folder / "lengths")[1].equal(sizes)
 
 
-def test_what_lengths_follow_from_is_in_the_fingerprint(folder: Path, transform: Any, tiny_folder: Path) -> None:
+def test_what_lengths_follow_from_is_in_the_fingerprint(
+    folder: Path, transform: Any, tiny_folder: Path
+) -> None:
     source = str(folder / "data.json")
 
     def prints() -> set[str | None]:
@@ -103,7 +108,9 @@ def test_an_image_that_changed_stops_the_run(folder: Path, transform: Any, polic
 
     assert sum(batch.samples for batch in read()) == sum(batch.samples for batch in read()) == 6
     tiny.photo(120, 90).save(folder / "a.png")
-    message = r"data\.json, sample \d .*: \d+ tokens, but \d+ when lengths were .*Remove .*/lengths/lengths_.*"
+    message = (
+        r"data\.json, sample \d .*: \d+ tokens, but \d+ when lengths were .*Remove .*/lengths/lengths_.*"
+    )
     with pytest.raises(BadSample, match=message):
         read()
     kept(folder)[0].unlink()

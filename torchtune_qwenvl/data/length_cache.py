@@ -49,7 +49,8 @@ def measure_once(
     file = None
     if folder is not None and rank == 0 and (name := fingerprint(dataset)) is not None:
         file = folder / f"lengths_{name}.safetensors"
-    known = [(file, _read(file, len(dataset)))] if file is not None else [(None, None)]  # type: ignore[arg-type]
+    n = len(dataset)  # type: ignore[arg-type]
+    known: list[Any] = [(file, _read(file, n) if file is not None else None)]
     if world_size > 1:
         torch.distributed.broadcast_object_list(known, src=0)
     ((found, sizes),) = known
@@ -84,7 +85,9 @@ class AsMeasured(Dataset):
     def where(self, index: int) -> str:
         """Where a sample comes from."""
         dataset: Any = self.dataset
-        return dataset.where(index) if hasattr(dataset, "where") else f"sample {index} (from 0) of the dataset"
+        return (
+            dataset.where(index) if hasattr(dataset, "where") else f"sample {index} (from 0) of the dataset"
+        )
 
     def size(self, index: int) -> SampleSize:
         """As it is now."""
@@ -96,8 +99,8 @@ class AsMeasured(Dataset):
         if len(sample["tokens"]) == self.lengths[index]:
             return None
         return (
-            f"{self.where(index)}: {len(sample['tokens'])} tokens, but {self.lengths[index]} when lengths were "
-            f"measured: its images have changed since. Remove {self.file} to measure again"
+            f"{self.where(index)}: {len(sample['tokens'])} tokens, but {self.lengths[index]} when lengths "
+            f"were measured: its images have changed since. Remove {self.file} to measure again"
         )
 
 

@@ -62,7 +62,6 @@ class Members(Dataset):
         member, inner = self.find(index)
         return sample_size(self.datasets[member], inner)
 
-
     def fingerprint(self) -> str | None:
         """Of all members' lengths, see `length_cache`; None where one is not known."""
         return fingerprint(ConcatDataset(self.datasets))
