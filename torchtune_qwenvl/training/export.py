@@ -20,7 +20,7 @@ from torchtune_qwenvl.training.folder import CheckpointFolder
 from torchtune_qwenvl.training.merge import lora_scaling
 from torchtune_qwenvl.training.peft_export import save_adapter_folder
 from torchtune_qwenvl.training.precision import compute_dtype
-from torchtune_qwenvl.training.weight_plan import StoredWeight, plan_weights
+from torchtune_qwenvl.training.weight_plan import StackedWeight, StoredWeight, plan_weights
 
 
 def export(
@@ -64,7 +64,7 @@ def export(
 class _Weights(Mapping[str, Tensor]):
     """Trained parameters from the model, all others from the files."""
 
-    def __init__(self, trained: GatheredState, stored: Mapping[str, StoredWeight]) -> None:
+    def __init__(self, trained: GatheredState, stored: Mapping[str, StoredWeight | StackedWeight]) -> None:
         self._trained, self._stored = trained, stored
         self._names = list(dict.fromkeys([*stored, *trained]))
 
