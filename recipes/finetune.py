@@ -9,10 +9,9 @@ Several processes shard everything (FSDP2); with one, the same lines run without
 configs/base.yaml.
 """
 
-import math
 import sys
 from functools import partial
-from itertools import accumulate, islice
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -24,14 +23,18 @@ from tqdm import tqdm
 
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
+from torchtune_qwenvl.pictures.curves import draw_curves
 from torchtune_qwenvl.training import resume
+from torchtune_qwenvl.training.answers import ValidationAnswers
 from torchtune_qwenvl.training.batches import collate_for, on_device, work_of
 from torchtune_qwenvl.training.config import parse_arguments, require
 from torchtune_qwenvl.training.distributed import join_world, leave_world, shard
+from torchtune_qwenvl.training.epochs import Epochs
 from torchtune_qwenvl.training.exclusions import check_exclusions
 from torchtune_qwenvl.training.export import export
 from torchtune_qwenvl.training.flops import FlopCounter
 from torchtune_qwenvl.training.folder import CheckpointFolder
+from torchtune_qwenvl.training.history import History, read_curves
 from torchtune_qwenvl.training.layers import (
     checkpoint_activations,
     compile_layers,
@@ -47,7 +50,7 @@ from torchtune_qwenvl.training.optim import (
     gradients_of,
     learning_rates,
 )
-from torchtune_qwenvl.training.order import member_names, order_of
+from torchtune_qwenvl.training.order import check_has_length, member_names, order_of
 from torchtune_qwenvl.training.parts import (
     GradientCheck,
     gradient_norm,
@@ -57,6 +60,7 @@ from torchtune_qwenvl.training.parts import (
 from torchtune_qwenvl.training.precision import autocast, compute_dtype, set_parameter_dtypes
 from torchtune_qwenvl.training.profiling import build_profiler
 from torchtune_qwenvl.training.samples import log_samples
+from torchtune_qwenvl.training.shown_answers import show_answers
 from torchtune_qwenvl.training.validation import validation_loss
 
 log = get_logger("INFO")
@@ -93,24 +97,26 @@ class FinetuneRecipe:
         dataset = instantiate(cfg.dataset, self.transform)
         self.loader = self.build_loader(dataset, cfg.shuffle)
         val_dataset = instantiate(cfg.val_dataset, self.transform)
+        check_has_length("val_dataset", val_dataset)
         self.val_loader = self.build_loader(val_dataset, shuffle=False) if val_dataset else None
-        self.epoch_ends = list(accumulate(self.steps_of(epoch) for epoch in range(cfg.epochs)))
-        self.total_steps = self.epoch_ends[-1]
+        ask = (cfg.val_answers, cfg.val_answer_tokens, cfg.on_bad_sample)
+        self.answers = ValidationAnswers(val_dataset, self.transform, self.model, *ask)
+        self.progress, self.epochs = resume.Progress(), Epochs(self.loader, world, cfg)
         self.scheduler = build_scheduler(cfg.lr_scheduler, self.optimizer, self.total_steps)
         # What is random from here on (dropout) differs between ranks.
         torch.manual_seed(cfg.seed + world.rank)
-        self.progress = resume.Progress()
         if found is not None:
             self.progress = resume.load(found, world, self.model, self.optimizer, self.scheduler)
         self.check_gradients = GradientCheck(self.parts)
         self.members = member_names(dataset)
         self.meter = Meter(world, peak_flops(world.device, cfg.device_peak_tflops), self.members)
-        self.logger = instantiate(cfg.metric_logger) if world.is_main else None
-        if self.logger is not None:
+        self.logger = None
+        if world.is_main:
+            self.logger = History(instantiate(cfg.metric_logger), self.output_dir, self.progress.step, found)
             self.logger.log_config(cfg)
             start = f"resumed from {found}, step {self.progress.step}" if found else "from the checkpoint"
             if cfg.log_samples:
-                log_samples(dataset, self.model, self.transform, cfg.on_bad_sample)
+                log_samples(dataset, self.transform, cfg.on_bad_sample)
             if cfg.pack_to is not None:
                 start = f"{self.loader.sampler}; {start}"
             log.info(f"{trainable_table(self.model, rates)}\n{self.total_steps} steps, {start}")
@@ -145,11 +151,10 @@ class FinetuneRecipe:
             pin_memory=self.world.device.type == "cuda",
         )
 
-    def steps_of(self, epoch: int) -> int:
-        """Optimizer steps of an epoch; packed rows differ in number from epoch to epoch."""
-        self.loader.set_epoch(epoch)
-        steps = math.ceil(len(self.loader) / self.cfg.gradient_accumulation_steps)
-        return min(steps, self.cfg.max_steps_per_epoch or steps)
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run, as far as is known."""
+        return self.epochs.total_steps(self.progress)
 
     def train(self) -> None:
         """All epochs, from where the progress stands."""
@@ -160,18 +165,17 @@ class FinetuneRecipe:
 
     def train_epoch(self, epoch: int) -> None:
         """The steps of an epoch, from the first sample that no step has seen."""
-        self.loader.set_epoch(epoch)
-        if self.progress.data and epoch == self.progress.epoch:
-            self.loader.load_state_dict(self.progress.data)
-        batches = iter(self.loader)
+        self.epochs.begin(epoch, self.progress)
+        batches, over = iter(self.loader), self.epochs.is_over(self.progress)
         first_step, labelled = self.progress.step, 0
-        while self.progress.step < self.epoch_ends[epoch]:
+        while not over:
             with self.meter.waiting():
                 step_batches = list(islice(batches, self.cfg.gradient_accumulation_steps))
             rates = current_learning_rates(self.optimizer)
             loss, norm, work = self.step(step_batches)
             self.progress.step += 1
-            self.progress.epoch, self.progress.data = epoch, self.loader.state_dict()
+            self.progress.data = self.loader.state_dict()
+            over = self.epochs.is_over(self.progress)
             labelled = labelled + work[0]  # stays on the device
             self.meter.add(work)
             self.bar.update()
@@ -185,8 +189,8 @@ class FinetuneRecipe:
                     self.save()
         if self.progress.step > first_step and not int(labelled):
             raise ValueError(
-                f"epoch {epoch} trained on no token at all: every sample was skipped. The reasons are logged "
-                "above; on_bad_sample=raise stops at the first bad sample."
+                f"epoch {epoch} trained on no token at all: there is no sample, or every sample was skipped. "
+                "The reasons are logged above; on_bad_sample=raise stops at the first bad sample."
             )
 
     def step(self, batches: list[Batch]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -228,7 +232,7 @@ class FinetuneRecipe:
             self.logger.log_dict(figures, step=self.progress.step)
 
     def validate(self) -> None:
-        """Loss on the validation set, and what the components of `evaluate:` measure."""
+        """Loss on the validation set, a few answers, and what the components of `evaluate:` measure."""
         figures: dict[str, float] = {}
         if self.val_loader is not None:
             self.val_loader.set_epoch(0)
@@ -241,6 +245,11 @@ class FinetuneRecipe:
             self.logger.log_dict(figures, step=self.progress.step)
             shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
             self.bar.write(f"step {self.progress.step}: {shown}")
+        if self.answers.questions:
+            with self.autocast():
+                answers = self.answers(self.model)
+            if self.logger is not None:
+                self.bar.write(show_answers(answers, self.progress.step, self.output_dir, self.logger))
 
     def save(self) -> None:
         """Everything that a resumed run needs."""
@@ -255,6 +264,8 @@ class FinetuneRecipe:
         export(
             self.model, self.world, cfg.checkpoint_dir, self.output_dir, cfg.export_dtype, cfg.merge_adapter
         )
+        if self.logger is not None:
+            draw_curves(read_curves(self.output_dir), self.output_dir / "curves.png")
         for component in cfg.finish:
             instantiate(component, self.model, self.transform, self.output_dir)
         if self.logger is not None:

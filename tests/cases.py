@@ -2,17 +2,31 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from chats import Block, positions_by_walk
 from tiny_families import FAMILIES
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.overrides import TorchFunctionMode
 
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 Grid = tuple[int, int, int]
+
+
+class Video(NamedTuple):
+    """A clip's grid in patches, and the seconds from one temporal patch to the next."""
+
+    t: int
+    h: int
+    w: int
+    seconds: float = 1.0
+
+
+Piece = int | Grid | Video
 
 
 def renamed(hf: nn.Module, named: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -81,56 +95,95 @@ def of_scale(ours: Tensor, reference: Tensor) -> float:
 
 
 class Case:
-    """Prompts of text pieces (numbers of tokens) and images (grids in patches), in any order.
+    """Prompts of text pieces (numbers of tokens), images (grids in patches) and videos, in any order.
 
     `Case(hf, [3, (1, 4, 6), 5])` is one row: 3 text tokens, an image between its two marks, 5 text tokens.
-    The last `labelled` text tokens of each row are labelled.
+    A video stands as its family writes it. The last `labelled` text tokens of each row are labelled.
     """
 
     def __init__(
-        self, hf: nn.Module, *rows: Sequence[int | Grid], labelled: int = 4, seed: int = 0, raw: bool = False
+        self, hf: nn.Module, *rows: Sequence[Piece], labelled: int = 4, seed: int = 0, raw: bool = False
     ) -> None:
-        self.hf, self.labelled = hf, labelled
+        self.hf, self.labelled, self.raw = hf, labelled, raw
+        self.family = FAMILIES[hf.config.model_type]
+        self.rows = rows
         self._generator = torch.Generator().manual_seed(seed)
-        self.samples = [self._sample(row, raw) for row in rows]
+        self.samples = [self._sample(row) for row in rows]
 
-    def _sample(self, pieces: Sequence[int | Grid], raw: bool) -> dict[str, Any]:
-        config, tokens, images, grids = self.hf.config, [], [], []
+    def only(self, row: int) -> "Case":
+        """The same with a single one of the rows."""
+        one = copy.copy(self)
+        one.rows, one.samples = self.rows[row : row + 1], [copy.copy(self.samples[row])]
+        return one
+
+    def _sample(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        tokens, images = [], []
+        media = [piece for piece in pieces if not isinstance(piece, int)]
         for piece in pieces:
-            if isinstance(piece, int):
-                tokens += torch.randint(0, 250, (piece,), generator=self._generator).tolist()
-                continue
-            t, h, w = piece
-            merged = t * h * w // config.vision_config.spatial_merge_size**2
-            placeholders = [config.image_token_id] * merged
-            before, after = (getattr(config, entry) for entry in FAMILIES[config.model_type].marks)
-            tokens += [before, *placeholders, after]
-            images.append(self._pixels(t * h * w, raw))
-            grids.append(piece)
-        grid_thw = torch.tensor(grids, dtype=torch.int64).view(-1, 3)
+            tokens += self._text(piece) if isinstance(piece, int) else self._written(piece)
+            if not isinstance(piece, int):
+                images.append(self._pixels(*piece[:3], frames=2 if isinstance(piece, Video) else 1))
+        grid_thw = torch.tensor([piece[:3] for piece in media], dtype=torch.int64).view(-1, 3)
         return {
             "tokens": tokens,
             "mask": [i < len(tokens) - self.labelled for i in range(len(tokens))],
-            "input_pos": self._positions(tokens, grid_thw),
+            "input_pos": self._positions(tokens, media),
             "encoder_input": {"vision": {"images": images, "grid_thw": grid_thw}},
         }
 
-    def _pixels(self, n: int, raw: bool) -> Tensor:
-        still = 3 * self.hf.config.vision_config.patch_size**2
-        if raw:
-            return torch.randint(0, 256, (n, still), generator=self._generator).to(torch.uint8)
-        return torch.randn(n, 2 * still, generator=self._generator)
+    def _text(self, n: int) -> list[int]:
+        return torch.randint(0, 250, (n,), generator=self._generator).tolist()
 
-    def _positions(self, tokens: list[int], grids: Tensor) -> Tensor:
-        ids = torch.tensor([tokens])
-        if not len(grids):
+    def _written(self, piece: Grid | Video) -> list[int]:
+        """A medium with its marks; a video's temporal patches in marks of their own where the family does."""
+        config = self.hf.config
+        t, h, w = piece[:3]
+        n = h * w // config.vision_config.spatial_merge_size**2
+        before, after = (getattr(config, entry) for entry in self.family.marks)
+        if not isinstance(piece, Video):
+            return [before, *[config.image_token_id] * (t * n), after]
+        start, end = (getattr(config, entry) for entry in self.family.video_marks or self.family.marks)
+        pad = getattr(config, self.family.video_pad)
+        if not self.family.timestamps:
+            return [start, *[pad] * (t * n), end]
+        patches = [[before, *[pad] * n, after, *self._text(1)] for _ in range(t)]
+        return [start, *self._text(1), *(token for patch in patches for token in patch), end]
+
+    def _pixels(self, t: int, h: int, w: int, frames: int) -> Tensor:
+        still = 3 * self.hf.config.vision_config.patch_size**2
+        if self.raw:
+            shape = (t * h * w, frames * still)
+            return torch.randint(0, 256, shape, generator=self._generator).to(torch.uint8)
+        return torch.randn(t * h * w, 2 * still, generator=self._generator)
+
+    def _positions(self, tokens: list[int], media: Sequence[Grid | Video]) -> Tensor:
+        """transformers' for stills; with a video those of the published rule."""
+        ids, config = torch.tensor([tokens]), self.hf.config
+        if not media:
             return torch.arange(len(tokens))[:, None].expand(-1, 3)
-        kinds = (ids == self.hf.config.image_token_id).int()
+        if any(isinstance(piece, Video) for piece in media):
+            visual = {config.image_token_id, config.video_token_id}
+            blocks = [block for piece in media for block in self._blocks(piece)]
+            return torch.tensor(positions_by_walk(tokens, visual, blocks))
+        kinds, grids = (ids == config.image_token_id).int(), torch.tensor(media)
         positions, _ = self.hf.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grids)
         return positions[:, 0].T
 
+    def _blocks(self, piece: Grid | Video) -> list[Block]:
+        vision, (t, h, w) = self.hf.config.vision_config, piece[:3]
+        rows, columns = (side // vision.spatial_merge_size for side in (h, w))
+        if isinstance(piece, Video) and self.family.timestamps:
+            return [([0], rows, columns)] * t
+        step = getattr(vision, "tokens_per_second", None)
+        if isinstance(piece, Video) and step is not None:
+            return [([int(i * piece.seconds * step) for i in range(t)], rows, columns)]
+        return [(list(range(t)), rows, columns)]
+
     def reference_inputs(self) -> dict[str, Any]:
-        """What transformers' model takes, right-padded, `mm_token_type_ids` included."""
+        """What transformers' model takes, right-padded, `mm_token_type_ids` included.
+
+        Where a row has a video, with position ids: transformers' own are not the published ones.
+        """
         longest = max(len(sample["tokens"]) for sample in self.samples)
         pad = [longest - len(sample["tokens"]) for sample in self.samples]
         tokens = torch.tensor([s["tokens"] + [0] * n for s, n in zip(self.samples, pad, strict=True)])
@@ -139,14 +192,33 @@ class Case:
             for s, n in zip(self.samples, pad, strict=True)
         ]
         real = [[1] * (longest - n) + [0] * n for n in pad]
+        config = self.hf.config
         inputs = {
             "input_ids": tokens,
             "attention_mask": torch.tensor(real),
-            "mm_token_type_ids": (tokens == self.hf.config.image_token_id).int(),
+            "mm_token_type_ids": (tokens == config.image_token_id) + 2 * (tokens == config.video_token_id),
             "labels": torch.tensor(labels),
+            **self._reference_pixels(),
         }
-        visions = [s["encoder_input"]["vision"] for s in self.samples]
-        if images := [image for vision in visions for image in vision["images"]]:
-            inputs["pixel_values"] = torch.cat(images)
-            inputs["image_grid_thw"] = torch.cat([vision["grid_thw"] for vision in visions])
+        if any(isinstance(piece, Video) for row in self.rows for piece in row):
+            rows = [torch.as_tensor(sample["input_pos"]) for sample in self.samples]
+            inputs["position_ids"] = pad_sequence(rows, batch_first=True).permute(2, 0, 1)
+        return inputs
+
+    def _reference_pixels(self) -> dict[str, Tensor]:
+        """Images and videos apart; where they share a token transformers takes one kind: all as frames."""
+        media = [piece for row in self.rows for piece in row if not isinstance(piece, int)]
+        visions = [sample["encoder_input"]["vision"] for sample in self.samples]
+        pixels = [one for vision in visions for one in vision["images"]]
+        grids = [grid for vision in visions for grid in vision["grid_thw"]]
+        kinds = ["videos" if isinstance(piece, Video) else "" for piece in media]
+        if self.family.video_pad == "image_token_id" and len(set(kinds)) == 2:
+            kinds = [""] * len(kinds)
+            grids = [grid.new_tensor([[1, *grid[1:]]] * int(grid[0])) for grid in grids]
+        inputs = {}
+        for kind, name, grid in (("", "pixel_values", "image"), ("videos", "pixel_values_videos", "video")):
+            chosen = [i for i, k in enumerate(kinds) if k == kind]
+            if chosen:
+                inputs[name] = torch.cat([pixels[i] for i in chosen])
+                inputs[f"{grid}_grid_thw"] = torch.cat([grids[i].view(-1, 3) for i in chosen])
         return inputs

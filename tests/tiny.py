@@ -63,6 +63,7 @@ def tiny_hf_config(
     """
     base = REAL_BASE if vocab_size > REAL_BASE else TINY_BASE
     kind = FAMILIES[family]
+    marks = {**kind.marks, **kind.video_marks}
     text_config = {
         **kind.text,
         "vocab_size": vocab_size,
@@ -77,7 +78,7 @@ def tiny_hf_config(
             "tie_word_embeddings": tie,
             "image_token_id": token_id(kind.image, base, family),
             "video_token_id": token_id(kind.video, base, family),
-            **{entry: token_id(token, base, family) for entry, token in kind.marks.items()},
+            **{entry: token_id(token, base, family) for entry, token in marks.items()},
             **changes,
         },
     )

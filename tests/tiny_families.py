@@ -142,6 +142,11 @@ class TinyFamily:
             "vision_end_token_id": "<|vision_end|>",
         }
     )
+    # The same for videos where they have their own, the placeholder's entry, and whether every temporal patch
+    # stands in the marks of an image, beside its time.
+    video_marks: dict[str, str] = field(default_factory=dict)
+    video_pad: str = "video_token_id"
+    timestamps: bool = False
     tokenizer: str = "Qwen2Tokenizer"
     tokenizer_json: bool = False
     image_processor: str = "Qwen2VLImageProcessor"
@@ -187,6 +192,7 @@ _QWEN3: dict[str, Any] = {
     "image_std": [0.5, 0.5, 0.5],
     "pixels": {"size": {"shortest_edge": 4096, "longest_edge": 16777216}},
     "template": QWEN3_TEMPLATE,
+    "timestamps": True,
     "videos": {
         "size": {"shortest_edge": 4096, "longest_edge": 25165824},
         **{"fps": 2, "min_frames": 4, "max_frames": 768, "do_sample_frames": True},

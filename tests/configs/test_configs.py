@@ -3,6 +3,7 @@
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torchao.dtypes.nf4tensor import NF4Tensor
 from torchtune.config import instantiate
 
 from torchtune_qwenvl.modules.lora import is_adapter
@@ -16,6 +17,7 @@ ADAPTERS_ONLY = ("32B", "72B")
 PARTS = {
     "full": {"encoder", "fusion", "decoder"},
     "lora": {"decoder"},
+    "qlora": {"decoder"},
     "stage1": {"encoder", "fusion"},
     "stage2": {"encoder", "fusion", "decoder"},
     "stage3": {"fusion", "decoder"},
@@ -24,7 +26,7 @@ FAMILY = [name for name in packaged_names() if name.startswith("qwen2_5_vl/")]
 
 
 def test_all_are_there() -> None:
-    methods = {size: {"lora"} if size in ADAPTERS_ONLY else set(PARTS) for size in PARAMETERS}
+    methods = {size: {"lora", "qlora"} if size in ADAPTERS_ONLY else set(PARTS) for size in PARAMETERS}
     assert set(FAMILY) == {f"qwen2_5_vl/{size}_{method}" for size in methods for method in methods[size]}
 
 
@@ -37,7 +39,11 @@ def test_builds_the_published_model(name: str) -> None:
     assert sum(p.numel() for n, p in model.named_parameters() if not is_adapter(n)) == PARAMETERS[size]
     parts = trainable_by_part(model)
     assert set(parts) == PARTS[method]
-    assert all(is_adapter(name) for part in parts.values() for name in part) == (method == "lora")
+    assert all(is_adapter(name) for part in parts.values() for name in part) == ("lora" in method)
+    quantized = sum(p.numel() for p in model.parameters() if isinstance(p, NF4Tensor))
+    # Of the decoder all but embeddings, head, norms and biases.
+    linears = [p for n, p in model.named_parameters() if n.startswith("decoder.layers") and not is_adapter(n)]
+    assert quantized == (sum(p.numel() for p in linears if p.dim() > 1) if method == "qlora" else 0)
     assert all(0 < rate < 1e-3 for rate in learning_rates(cfg, parts).values())
 
 

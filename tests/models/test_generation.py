@@ -3,7 +3,7 @@
 import pytest
 import tiny
 import torch
-from cases import Case, ours_like
+from cases import Case, Video, ours_like
 
 from torchtune_qwenvl.generation import Sampling, choose, generate, stream
 
@@ -32,9 +32,7 @@ def expected(hf):
     """Every row alone through transformers' generate."""
     rows = []
     for i in range(len(ROWS)):
-        inputs = Case(hf, *ROWS[: i + 1])  # the same random draws as in `samples`
-        inputs.samples = inputs.samples[i:]
-        batch = inputs.reference_inputs()
+        batch = Case(hf, *ROWS).only(i).reference_inputs()
         batch.pop("labels")
         out = hf.generate(**batch, max_new_tokens=NEW, do_sample=False, eos_token_id=None)
         rows.append(out[0, batch["input_ids"].shape[1] :].tolist())
@@ -48,6 +46,37 @@ def test_greedy_equals_transformers_in_a_batch_and_alone(ours, samples, expected
     for sample, row in zip(samples, expected, strict=True):
         assert generate(ours, [sample], use_cache=use_cache, **PLAIN) == [row]
     assert len({tuple(row) for row in expected}) == len(ROWS)
+
+
+SEED = 12  # with which no model writes a placeholder
+VIDEO_ROWS = [
+    [7, Video(3, 4, 6, seconds=2.0), 2],
+    [12],
+    [1, (1, 10, 14), 2, Video(2, 2, 2), 3, (1, 2, 4), 2],
+    [2, Video(5, 8, 4, seconds=0.4), 1, Video(1, 4, 4), 4],
+]
+
+
+@pytest.mark.parametrize("use_cache", [True, False], ids=["cache", "no cache"])
+def test_greedy_with_videos_is_transformers_argmax_at_every_step(hf, ours, use_cache):
+    """Teacher-forced with our positions: transformers' own are not the published ones behind a video."""
+    whole = Case(hf, *VIDEO_ROWS, seed=SEED)
+    together = generate(ours, whole.samples, use_cache=use_cache, **PLAIN)
+    assert len({tuple(row) for row in together}) == len(VIDEO_ROWS)
+    # transformers would look for pixels of a placeholder that the model itself has written.
+    assert not {hf.config.image_token_id, hf.config.video_token_id} & {t for row in together for t in row}
+    for i, row in enumerate(together):
+        case = whole.only(i)
+        (sample,), n = case.samples, len(case.samples[0]["tokens"])
+        assert generate(ours, [sample], use_cache=use_cache, **PLAIN) == [row]
+        behind = sample["input_pos"].max() + 1 + torch.arange(NEW)
+        sample["input_pos"] = torch.cat([sample["input_pos"], behind[:, None].expand(-1, 3)])
+        sample["tokens"], sample["mask"] = sample["tokens"] + row, sample["mask"] + [True] * NEW
+        inputs = case.reference_inputs() | {"position_ids": sample["input_pos"].T[:, None]}
+        inputs.pop("labels")
+        with torch.no_grad():
+            logits = hf(**inputs).logits[0]
+        assert logits[n - 1 : -1].argmax(-1).tolist() == row
 
 
 def test_padding_changes_nothing(ours, samples, expected):

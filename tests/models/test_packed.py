@@ -5,13 +5,13 @@ import random
 import pytest
 import tiny
 import torch
-from cases import Case, of_scale, ours_like, relative
+from cases import Case, Video, of_scale, ours_like, relative
 from tiny_families import FAMILIES
 
 from torchtune_qwenvl.data import collate
 
 MIXTURES = 120
-IMAGES = [(1, 4, 4), (1, 4, 6), (1, 8, 4), (1, 12, 8), (1, 2, 2)]
+MEDIA = [(1, 4, 4), (1, 4, 6), (1, 8, 4), (1, 12, 8), (1, 2, 2), Video(2, 4, 4), Video(3, 2, 4, seconds=3.0)]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -20,14 +20,14 @@ def hf(request: pytest.FixtureRequest):
 
 
 def document(rng: random.Random) -> list:
-    """Text only, one image, or many, text around and between them; sometimes a single token."""
-    n_images = rng.choice([0, 0, 1, 1, 2, 4])
-    if not n_images and rng.random() < 0.1:
+    """Text only, one image or video, or many, text around and between; sometimes a single token."""
+    n_media = rng.choice([0, 0, 1, 1, 2, 4])
+    if not n_media and rng.random() < 0.1:
         return [1]
     pieces: list = [rng.randint(1, 9)]
-    for _ in range(n_images):
-        pieces += [rng.choice(IMAGES), rng.randint(1, 20)]
-    return pieces if n_images else [rng.randint(2, 40)]
+    for _ in range(n_media):
+        pieces += [rng.choice(MEDIA), rng.randint(1, 20)]
+    return pieces if n_media else [rng.randint(2, 40)]
 
 
 def run(model, batch) -> tuple[torch.Tensor, int, dict[str, torch.Tensor]]:
@@ -60,7 +60,9 @@ def test_packed_equals_unpacked_on_many_mixtures() -> None:
 
 def test_every_family_packs(hf) -> None:
     model = ours_like(hf).train()
-    samples = Case(hf, [3, (1, 4, 6), 5], [17], [2, (1, 8, 4), 3, (1, 2, 2), 6], [6]).samples
+    clip = Video(2, 4, 6, seconds=3.0)
+    rows = [3, (1, 4, 6), 5], [17], [2, (1, 8, 4), 3, clip, 6], [6], [2, clip, 5]
+    samples = Case(hf, *rows).samples
     loss, n, gradients = run(model, collate(samples))
     packed_loss, packed_n, packed = run(model, collate(samples, padding_free=True))
     assert packed_n == n and abs(packed_loss - loss) <= 1e-5 * loss
@@ -70,7 +72,7 @@ def test_every_family_packs(hf) -> None:
 
 def test_logits_of_a_document_do_not_depend_on_its_neighbours(hf) -> None:
     model = ours_like(hf)
-    samples = Case(hf, [12, (1, 4, 6), 5], [17], [2, (1, 8, 4), 6]).samples
+    samples = Case(hf, [12, (1, 4, 6), 5], [17], [2, (1, 8, 4), 6], [2, Video(2, 4, 6), 6]).samples
     packed = collate(samples, padding_free=True)
     packed.pop("labels")
     together = model(**packed).squeeze(0).split(packed["layout"]["document_lengths"].tolist())

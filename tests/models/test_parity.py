@@ -8,11 +8,11 @@ The bounds are those a correct fp32 implementation keeps to such a run; they are
 import pytest
 import tiny
 import torch
-from cases import Case, Exactly, exact_like, of_scale, ours_like, relative, renamed, widened
+from cases import Case, Exactly, Video, exact_like, of_scale, ours_like, relative, renamed, widened
 
 from torchtune_qwenvl.data import collate
 
-# Pieces of text (tokens) and images (grids in patches) per row; odd sizes, whole and cut windows.
+# Pieces of text (tokens), images and videos (grids in patches) per row; odd sizes, whole and cut windows.
 ROWS = {
     "one image": [[3, (1, 10, 14), 9]],
     "whole windows": [[3, (1, 16, 16), 9]],
@@ -20,6 +20,12 @@ ROWS = {
     "narrow": [[2, (1, 2, 46), 7]],
     "interleaved": [[4, (1, 4, 6), 5, (1, 18, 10), 1, (1, 8, 8), 8]],
     "text only": [[17]],
+    "video": [[3, Video(3, 4, 18, seconds=0.75), 9]],
+    "several videos": [
+        [1, Video(2, 4, 4, seconds=2.0), 4, Video(1, 6, 2), 1, Video(4, 2, 4, seconds=0.3), 6]
+    ],
+    "images and videos": [[2, (1, 4, 6), 3, Video(3, 4, 4, seconds=4.0), 1, (1, 2, 2), 1, Video(1, 2, 6), 7]],
+    "batch with videos": [[2, Video(2, 6, 4), 14], [25], [1, (1, 2, 4), 1, Video(2, 2, 4), 6]],
     "batch with padding": [[2, (1, 6, 12), 14], [25], [1, (1, 2, 4), 1, (1, 8, 34), 6]],
 }
 
@@ -75,18 +81,21 @@ def test_logits_loss_and_every_gradient(hf, exact, ours, rows):
             assert unused or name.endswith("correction_bias"), name
 
 
-@pytest.mark.parametrize(
-    "grids", [[(1, 10, 14)], [(1, 16, 24), (1, 2, 2), (1, 18, 6)], [(3, 12, 10), (1, 4, 4)]]
-)
-def test_visual_tokens(exact, ours, grids):
+@pytest.mark.parametrize("as_video", [False, True], ids=["images", "videos"])
+def test_visual_tokens_and_every_deepstack_feature(exact, ours, as_video):
+    """Videos through transformers' way for videos, which is GLM's frames one by one."""
+    grids = [(1, 16, 24), (1, 2, 2), (1, 18, 6)]
+    if as_video:
+        grids = [(3, 12, 10), (1, 4, 4), (2, 18, 6)]
     pixels = torch.randn(sum(t * h * w for t, h, w in grids), ours.vision_encoder.patch_embed.in_features)
+    encode = exact.model.get_video_features if as_video else exact.model.get_image_features
     with torch.no_grad():
-        frames = torch.tensor([(1, h, w) for t, h, w in grids for _ in range(t)])
         with Exactly():
-            expected = exact.model.visual(pixels.double(), frames)
+            expected = encode(pixels.double(), torch.tensor(grids), return_dict=True)
         deepstack = []
         tokens = ours.vision_encoder(pixels, torch.tensor(grids), deepstack=deepstack)
-        theirs = [expected.pooler_output, *getattr(expected, "deepstack_features", ())]
+        theirs = [expected.pooler_output, *(getattr(expected, "deepstack_features", None) or ())]
+        theirs = [torch.cat(feature) for feature in theirs]  # one per image or clip
         for feature, reference in zip([tokens, *deepstack], theirs, strict=True):
             assert (feature - reference).abs().max() <= 1e-5
         assert torch.equal(

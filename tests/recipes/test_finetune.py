@@ -9,6 +9,7 @@ import pytest
 import torch
 from launch import LORA, run
 from omegaconf import OmegaConf
+from PIL import Image
 from torchtune.config import instantiate
 
 from torchtune_qwenvl import load_model, load_transform
@@ -78,6 +79,9 @@ def test_tune_run_one_process(config: Path, tmp_path: Path) -> None:
         p.numel() for n, p in model.vision_encoder.named_parameters() if "merger" not in n
     )
     assert "100%" in printed and "4/4" in printed
+    for name in ("curves.png", "answers/step_3.png", "answers/step_4.png"):
+        assert Image.open(out / name).width > 1000
+    assert printed.count("  1  (1 image) What is in image 0?\n     expected  I see a\n     generated ") == 2
     assert OmegaConf.load(out / "torchtune_config.yaml").batch_size == 2
     # The run's config is one to run again.
     assert resolve(str(out / "torchtune_config.yaml")).clip_grad_norm == 0.5

@@ -31,12 +31,16 @@ def test_padded_padding_free_and_packed_runs_learn_the_same(config: Path, tmp_pa
     padded = losses(run(tmp_path / "a", *ONE_STEP, "batch_size=16", config=config))
     free = losses(run(tmp_path / "b", *ONE_STEP, "batch_size=16", "padding_free=true", config=config))
     packed = run(tmp_path / "c", *ONE_STEP, "batch_size=20", "pack_to=120", config=config)
-    ranks = run(tmp_path / "d", *ONE_STEP, "batch_size=10", "pack_to=120", config=config, processes=2)
+    asked = (f"val_dataset.source={config.parent / 'data.json'}", "run_val_every_n_steps=2", "val_answers=3")
+    overrides = (*ONE_STEP, "batch_size=10", "pack_to=120", *asked)
+    ranks = run(tmp_path / "d", *overrides, config=config, processes=2)
     assert len(padded) == 2 and padded[1] < padded[0]
     assert free == pytest.approx(padded, rel=1e-5)
     assert losses(packed) == pytest.approx(padded, rel=1e-5)
     assert losses(ranks) == pytest.approx(padded, rel=1e-5)
     assert "16 samples packed into" in packed.printed
+    assert len(re.findall(r"  \d  .*What is in image .*\n     expected  I see ", ranks.printed)) == 2
+    assert (tmp_path / "d/answers/step_2.png").is_file()
 
 
 @pytest.fixture(scope="module")

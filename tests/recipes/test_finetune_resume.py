@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from launch import LORA, Run, run
 
+from torchtune_qwenvl.training.history import read_curves
+
 # Eight steps in two shuffled epochs; the rate changes with every step, dropout draws random numbers in all
 # of them.
 SAVING = (
@@ -54,6 +56,9 @@ def test_killed_and_resumed(reference: Run, config: Path, tmp_path: Path, kill_a
     assert_same(resumed, reference, first_step=1)
     folders = sorted(path.name for path in (tmp_path / "out").glob("step_*"))
     assert folders == ["step_6", "step_8"]
+    curves, whole = read_curves(tmp_path / "out"), read_curves(reference.output_dir)
+    assert curves["loss"] == whole["loss"] and [step for step, _ in curves["lr_decoder"]] == [*range(1, 9)]
+    assert (tmp_path / "out/curves.png").is_file()
 
 
 def test_half_written_is_never_picked_up(config: Path, tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from fake_wandb import FakeWandb
 from torchtune.data import Message
 
-from torchtune_qwenvl import load_model, load_transform
+from torchtune_qwenvl import load_transform
 from torchtune_qwenvl.training.samples import log_samples, patches_to_image
 
 
@@ -23,28 +24,11 @@ def sample_of(transform: Any, *images: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("dtype", ["uint8", "fp32"])
 def test_patches_become_the_image_again(tiny_folder: Any, dtype: str) -> None:
     image = tiny.photo(84, 140)  # multiples of 28: the transform does not resize
-    sample = sample_of(load_transform(tiny_folder, dtype=dtype), image)
+    transform = load_transform(tiny_folder, dtype=dtype)
+    sample = sample_of(transform, image)
     vision = sample["encoder_input"]["vision"]
-    again = patches_to_image(vision["images"][0], vision["grid_thw"][0].tolist(), load_model(tiny_folder))
+    again = patches_to_image(vision["images"][0], vision["grid_thw"][0].tolist(), transform)
     assert torch.equal(again, torch.from_numpy(np.array(image)).permute(2, 0, 1))
-
-
-class FakeWandb(SimpleNamespace):
-    """Keeps what is logged."""
-
-    run = object()
-
-    class Table:
-        def __init__(self, columns: list[str]) -> None:
-            self.columns, self.rows = columns, []
-
-        def add_data(self, *row: Any) -> None:
-            assert len(row) == len(self.columns)
-            self.rows.append(row)
-
-    @staticmethod
-    def Image(array: np.ndarray) -> tuple[int, ...]:
-        return array.shape
 
 
 def test_table(tiny_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +36,7 @@ def test_table(tiny_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", FakeWandb(log=logged.append))
     transform = load_transform(tiny_folder, dtype="uint8")
     dataset = [sample_of(transform, tiny.photo(56, 84), tiny.photo(56, 56)), sample_of(transform)]
-    log_samples(dataset, load_model(tiny_folder), transform, "raise")
+    log_samples(dataset, transform, "raise")
     table = logged[0]["samples"]
     assert table.columns == ["text", "trained on", "image 1", "image 2"]
     (text, trained, *images), (_, _, *none) = table.rows
@@ -64,4 +48,4 @@ def test_table(tiny_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_leaves_without_a_run(tiny_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=None))
     with pytest.raises(ValueError, match="no wandb run is open"):
-        log_samples([], load_model(tiny_folder), None, "raise")
+        log_samples([], None, "raise")

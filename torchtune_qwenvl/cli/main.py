@@ -17,6 +17,7 @@ from torchtune._cli.download import Download
 from torchtune._cli.ls import List
 
 from torchtune_qwenvl.arguments import nearest
+from torchtune_qwenvl.cli.check import Check
 from torchtune_qwenvl.cli.cp import Copy
 from torchtune_qwenvl.cli.registry import RECIPES, register
 from torchtune_qwenvl.cli.run import Run
@@ -39,6 +40,7 @@ COMMANDS = {
     "cp": Copy,
     "show": Show,
     "validate": Validate,
+    "check": Check,
     "run": Run,
     "download": Download,
 }

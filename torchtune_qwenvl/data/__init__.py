@@ -5,22 +5,28 @@ from torchtune_qwenvl.data.collate import collate
 from torchtune_qwenvl.data.dataset import Guarded, SkippedSample
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
 from torchtune_qwenvl.data.mixed_dataset import MixedDataset, mixed_dataset
+from torchtune_qwenvl.data.mixed_stream import MixedStream
 from torchtune_qwenvl.data.mixture import Mixture
 from torchtune_qwenvl.data.packed_sampler import PackedSampler
 from torchtune_qwenvl.data.packing import Packer
 from torchtune_qwenvl.data.sampler import ResumableSampler
 from torchtune_qwenvl.data.sizes import measure
+from torchtune_qwenvl.data.stream_sampler import StreamSampler
+from torchtune_qwenvl.data.streamed_dataset import StreamedDataset
 
 __all__ = [
     "Batch",
     "Guarded",
     "Loader",
     "MixedDataset",
+    "MixedStream",
     "Mixture",
     "PackedSampler",
     "Packer",
     "ResumableSampler",
     "SkippedSample",
+    "StreamSampler",
+    "StreamedDataset",
     "VisionChatDataset",
     "build_loader",
     "collate",

@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torch.utils.data import Dataset
-from torchtune.data import CROSS_ENTROPY_IGNORE_IDX, Message
 
+from torchtune_qwenvl.data.chat_reader import ChatReader
 from torchtune_qwenvl.data.dataset import Guarded
 from torchtune_qwenvl.data.images import MediaFinder
 from torchtune_qwenvl.data.messages import MessageParser
 from torchtune_qwenvl.data.records import Records
 from torchtune_qwenvl.data.sources import open_source
+from torchtune_qwenvl.data.stream_sources import is_stream, open_stream
+from torchtune_qwenvl.data.streamed_dataset import ChatItems, StreamedDataset
 from torchtune_qwenvl.data.urls import MAX_BYTES, UrlPolicy
-from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.size import SampleSize
 
 
@@ -22,19 +23,11 @@ class VisionChatDataset(Dataset):
 
     Args:
         records: where records come from.
-        parse: record -> messages.
-        find: what a record names, the file's folder, and image or video -> a path, bytes or image.
-        transform: ``{"messages": [...]}`` -> sample.
+        reader: makes samples of them.
     """
 
-    def __init__(
-        self,
-        records: Records,
-        parse: MessageParser,
-        find: MediaFinder,
-        transform: Callable[[Mapping[str, Any]], Mapping[str, Any]],
-    ) -> None:
-        self.records, self.parse, self.find, self.transform = records, parse, find, transform
+    def __init__(self, records: Records, reader: ChatReader) -> None:
+        self.records, self.reader = records, reader
 
     def __len__(self) -> int:
         return len(self.records)
@@ -44,30 +37,12 @@ class VisionChatDataset(Dataset):
         return self.records.where(index)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The transform's sample with ``labels`` (its tokens, ignored where masked)."""
-        sample = dict(self.transform({"messages": self._messages(index)}))
-        pairs = zip(sample["tokens"], sample["mask"], strict=True)
-        sample["labels"] = [CROSS_ENTROPY_IGNORE_IDX if masked else token for token, masked in pairs]
-        return sample
+        """The transform's sample with ``labels``."""
+        return self.reader.sample(self.records[index], self.records.folder(index))
 
     def size(self, index: int) -> SampleSize:
-        """Tokens and patches of the sample; with our transforms nothing is decoded for it."""
-        sample = {"messages": self._messages(index)}
-        if hasattr(self.transform, "size"):
-            return self.transform.size(sample)
-        return SampleSize.of(self.transform(sample))
-
-    def _messages(self, index: int) -> list[Message]:
-        record = self.records[index]
-        if not isinstance(record, Mapping):
-            raise BadSample(f"expected an object with the columns of a sample, got {type(record).__name__}")
-        messages = self.parse(record)
-        folder = self.records.folder(index)
-        for message in messages:
-            for part in message.content:
-                if part["type"] != "text":
-                    part["content"] = self.find(part["content"], folder, part["type"])
-        return messages
+        """Tokens and patches of the sample."""
+        return self.reader.size(self.records[index], self.records.folder(index))
 
 
 def vision_chat_dataset(
@@ -85,8 +60,9 @@ def vision_chat_dataset(
     new_system_prompt: str | None = None,
     split: str = "train",
     data_files: Any = None,
+    streaming: bool = False,
     **load_dataset_kwargs: Any,
-) -> Guarded:
+) -> Guarded | StreamedDataset:
     """Conversations with images and videos, from JSON, JSONL, parquet or any `datasets` source.
 
     .. code-block:: yaml
@@ -116,11 +92,13 @@ def vision_chat_dataset(
         new_system_prompt: replaces the records' system messages.
         split: of the dataset, slices such as "train[:10%]" included.
         data_files: as for ``datasets.load_dataset``.
+        streaming: read the source in its order, without indexing, counting or downloading it first; see
+            :func:`~torchtune_qwenvl.data.stream_sources.open_stream`. An iterable as source always streams.
         **load_dataset_kwargs: passed on to it.
 
     Returns:
-        A map-style dataset; a bad sample raises :class:`BadSample` with file, number, what was expected and
-        what to do, or comes as :class:`SkippedSample`.
+        A map-style dataset, or a stream; a bad sample raises :class:`BadSample` with file, number, what was
+        expected and what to do, or comes as :class:`SkippedSample`.
 
     Raises:
         ValueError: a source, folder, style, column name or policy that does not exist.
@@ -128,12 +106,11 @@ def vision_chat_dataset(
     if image_root is not None and not Path(image_root).is_dir():
         raise ValueError(f"image_root: expected a folder, found none at {Path(image_root).resolve()}")
     urls = UrlPolicy(timeout=url_timeout, max_bytes=url_max_bytes) if allow_urls else None
-    dataset = VisionChatDataset(
-        open_source(source, split=split, data_files=data_files, **load_dataset_kwargs),
-        MessageParser(style, column_map, new_system_prompt),
-        MediaFinder(
-            None if image_root is None else Path(image_root), urls, url_max_bytes, strings=image_strings
-        ),
-        tokenizer,
+    find = MediaFinder(
+        None if image_root is None else Path(image_root), urls, url_max_bytes, strings=image_strings
     )
-    return Guarded(dataset, on_bad_sample)
+    reader = ChatReader(MessageParser(style, column_map, new_system_prompt), find, tokenizer)
+    where: dict[str, Any] = {"split": split, "data_files": data_files, **load_dataset_kwargs}
+    if streaming or is_stream(source):
+        return StreamedDataset(open_stream(source, **where), Guarded(ChatItems(reader), on_bad_sample))
+    return Guarded(VisionChatDataset(open_source(source, **where), reader), on_bad_sample)

@@ -56,8 +56,12 @@ class Guarded(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitem__(self, index: int) -> Mapping[str, Any] | SkippedSample:
-        """Returns the sample, or a :class:`SkippedSample`; raises :class:`BadRecord` under "raise"."""
+    def __getitem__(self, index: Any) -> Mapping[str, Any] | SkippedSample:
+        """The sample by its number (of a stream, by its item), or a :class:`SkippedSample`.
+
+        Raises:
+            BadRecord: a bad sample, under "raise".
+        """
         try:
             sample = self.dataset[index]
             if not isinstance(sample, SkippedSample):
@@ -67,7 +71,7 @@ class Guarded(Dataset):
         except (ValueError, OSError) as error:
             reason = self._located(error, index)
             if isinstance(error, SampleTooLong) or self.on_bad_sample == "skip":
-                return SkippedSample(index, reason)
+                return SkippedSample(getattr(index, "number", index), reason)
             raise BadRecord(reason) from error
 
     def size(self, index: int) -> SampleSize:

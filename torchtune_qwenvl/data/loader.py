@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchtune_qwenvl.data.collate import collate as default_collate
 from torchtune_qwenvl.data.dataset import BadRecord, Guarded, SkippedSample
 from torchtune_qwenvl.data.sampler import ResumableSampler
+from torchtune_qwenvl.data.stream_sampler import Broken, StreamSampler
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,11 @@ class Batch:
 class Loader:
     """Iterates over the batches of the sampler's epoch, from the sampler's position on.
 
+    A stream's end is not the end: empty batches follow for as long as they are asked for, since other ranks
+    may have more of it.
+
     Attributes:
+        is_stream: whether the number of batches is unknown.
         skipped: every sample left out so far, ``{message: times}``; each message is logged once.
         dropped_turns: turns that the truncation policy cut so far.
     """
@@ -61,6 +66,7 @@ class Loader:
     def __init__(self, batches: DataLoader, order: "_Noted") -> None:
         self._batches, self._order = batches, order
         self.sampler = order.sampler
+        self.is_stream = isinstance(order.sampler, StreamSampler)
         self.skipped: dict[str, int] = {}
         self.dropped_turns = 0
         self._state = self.sampler.state_dict()
@@ -76,10 +82,18 @@ class Loader:
                 raise BadRecord(str(batch))
             self._count(batch)
             yield batch
+        while self.is_stream:
+            self._state = self.sampler.state_dict()
+            yield self._batches.collate_fn([])
+
+    @property
+    def more(self) -> bool:
+        """Whether a stream has more for this rank; others may have when it has not."""
+        return not self._state.get("ended", False)
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch."""
-        self.sampler.set_position(epoch)
+        """Go to the start of an epoch; a stream goes on where it stopped, or begins again behind its end."""
+        self.sampler.begin_epoch(epoch, self._state)
         self._state = self.sampler.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
@@ -105,7 +119,7 @@ def build_loader(
     dataset: Dataset,
     *,
     batch_size: int,
-    sampler: ResumableSampler,
+    sampler: ResumableSampler | StreamSampler,
     collate: Callable[..., dict[str, Any]] = default_collate,
     padding_idx: int = 0,
     ignore_idx: int = -100,
@@ -120,7 +134,8 @@ def build_loader(
     resume, call ``load_state_dict``: nothing that was trained on is read or decoded again.
 
     Args:
-        dataset: map-style dataset of samples of one of our transforms: ours, torchtune's, or a concatenation.
+        dataset: map-style dataset of samples of one of our transforms: ours, torchtune's, or a concatenation;
+            or a `Streamed` one.
         batch_size: samples (of a PackedSampler: rows) per rank and batch.
         sampler: which samples this rank reads.
         collate: samples, ``padding_idx`` and ``ignore_idx`` -> inputs.
@@ -153,11 +168,11 @@ def build_loader(
 class _Noted:
     """A sampler's batches, and where it stands behind each: workers run ahead of what is handed out."""
 
-    def __init__(self, sampler: ResumableSampler) -> None:
+    def __init__(self, sampler: ResumableSampler | StreamSampler) -> None:
         self.sampler = sampler
         self.behind: deque[dict[str, Any]] = deque()
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Any]]:
         self.behind.clear()
         for batch in self.sampler:
             self.behind.append(self.sampler.state_dict())
@@ -178,7 +193,9 @@ class _Reported(Dataset):
         self.guarded = Guarded(dataset, on_bad_sample)
         self.member = getattr(dataset, "member", lambda index: 0)
 
-    def __getitem__(self, index: int) -> tuple[int, Mapping[str, Any] | SkippedSample | BadRecord]:
+    def __getitem__(self, index: Any) -> tuple[int, Mapping[str, Any] | SkippedSample | BadRecord]:
+        if isinstance(index, Broken):
+            return 0, BadRecord(index.message)
         member = self.member(index)
         try:
             return member, self.guarded[index]

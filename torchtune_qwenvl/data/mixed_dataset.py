@@ -12,8 +12,10 @@ from torchtune.config import instantiate
 
 from torchtune_qwenvl.data.chat_dataset import vision_chat_dataset
 from torchtune_qwenvl.data.dataset import SkippedSample
+from torchtune_qwenvl.data.mixed_stream import MixedStream
 from torchtune_qwenvl.data.mixture import Mixture
 from torchtune_qwenvl.data.sizes import sample_size
+from torchtune_qwenvl.data.streamed_dataset import is_streamed
 from torchtune_qwenvl.transforms.size import SampleSize
 
 
@@ -102,8 +104,8 @@ def mixed_dataset(
     *,
     datasets: Sequence[Mapping[str, Any]],
     stopping_strategy: str = "first_exhausted",
-) -> MixedDataset:
-    """Several datasets, mixed by weights.
+) -> MixedDataset | MixedStream:
+    """Several datasets, mixed by weights; a stream if one of them is.
 
     .. code-block:: yaml
 
@@ -134,7 +136,8 @@ def mixed_dataset(
     weights = weights_of(entries)
     names = _names(entries)
     built = [_build(entry, tokenizer) for entry in entries]
-    return MixedDataset(built, weights, names, stopping_strategy)
+    kind = MixedStream if any(map(is_streamed, built)) else MixedDataset
+    return kind(built, weights, names, stopping_strategy)
 
 
 def weights_of(entries: Sequence[Mapping[str, Any]]) -> list[object] | None:
@@ -170,7 +173,7 @@ def _stem(source: Any, number: int) -> str:
     return Path(source).stem if isinstance(source, str) else f"dataset_{number}"
 
 
-def _build(entry: dict[str, Any], tokenizer: Any) -> Dataset:
+def _build(entry: dict[str, Any], tokenizer: Any) -> Any:
     arguments = {key: value for key, value in entry.items() if key not in ("weight", "name")}
     if "_component_" in arguments:
         return instantiate(OmegaConf.create(arguments), tokenizer)

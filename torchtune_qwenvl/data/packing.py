@@ -47,32 +47,39 @@ class Packer(Generic[Item]):
         """The rows of one buffer after the other; every item is in exactly one row."""
         coming, kept_back = iter(items), list[Item]()
         while window := list(islice(coming, self.look_ahead)):
-            rows = self._best_fit(kept_back + window)
+            rows = best_fit(kept_back + window, self.length, self.capacity)
             # The emptiest row always waits: in the next buffer its items still find better neighbours.
             ready = (len(rows) - 1) // self.multiple * self.multiple
             kept_back = [item for row in rows[ready:] for item in row]
             if ready:
                 yield rows[:ready]
         if kept_back:
-            yield self._best_fit(kept_back)
+            yield best_fit(kept_back, self.length, self.capacity)
 
-    def _best_fit(self, items: list[Item]) -> list[list[Item]]:
-        """Rows, the fullest first; each item goes where the least room is left that it fits in."""
-        rows: list[list[Item]] = []
-        rooms: list[tuple[int, int]] = []  # (tokens that still fit, row), sorted
-        for item in sorted(items, key=self.length, reverse=True):
-            length = self.length(item)
-            if length > self.capacity:
-                raise ValueError(
-                    f"a sample has {length} tokens, a row takes pack_to = {self.capacity}: raise pack_to, or "
-                    "lower the transform's max_seq_len to it"
-                )
-            at = bisect_left(rooms, (length, -1))
-            if at < len(rooms):
-                room, row = rooms.pop(at)
-                rows[row].append(item)
-            else:
-                room, row = self.capacity, len(rows)
-                rows.append([item])
-            insort(rooms, (room - length, row))
-        return [rows[row] for _, row in rooms]
+
+def best_fit(items: Iterable[Item], length: Callable[[Item], int], capacity: int) -> list[list[Item]]:
+    """Rows of at most `capacity` tokens, the fullest first.
+
+    The longest item goes first, each where the least room is left that it fits in.
+
+    Raises:
+        ValueError: an item longer than a row.
+    """
+    rows: list[list[Item]] = []
+    rooms: list[tuple[int, int]] = []  # (tokens that still fit, row), sorted
+    for item in sorted(items, key=length, reverse=True):
+        tokens = length(item)
+        if tokens > capacity:
+            raise ValueError(
+                f"a sample has {tokens} tokens, a row takes pack_to = {capacity}: raise pack_to, or "
+                "lower the transform's max_seq_len to it"
+            )
+        at = bisect_left(rooms, (tokens, -1))
+        if at < len(rooms):
+            room, row = rooms.pop(at)
+            rows[row].append(item)
+        else:
+            room, row = capacity, len(rows)
+            rows.append([item])
+        insort(rooms, (room - tokens, row))
+    return [rows[row] for _, row in rooms]

@@ -85,6 +85,10 @@ class ResumableSampler(Sampler[list[int]]):
             )
         self.epoch, self.samples_done, self._behind = epoch, samples_done, samples_done
 
+    def begin_epoch(self, epoch: int, behind: Mapping[str, Any]) -> None:
+        """Go to the start of an epoch, wherever the last one stopped."""
+        self.set_position(epoch)
+
     def state_dict(self) -> dict[str, Any]:
         """The place behind the last batch that was handed out."""
         mixture = self.mixture and self.mixture.state_dict()

@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 _AT_ONCE = 64  # samples per message of a worker
 
 
-def sample_size(dataset: Any, index: int) -> SampleSize:
-    """Tokens and patches of one sample.
+def sample_size(dataset: Any, index: Any) -> SampleSize:
+    """Tokens and patches of one sample, by its number (of a stream, by its item).
 
     Asks the dataset's own `size(index)` (ours counts images from their headers), through torch's
     ConcatDataset too. Where there is none the sample is read as a whole, images decoded.

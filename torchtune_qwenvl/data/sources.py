@@ -35,23 +35,36 @@ def open_source(
     Raises:
         ValueError: nothing there, an unknown kind of file, or a dataset that streams.
     """
-    source, data_files, name = _plain(source), _plain(data_files), split.split("[")[0]
+    source, data_files = plain(source), plain(data_files)
     if isinstance(source, datasets.Dataset):
         return ArrowRecords(source, "the dataset")
+    files = list_local_files(source, data_files, split)
+    if files is None:
+        return _load(source, split, data_files, load_dataset_kwargs)
+    return _slice(_open_files(files, split.split("[")[0]), split)
+
+
+def list_local_files(source: Any, data_files: Any, split: str) -> list[Path] | None:
+    """The files of a source on this machine; None for what `datasets` is to load.
+
+    Raises:
+        ValueError: nothing there, an unknown kind of file, or a split that local files do not have.
+    """
+    name = split.split("[")[0]
     if isinstance(data_files, Mapping) and _is_local(source, data_files.values()):
         if name not in data_files:
             raise ValueError(f"split {split!r}: data_files has {', '.join(data_files)}")
         data_files = data_files[name]
     elif not (isinstance(source, list) or _is_local(source, _as_list(data_files))):
-        return _load(source, split, data_files, load_dataset_kwargs)
+        return None
     elif name != "train" and not (isinstance(source, (str, Path)) and _is_saved_dataset(Path(source))):
         raise ValueError(
             f"split {split!r}: local files are the split train; name the file of the other split"
         )
-    return _slice(_open_files(_list_files(source, data_files), name), split)
+    return _list_files(source, data_files)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """OmegaConf's containers, which YAML gives, as lists and dicts."""
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 

@@ -1,69 +1,17 @@
-"""The demo's two pictures, drawn with matplotlib (of the `demo` extra)."""
+"""The demo's page of answers; its curves are those of every run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.style import context
-from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
 from torchtune_qwenvl.demo.answers import Answer
+from torchtune_qwenvl.pictures.style import GREEN, RED, STYLE, save
 
-INK, GREY, FRAME = "#1f2933", "#7b8794", "#d5dae1"
-PALE_BLUE, BLUE, GREEN, ORANGE, RED = "#a3bffa", "#2b50d8", "#15803d", "#ea580c", "#b91c1c"
-STYLE = {
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": GREY,
-    "axes.edgecolor": FRAME,
-    "figure.dpi": 150,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#edf0f3",
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "ytick.minor.size": 0,
-    "legend.frameon": False,
-}
-POINTS = {"linewidth": 2, "marker": "o", "markersize": 4.5}
 COLUMNS, ROWS = 10, 4
-
-Curve = Sequence[tuple[int, float]]
-
-
-def draw_curves(curves: Mapping[str, Curve], held_out: float, path: Path) -> None:
-    """Loss and accuracy over the steps.
-
-    Args:
-        curves: `loss`, `val_loss` and `val_accuracy` as [(step, value)]; one that is missing is left out.
-        held_out: accuracy of the finished model, from 0 to 1.
-        path: of the PNG.
-    """
-    with context(STYLE):
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        _line(left, curves.get("loss"), color=PALE_BLUE, linewidth=1, label="training, each step")
-        _line(left, curves.get("val_loss"), color=BLUE, label="validation", **POINTS)
-        left.set(title="Loss per answer token", xlabel="step", yscale="log", xlim=(0, None))
-        left.yaxis.set_major_formatter("{x:g}")
-        left.legend(loc="upper right")
-        _line(right, curves.get("val_accuracy"), color=GREEN, label="validation", **POINTS)
-        right.axhline(
-            held_out, color=ORANGE, linestyle="--", label=f"held out, at the end: {held_out:.1%}", zorder=1
-        )
-        right.set(title="Answers exactly right", xlabel="step", xlim=(0, None), ylim=(0, 1.04))
-        right.yaxis.set_major_formatter(PercentFormatter(1))
-        right.legend(loc="lower right")
-        _save(figure, path)
 
 
 def draw_answers(answers: Sequence[Answer], path: Path) -> None:
@@ -86,7 +34,7 @@ def draw_answers(answers: Sequence[Answer], path: Path) -> None:
         figure.suptitle(
             f"Which digit is this?   {len(answers)} images never trained on{note}", fontweight="bold"
         )
-        _save(figure, path)
+        save(figure, path)
 
 
 def _draw_answer(axis: Axes, answer: Answer) -> None:
@@ -112,14 +60,3 @@ def _draw_answer(axis: Axes, answer: Answer) -> None:
 def _caption(text: str) -> str:
     """An untrained model says anything: escaped, so that any font has it, and cut."""
     return ascii(text)[1:-1][:20] or "(no answer)"
-
-
-def _line(axis: Axes, curve: Curve | None, **style: Any) -> None:
-    if curve:
-        steps, values = zip(*curve, strict=True)
-        axis.plot(steps, values, **style)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    """Without pyplot: no window system, no global state."""
-    FigureCanvasAgg(figure).print_png(path)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,38 +15,15 @@ from torchtune.data import PromptTemplateInterface
 from torchtune.data._prompt_templates import _get_prompt_template, _TemplateType
 
 from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.transforms.chat import ChatFormat
-from torchtune_qwenvl.transforms.folder import ProcessorFolder, extra_tokens, read_processor_folder
-from torchtune_qwenvl.transforms.image import ImageTransform
+from torchtune_qwenvl.models._published import Published
+from torchtune_qwenvl.transforms.folder import extra_tokens, read_processor_folder
 from torchtune_qwenvl.transforms.template_check import VIDEO_PROBES, check_template
-from torchtune_qwenvl.transforms.tokenizer import BPETokenizer, ExtraToken
+from torchtune_qwenvl.transforms.tokenizer import BPETokenizer
 from torchtune_qwenvl.transforms.truncation import Policy
-from torchtune_qwenvl.transforms.video import VideoTransform
 from torchtune_qwenvl.transforms.vision_language import VisionLanguageTransform
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-
-@dataclass(frozen=True)
-class Published:
-    """What a family's published checkpoints have in common.
-
-    Args:
-        chats: chat formats by name; the first is the default.
-        added_tokens: in the order of their ids, from the end of the base vocabulary on.
-        image, video: the image and video transforms with the family's defaults.
-        tokens_per_second: temporal positions per second of a clip; None: one per temporal patch.
-        video_limits_of_images: whether a folder without a file for videos gives a frame the limits of an
-            image, as transformers does; else such a folder's videos are refused.
-    """
-
-    chats: dict[str, ChatFormat]
-    added_tokens: tuple[ExtraToken, ...]
-    image: type[ImageTransform]
-    video: type[VideoTransform]
-    tokens_per_second: float | None = None
-    video_limits_of_images: bool = False
 
 
 class PublishedTransform(VisionLanguageTransform):
@@ -59,8 +35,9 @@ class PublishedTransform(VisionLanguageTransform):
         chat: name of the chat format, one of `published.chats`; default the first.
         patch_size, temporal_patch_size, merge_size, min_pixels, max_pixels, image_mean, image_std, dtype,
             max_image_pixels: of `ImageTransform`; None: the family's.
-        fps, num_frames, min_frames, max_frames, video_min_pixels, video_max_pixels, video_total_pixels: of
-            `VideoSettings`; None: the family's.
+        fps, num_frames, min_frames, max_frames, max_duration, video_min_pixels, video_max_pixels,
+            video_frame_pixels, video_total_pixels, decode_timeout: of `VideoSettings`; None: the family's.
+        video_processor: name of the rules for videos, one of `published.videos`; default the first.
         tokens_per_second, no_video: of `VisionLanguageTransform`; None: the family's, videos are taken.
         max_seq_len, truncation, prompt_template, stop_tokens: of `VisionLanguageTransform`.
         special_tokens_path: a tokenizer.json or tokenizer_config.json that lists the added tokens; default:
@@ -94,7 +71,11 @@ class PublishedTransform(VisionLanguageTransform):
         max_frames: int | None = None,
         video_min_pixels: int | None = None,
         video_max_pixels: int | None = None,
+        max_duration: float | None = None,
+        video_frame_pixels: int | None = None,
         video_total_pixels: int | None = None,
+        decode_timeout: float | None = None,
+        video_processor: str | None = None,
         tokens_per_second: float | None = None,
         no_video: str | None = None,
         special_tokens_path: str | Path | None = None,
@@ -124,13 +105,17 @@ class PublishedTransform(VisionLanguageTransform):
             "max_frames": max_frames,
             "min_pixels": video_min_pixels,
             "max_pixels": video_max_pixels,
+            "max_duration": max_duration,
+            "frame_pixels": video_frame_pixels,
             "total_pixels": video_total_pixels,
+            "max_frame_pixels": max_image_pixels,
+            "decode_timeout": decode_timeout,
         }
         super().__init__(
             tokenizer,
-            self._chat(chat),
+            self.published.chat(chat),
             self.published.image(**_given(patches | image)),
-            self.published.video(**_given(patches | video)),
+            self.published.video_rules(video_processor)(**_given(patches | video)),
             tokens_per_second=tokens_per_second or self.published.tokens_per_second,
             no_video=no_video,
             max_seq_len=max_seq_len,
@@ -187,7 +172,7 @@ class PublishedTransform(VisionLanguageTransform):
         files = read_processor_folder(folder)
         values: dict[str, Any] = {
             **files.image,
-            **cls._about_videos(files),
+            **cls.published.about_videos(files),
             "stop_tokens": files.stop_tokens,
             "context_length": files.context_length,
         }
@@ -202,22 +187,9 @@ class PublishedTransform(VisionLanguageTransform):
         return transform
 
     @classmethod
-    def _about_videos(cls, files: ProcessorFolder) -> dict[str, Any]:
-        """Arguments of the class: what the folder says about videos, or why it takes none."""
-        video, reason = files.video, None
-        if video is None and cls.published.video_limits_of_images:
-            video = {f"video_{limit}": files.image[limit] for limit in ("min_pixels", "max_pixels")}
-        if video is None:
-            reason = f"a video, but {files.path} has no video_preprocessor_config.json: copy the checkpoint's"
-        tokens_per_second = files.vision_config.get("tokens_per_second")
-        if cls.published.tokens_per_second is not None and tokens_per_second is None:
-            reason = f"a video, but {files.path}/config.json does not say vision_config.tokens_per_second"
-        return {**(video or {}), "tokens_per_second": tokens_per_second, "no_video": reason}
-
-    @classmethod
     def _video_problem(cls, chat: str, template: tuple[str, str]) -> str | None:
         try:
-            check_template(cls._chat(chat), *template, probes=VIDEO_PROBES)
+            check_template(cls.published.chat(chat), *template, probes=VIDEO_PROBES)
         except ValueError as error:
             return f"a video, which the folder's chat template writes otherwise: {error}"
         return None
@@ -229,18 +201,11 @@ class PublishedTransform(VisionLanguageTransform):
         problems = []
         for name in names:
             try:
-                check_template(cls._chat(name), *template)
+                check_template(cls.published.chat(name), *template)
                 return name
             except ValueError as error:
                 problems.append(str(error) if len(names) == 1 else f"as {name}: {error}")
         raise ValueError("; ".join(problems))
-
-    @classmethod
-    def _chat(cls, name: str | None) -> ChatFormat:
-        chats = cls.published.chats
-        if name is not None and name not in chats:
-            raise ValueError(f"chat: this family has the formats {', '.join(chats)}, got {name!r}")
-        return chats[name or next(iter(chats))]
 
     @classmethod
     def _tokenizer(

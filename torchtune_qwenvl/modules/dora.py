@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchtune.modules.peft import DoRALinear as _DoRALinear
 
+from torchtune_qwenvl.modules.nf4 import dequantised
+
 
 class DoRALinear(_DoRALinear):
     """`x -> m / |W + s B A| * (W + s B A) x + bias` (arXiv 2402.09353, the norm per row and without
@@ -23,6 +25,6 @@ class DoRALinear(_DoRALinear):
         base = F.linear(x, self.weight)
         update = self.scaling * self.lora_b(self.lora_a(self.dropout(x)))
         with torch.no_grad():
-            norm = self._get_weight_norm(self.weight, self.lora_b.weight @ self.lora_a.weight)
+            norm = self._get_weight_norm(dequantised(self.weight), self.lora_b.weight @ self.lora_a.weight)
         out = (self.magnitude / norm * (base + update)).to(base.dtype)
         return out if self.bias is None else out + self.bias.to(base.dtype)

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import nn
+from torchtune.modules.low_precision import FrozenNF4Linear
 from torchtune.modules.peft import LoRALinear
 
 from torchtune_qwenvl.modules.dora import DoRALinear
+from torchtune_qwenvl.modules.nf4 import takes_nf4
 
 Part = Literal["encoder", "fusion", "decoder"]
 Mode = Literal["frozen", "lora", "full"]
@@ -39,23 +41,32 @@ def is_adapter(parameter_name: str) -> bool:
 
 @dataclass(frozen=True)
 class Adapter:
-    """LoRA on the linears named in `targets`; torchtune's LoRALinear, or our DoRALinear."""
+    """LoRA on the linears named in `targets`; torchtune's LoRALinear, or our DoRALinear.
+
+    With `quantize_base` the weights under it, and those of linears that are no targets, are in NF4.
+    """
 
     targets: frozenset[str]
     rank: int
     alpha: float
     dropout: float = 0.0
     use_dora: bool = False
+    quantize_base: bool = False
+
+
+NO_TARGETS = Adapter(frozenset(), rank=0, alpha=0.0)
 
 
 def make_linear(
     name: str, in_dim: int, out_dim: int, *, bias: bool, adapter: Adapter | None = None
 ) -> nn.Module:
     """The linear called `name` within its attention or MLP, with an adapter where one is asked for."""
+    quantized = adapter is not None and adapter.quantize_base and takes_nf4(in_dim * out_dim)
     if adapter is None or name not in adapter.targets:
-        return nn.Linear(in_dim, out_dim, bias=bias)
+        return (FrozenNF4Linear if quantized else nn.Linear)(in_dim, out_dim, bias=bias)
     kind = DoRALinear if adapter.use_dora else LoRALinear
-    return kind(in_dim, out_dim, adapter.rank, adapter.alpha, adapter.dropout, use_bias=bias)
+    options = {"use_bias": bias, "quantize_base": quantized}
+    return kind(in_dim, out_dim, adapter.rank, adapter.alpha, adapter.dropout, **options)
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,7 @@ def plan_training(
     lora_alpha: float | None = None,
     lora_dropout: float = 0.0,
     use_dora: bool = False,
+    quantize_base: bool = False,
 ) -> Training:
     """Check the trainable settings of a builder against each other.
 
@@ -111,9 +123,12 @@ def plan_training(
         lora_alpha: their output is scaled by alpha / rank.
         lora_dropout: dropout before them.
         use_dora: DoRA instead of LoRA.
+        quantize_base: keep the language model's linears in NF4; what NF4 cannot take, embeddings, head,
+            experts and the vision encoder stay as they are.
 
     Raises:
-        ValueError: where nothing trains, LoRA arguments come without a "lora" part, or the reverse.
+        ValueError: where nothing trains, LoRA arguments come without a "lora" part, or the reverse; where
+            quantised weights should train.
     """
     given = dict(zip(PARTS, (encoder_trainable, fusion_trainable, decoder_trainable), strict=True))
     modes = {part: _mode(part, value) for part, value in given.items()}
@@ -126,12 +141,19 @@ def plan_training(
     _check_lora_arguments(
         lora_parts, attention, apply_lora_to_mlp, lora_rank, lora_alpha, lora_dropout, use_dora
     )
-    if not lora_parts:
-        return Training(modes, dict.fromkeys(PARTS))
-    targets = frozenset(attention + list(MLP_LINEARS if apply_lora_to_mlp else ()))
-    assert lora_rank is not None and lora_alpha is not None
-    adapter = Adapter(targets, lora_rank, lora_alpha, lora_dropout, use_dora)
-    return Training(modes, {part: adapter if part in lora_parts else None for part in PARTS})
+    adapters: dict[Part, Adapter | None] = dict.fromkeys(PARTS)
+    if lora_parts:
+        targets = frozenset(attention + list(MLP_LINEARS if apply_lora_to_mlp else ()))
+        assert lora_rank is not None and lora_alpha is not None
+        adapters |= dict.fromkeys(lora_parts, Adapter(targets, lora_rank, lora_alpha, lora_dropout, use_dora))
+    if quantize_base:
+        if modes["decoder"] == "full":
+            raise ValueError(
+                'quantize_base with decoder_trainable="full": weights of 4 bits cannot train. Set '
+                'decoder_trainable to "lora" or "frozen", or quantize_base=False'
+            )
+        adapters["decoder"] = replace(adapters["decoder"] or NO_TARGETS, quantize_base=True)
+    return Training(modes, adapters)
 
 
 def plan_experts(training: Training, experts_trainable: Mode | bool | None) -> Training:

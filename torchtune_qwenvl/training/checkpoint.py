@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_qwenvl.models import get_family
+from torchtune_qwenvl.modules.nf4 import is_nf4, set_dtype
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.modules.vision_transformer import VisionTransformer
 from torchtune_qwenvl.training.folder import (
@@ -30,7 +31,7 @@ from torchtune_qwenvl.training.folder import (
 from torchtune_qwenvl.training.loading import load_weights
 from torchtune_qwenvl.training.merge import Merger, lora_scaling
 from torchtune_qwenvl.training.shards import read_shard, write_shard
-from torchtune_qwenvl.training.weight_plan import plan_weights
+from torchtune_qwenvl.training.weight_plan import Weights, plan_weights
 
 
 def load_model(
@@ -94,7 +95,7 @@ def _build(
     first = next(iter(plan.values())).dtype
     for name, parameter in parameters.items():
         stored = plan[name].dtype if name in plan else first
-        parameter.data = parameter.data.to(dtype or stored)
+        set_dtype(parameter, dtype or stored)
     return model
 
 
@@ -103,14 +104,21 @@ def save_model(
 ) -> Path:
     """Write `model` as a HF checkpoint folder that transformers and servers load; LoRA and DoRA are merged.
 
+    Quantised weights come from `source` as they are there; adapters are merged into these.
+
     Args:
         model: a whole model; of a sharded one hand a gathering mapping to `save_folder`.
         out_folder: as in `save_folder`.
         source: as in `save_folder`.
         dtype: as in `save_folder`.
     """
-    state = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    return save_folder(state, out_folder, source, scaling=lora_scaling(model), dtype=dtype)
+    parameters = dict(model.named_parameters())
+    state: Mapping[str, Tensor] = {name: p.detach() for name, p in parameters.items() if not is_nf4(p)}
+    with CheckpointFolder(source) as files:
+        if len(state) < len(parameters):
+            shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+            state = Weights(state, plan_weights(files, get_family(files.config).weights, shapes))
+        return save_folder(state, out_folder, source, scaling=lora_scaling(model), dtype=dtype)
 
 
 def save_folder(

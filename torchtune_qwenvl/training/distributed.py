@@ -16,6 +16,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torchtune.modules import TransformerSelfAttentionLayer
 
+from torchtune_qwenvl.modules.nf4 import BLOCK, is_nf4, takes_nf4
+
 # Longer than rank 0 takes to export a large model while the others wait.
 TIMEOUT = timedelta(minutes=60)
 
@@ -37,6 +39,10 @@ class World:
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so on any rank; waits for the device."""
+        return here if self.size == 1 else self.sum(torch.tensor(float(here), device=self.device)).item() > 0
 
     def barrier(self) -> None:
         """Wait until every rank is here. A tensor on the device, as NCCL's barrier would guess the device."""
@@ -91,12 +97,25 @@ def shard(model: nn.Module, world: World, compute_dtype: torch.dtype) -> None:
     policy = MixedPrecisionPolicy(
         param_dtype=compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
+    _check_quantised(model, world.size)
     mesh = init_device_mesh(world.device.type, (world.size,))
     for module in list(model.modules()):
         if isinstance(module, TransformerSelfAttentionLayer):
             fully_shard(module, mesh=mesh, mp_policy=policy)
     # What is left, embeddings and merger among it, stays gathered between forward and backward.
     fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def _check_quantised(model: nn.Module, size: int) -> None:
+    """Every rank's share of a quantised weight consists of whole rows and whole blocks."""
+    for name, parameter in model.named_parameters():
+        rows = parameter.shape[0] if parameter.dim() else 1
+        if is_nf4(parameter) and (rows % size or not takes_nf4(parameter.numel() // size)):
+            raise ValueError(
+                f"quantize_base: {name} has {rows} x {parameter.shape[1]} values, which {size} processes "
+                f"cannot share: each needs whole rows and a multiple of {BLOCK} values. Start a number of "
+                "processes that divides it so (--nproc_per_node), or set quantize_base=false."
+            )
 
 
 def local(tensor: Tensor) -> Tensor:

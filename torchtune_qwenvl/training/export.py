@@ -6,10 +6,7 @@
 What was frozen is copied from the folder it came from, where it may be more exact than the run's bf16.
 """
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-from torch import Tensor
 
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.lora import is_adapter
@@ -20,7 +17,7 @@ from torchtune_qwenvl.training.folder import CheckpointFolder
 from torchtune_qwenvl.training.merge import lora_scaling
 from torchtune_qwenvl.training.peft_export import save_adapter_folder
 from torchtune_qwenvl.training.precision import compute_dtype
-from torchtune_qwenvl.training.weight_plan import StackedWeight, StoredWeight, plan_weights
+from torchtune_qwenvl.training.weight_plan import Weights, plan_weights
 
 
 def export(
@@ -49,7 +46,7 @@ def export(
     with GatheredState(model, world) as trained, CheckpointFolder(source) as files:
         if world.is_main:
             table = get_family(files.config).weights
-            state = _Weights(trained, plan_weights(files, table, shapes))
+            state = Weights(trained, plan_weights(files, table, shapes))
             if scaling:
                 full = [name for name in trained if not is_adapter(name)]
                 save_adapter_folder(state, output_dir / "adapter", source, scaling=scaling, full=full)
@@ -59,23 +56,3 @@ def export(
                 with CheckpointFolder(out) as written:
                     plan_weights(written, table, shapes)
     world.barrier()
-
-
-class _Weights(Mapping[str, Tensor]):
-    """Trained parameters from the model, all others from the files."""
-
-    def __init__(self, trained: GatheredState, stored: Mapping[str, StoredWeight | StackedWeight]) -> None:
-        self._trained, self._stored = trained, stored
-        self._names = list(dict.fromkeys([*stored, *trained]))
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._trained[name] if name in self._trained else self._stored[name].read()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._stored or name in self._trained

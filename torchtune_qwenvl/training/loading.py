@@ -2,6 +2,8 @@
 
     build on meta -> set_parameter_dtypes -> shard -> load_weights
 
+What the model has in NF4 is quantised as it is read, one tensor at a time; there each rank reads all rows.
+
 The first values of adapters are the same for every number of processes: each rank draws the whole matrix
 from the same random numbers and keeps its rows.
 """
@@ -15,7 +17,8 @@ from torchtune.modules.peft import DoRALinear, LoRALinear
 
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.grouped import GroupedLoRALinear, init_lora_a
-from torchtune_qwenvl.training.distributed import local
+from torchtune_qwenvl.modules.nf4 import dequantised, is_nf4, quantised
+from torchtune_qwenvl.training.distributed import like, local
 from torchtune_qwenvl.training.folder import CheckpointFolder
 from torchtune_qwenvl.training.weight_plan import plan_weights
 
@@ -42,6 +45,9 @@ def load_weights(model: nn.Module, files: CheckpointFolder, device: torch.device
         if not name.startswith(part):
             continue
         ours = local(parameters[name])
+        if is_nf4(ours):
+            _set_quantised(model, name, parameters[name], stored.read().to(device, ours.dtype))
+            continue
         start = first_row(parameters[name])
         ours.copy_(stored.read(start, start + len(ours)))
     for module in loaded.modules():
@@ -59,6 +65,16 @@ def first_row(tensor: Tensor) -> int:
     return min(rows, mesh.get_local_rank() * math.ceil(rows / mesh.size()))
 
 
+def _set_quantised(model: nn.Module, name: str, parameter: nn.Parameter, weight: Tensor) -> None:
+    """Put `weight`, quantised, in the parameter's place. Quantised whole: its shards share one mean scale."""
+    value = quantised(weight)
+    if isinstance(parameter, DTensor):
+        mesh = parameter.device_mesh
+        value = like(value.chunk(mesh.size())[mesh.get_local_rank()], parameter)
+    module, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(module), leaf, nn.Parameter(value, requires_grad=False))
+
+
 def _init_adapter(module: LoRALinear | DoRALinear | GroupedLoRALinear) -> None:
     """As torchtune begins: A random, B zero, DoRA's magnitudes those of the weight's rows."""
     a = module.lora_a.weight
@@ -69,4 +85,4 @@ def _init_adapter(module: LoRALinear | DoRALinear | GroupedLoRALinear) -> None:
     local(module.lora_b.weight).zero_()
     if isinstance(module, DoRALinear):
         # Both are cut along the same rows, so each rank has what it needs.
-        local(module.magnitude).copy_(torch.linalg.norm(local(module.weight).float(), dim=1))
+        local(module.magnitude).copy_(torch.linalg.norm(dequantised(local(module.weight)).float(), dim=1))

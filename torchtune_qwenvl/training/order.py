@@ -6,16 +6,20 @@ from omegaconf import DictConfig
 from torch.utils.data import Dataset
 
 from torchtune_qwenvl.data.mixed_dataset import MixedDataset
+from torchtune_qwenvl.data.mixed_stream import MixedStream
 from torchtune_qwenvl.data.packed_sampler import PackedSampler
 from torchtune_qwenvl.data.sampler import ResumableSampler
 from torchtune_qwenvl.data.sizes import measure
+from torchtune_qwenvl.data.stream_sampler import StreamSampler
+from torchtune_qwenvl.data.streamed_dataset import as_streamed, is_streamed
+from torchtune_qwenvl.data.streams import Share
 from torchtune_qwenvl.training.distributed import World
 
 
 def order_of(
     dataset: Dataset, cfg: DictConfig, world: World, work: Callable[[int, int], float], shuffle: bool
-) -> tuple[Dataset, ResumableSampler]:
-    """The dataset to read by number, and the numbers of this rank's batches.
+) -> tuple[Dataset, ResumableSampler | StreamSampler]:
+    """The dataset to read by number, or by item, and those of this rank's batches.
 
     Args:
         dataset: as the config names it.
@@ -24,10 +28,15 @@ def order_of(
         work: (tokens, patches) of a sample -> its work, in any unit.
         shuffle: anew for each epoch.
     """
+    place = {"rank": world.rank, "world_size": world.size}
+    if is_streamed(dataset):
+        stream = as_streamed(dataset)
+        share = Share(**place, seed=cfg.seed, shuffle=shuffle)
+        options = {"buffer": cfg.shuffle_buffer, "pack_to": cfg.pack_to, "work": work}
+        return stream, StreamSampler(stream, share, in_process=cfg.num_workers > 0, **options)
     mixture = dataset.mixture if isinstance(dataset, MixedDataset) else None
     if isinstance(dataset, MixedDataset):
         dataset = dataset.members
-    place = {"rank": world.rank, "world_size": world.size}
     order = {"seed": cfg.seed, "shuffle": shuffle, "mixture": mixture, **place}
     if cfg.pack_to is None:
         return dataset, ResumableSampler(len(mixture or dataset), **order)  # type: ignore[arg-type]
@@ -37,4 +46,15 @@ def order_of(
 
 def member_names(dataset: Dataset) -> list[str]:
     """Names of the datasets that are mixed; none where one is read alone."""
-    return dataset.members.names if isinstance(dataset, MixedDataset) else []
+    if isinstance(dataset, MixedDataset):
+        return dataset.members.names
+    return dataset.names if isinstance(dataset, MixedStream) else []
+
+
+def check_has_length(key: str, dataset: Dataset | None) -> None:
+    """Raise a ValueError for a stream, of which nobody knows how many batches each rank has."""
+    if is_streamed(dataset):
+        raise ValueError(
+            f"{key}: expected a dataset of known length, got a stream: leave streaming off, and take a part "
+            "of a large one (split: validation[:500])"
+        )

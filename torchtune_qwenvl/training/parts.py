@@ -3,13 +3,16 @@
 encoder: the vision encoder without its merger · fusion: the merger(s) · decoder: the language model.
 """
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from torchtune_qwenvl.modules.lora import part_of
-from torchtune_qwenvl.training.distributed import whole
+from torchtune_qwenvl.modules.nf4 import is_nf4
+from torchtune_qwenvl.training.distributed import local, whole
 
 PARTS = ("encoder", "fusion", "decoder")
 VISUAL = ("encoder", "fusion")
@@ -31,13 +34,16 @@ def trainable_by_part(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
 
 
 def trainable_table(model: nn.Module, learning_rates: Mapping[str, float]) -> str:
-    """One line per part: parameters that train, parameters that are frozen, dtypes, learning rate."""
+    """One line per part: parameters that train, parameters that are frozen, dtypes, learning rate.
+
+    Below them, where there are quantised weights, which are not.
+    """
     rows = [("part", "trains", "frozen", "dtype", "lr")]
     named = [(part_of(name), parameter) for name, parameter in model.named_parameters()]
     for part in PARTS:
         ours = [parameter for name, parameter in named if name == part]
         trains = [p for p in ours if p.requires_grad]
-        dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in trains or ours})
+        dtypes = sorted({_dtype_name(p) for p in trains or ours})
         count, frozen = _numel(trains), _numel(p for p in ours if not p.requires_grad)
         rate = f"{learning_rates[part]:g}" if trains else "-"
         rows.append((part, f"{count:,}", f"{frozen:,}", "+".join(dtypes), rate))
@@ -45,9 +51,25 @@ def trainable_table(model: nn.Module, learning_rates: Mapping[str, float]) -> st
     trains = [p for p in everything if p.requires_grad]
     rows.append(("all", f"{_numel(trains):,}", f"{_numel(everything) - _numel(trains):,}", "", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join([*lines, *_quantized_lines(model)])
+
+
+def _quantized_lines(model: nn.Module) -> list[str]:
+    """What lies in NF4, and each other frozen matrix, which does not; none where nothing does."""
+    frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad and p.dim() > 1]
+    in_nf4 = [p for _, p in frozen if is_nf4(local(p))]
+    if not in_nf4:
+        return []
+    others = Counter(
+        f"{re.sub(r'[.][0-9]+[.]', '.*.', name)} ({_dtype_name(p)})"
+        for name, p in frozen
+        if not is_nf4(local(p))
     )
+    listed = ", ".join(name if n == 1 else f"{n} x {name}" for name, n in others.items())
+    return [
+        f"quantize_base: {len(in_nf4)} weights, {_numel(in_nf4):,} values, in NF4. Not quantised: {listed}"
+    ]
 
 
 class GradientCheck:
@@ -96,6 +118,10 @@ class GradientCheck:
 def gradient_norm(gradients: Iterable[Tensor]) -> Tensor:
     """The 2-norm over gradients (or parts' norms) of all ranks, a scalar; every rank must call."""
     return whole(torch.nn.utils.get_total_norm(list(gradients)))
+
+
+def _dtype_name(parameter: nn.Parameter) -> str:
+    return "nf4" if is_nf4(local(parameter)) else str(parameter.dtype).removeprefix("torch.")
 
 
 def _numel(parameters: Iterable[nn.Parameter]) -> int:

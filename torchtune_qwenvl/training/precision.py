@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
+from torchtune_qwenvl.modules.nf4 import set_dtype
+
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -28,7 +30,7 @@ def set_parameter_dtypes(model: nn.Module, compute: torch.dtype, masters: bool =
     """
     for parameter in model.parameters():
         keep = masters if parameter.requires_grad else parameter.dim() <= 1
-        parameter.data = parameter.data.to(torch.float32 if keep else compute)
+        set_dtype(parameter, torch.float32 if keep else compute)
 
 
 def autocast(device: torch.device, compute: torch.dtype) -> AbstractContextManager:

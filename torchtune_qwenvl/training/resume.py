@@ -35,11 +35,13 @@ class Progress:
     Attributes:
         step: optimizer steps done.
         epoch: the epoch that the last batch came from, counted from 0.
+        epoch_start: steps that were done when it began.
         data: this rank's place in the epoch, the loader's `state_dict()`; None at the start.
     """
 
     step: int = 0
     epoch: int = 0
+    epoch_start: int = 0
     data: dict[str, Any] | None = None
 
 
@@ -68,7 +70,8 @@ def save(
         for stale in output_dir.glob("step_*.tmp"):
             shutil.rmtree(stale)
         part.mkdir(parents=True)
-        meta = {"world_size": world.size, "progress": {"step": progress.step, "epoch": progress.epoch}}
+        where = {key: value for key, value in vars(progress).items() if key != "data"}
+        meta = {"world_size": world.size, "progress": where}
         _write(part / META, json.dumps(meta, indent=2).encode())
     world.barrier()
     with open(part / f"rank_{world.rank}.pt", "wb") as file:

@@ -8,23 +8,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from torchtune_qwenvl.data.dataset import Guarded, SkippedSample
-from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
-from torchtune_qwenvl.modules.vision_layers import PatchEmbed
+from torchtune_qwenvl.data.dataset import SkippedSample
+from torchtune_qwenvl.data.streamed_dataset import first_samples
 
 
-def log_samples(
-    dataset: Dataset, model: VisionLanguageModel, transform: Any, on_bad_sample: str, count: int = 4
-) -> None:
+def log_samples(dataset: Dataset, transform: Any, on_bad_sample: str, count: int = 4) -> None:
     """Log text, what of it is trained on, and images of the first `count` samples as a wandb table.
 
     Raises:
         ValueError: no wandb run: samples go nowhere else.
     """
-    wandb = _running_wandb()
-    guarded = Guarded(dataset, on_bad_sample)
-    samples = [guarded[i] for i in range(min(count, len(guarded)))]
-    rows = [_row(s, model, transform) for s in samples if not isinstance(s, SkippedSample)]
+    wandb = running_wandb()
+    samples = first_samples(dataset, count, on_bad_sample)
+    rows = [_row(s, transform) for s in samples if not isinstance(s, SkippedSample)]
     most = max((len(images) for _, _, images in rows), default=0)
     table = wandb.Table(columns=["text", "trained on", *(f"image {i + 1}" for i in range(most))])
     for text, trained, images in rows:
@@ -33,7 +29,8 @@ def log_samples(
     wandb.log({"samples": table})
 
 
-def _running_wandb() -> Any:
+def running_wandb() -> Any:
+    """The module `wandb` with a run open; a ValueError where there is none."""
     try:
         import wandb
 
@@ -47,40 +44,39 @@ def _running_wandb() -> Any:
     )
 
 
-def _row(sample: Any, model: VisionLanguageModel, transform: Any) -> tuple[str, str, list[Tensor]]:
+def _row(sample: Any, transform: Any) -> tuple[str, str, list[Tensor]]:
     vision = sample["encoder_input"]["vision"]
     grids = vision["grid_thw"].tolist()
-    images = [patches_to_image(p, g, model) for p, g in zip(vision["images"], grids, strict=True)]
+    images = [patches_to_image(p, g, transform) for p, g in zip(vision["images"], grids, strict=True)]
     trained = [t for t, masked in zip(sample["tokens"], sample["mask"], strict=True) if not masked]
-    return _text(sample["tokens"], transform), _text(trained, transform), images
+    return shortened(sample["tokens"], transform), shortened(trained, transform), images
 
 
-def _text(tokens: Sequence[int], transform: Any) -> str:
-    """With special tokens; of the hundreds of placeholders of an image only one."""
+def shortened(tokens: Sequence[int], transform: Any) -> str:
+    """Text with special tokens; of the hundreds of placeholders of an image only one."""
     short: list[int] = []
     for token, run in groupby(tokens):
         short += [token] if token == transform.image_token_id else run
     return transform.decode(short, truncate_at_eos=False, skip_special_tokens=False)
 
 
-def patches_to_image(patches: Tensor, grid: Sequence[int], model: VisionLanguageModel) -> Tensor:
+def patches_to_image(patches: Tensor, grid: Sequence[int], transform: Any) -> Tensor:
     """The inverse of the transform for the first frame.
 
     Args:
         patches: [n, c * p * p or c * t * p * p] of one image, uint8 or normalised float.
         grid: (frames, rows, columns) in patches.
-        model: whose patch size, merge size, mean and standard deviation count.
+        transform: which made them; its patch size, merge size, mean and standard deviation count.
 
     Returns:
         uint8 [c, height, width].
     """
-    embed, m = model.vision_encoder.patch_embed, model.vision_encoder.merge
-    assert isinstance(embed, PatchEmbed)
+    made = transform.image_transform
+    c, p, m = len(made.image_mean), made.patch_size, made.merge_size
     _, h, w = grid
-    c, p = embed.channels, int((embed.still_width // embed.channels) ** 0.5)
     blocks = patches[: h * w].view(h // m, w // m, m, m, c, -1, p, p)[:, :, :, :, :, 0]
     image = blocks.permute(4, 0, 2, 5, 1, 3, 6).reshape(c, h * p, w * p)
-    if image.is_floating_point() and embed.scale is not None:
-        mean, std = (torch.tensor(values)[:, None, None] for values in embed.scale)
+    if image.is_floating_point():
+        mean, std = (torch.tensor(values)[:, None, None] for values in (made.image_mean, made.image_std))
         image = ((image.float() * std + mean) * 255).round().clamp(0, 255)
     return image.to(torch.uint8)

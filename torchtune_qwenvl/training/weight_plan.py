@@ -5,7 +5,7 @@ plan["decoder.norm.scale"].read()         one tensor from the mapped file
 plan["decoder.norm.scale"].read(0, 16)    some rows of it: what one rank of a sharded run keeps
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -129,3 +129,30 @@ def _in_order(
             f"{files.path}: {len(absent)} tensors of {theirs} are missing, of expert {min(absent)[0]} first"
         )
     return tuple(tuple(names[e, i] for i in range(count)) for e in range(experts))
+
+
+class Weights(Mapping[str, Tensor]):
+    """Some parameters as they are given, all others from the files, where they may be more exact.
+
+    Args:
+        given: our names to tensors.
+        stored: where all lie, see `plan_weights`.
+    """
+
+    def __init__(
+        self, given: Mapping[str, Tensor], stored: Mapping[str, StoredWeight | StackedWeight]
+    ) -> None:
+        self._given, self._stored = given, stored
+        self._names = list(dict.fromkeys([*stored, *given]))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._given[name] if name in self._given else self._stored[name].read()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored or name in self._given

@@ -16,6 +16,7 @@ from typing import Any
 from torchtune_qwenvl.transforms.tokenizer import BPETokenizer, ExtraToken
 
 _PATCHES = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
+_SAMPLING = ("fps", "num_frames", "min_frames", "max_frames", "max_duration")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class ProcessorFolder:
         tokenizer_config: tokenizer_config.json, empty where there is none.
         image: arguments of `ImageTransform`.
         video: how videos are sampled and limited, arguments of `PublishedTransform`; None where no file says.
+        video_processor: transformers' class for them, None where no file says.
         stop_tokens: ids that end generation, None where no file says.
         template: (Jinja source, file it came from), None where there is none.
     """
@@ -37,6 +39,7 @@ class ProcessorFolder:
     tokenizer_config: dict[str, Any]
     image: dict[str, Any]
     video: dict[str, Any] | None
+    video_processor: str | None
     stop_tokens: list[int] | None
     template: tuple[str, str] | None
 
@@ -95,7 +98,7 @@ def read_processor_folder(folder: str | Path) -> ProcessorFolder:
         config,
         tokenizer_config,
         image,
-        _video_arguments(path, image),
+        *_video_arguments(path, image),
         _stop_tokens(path),
         _template(path, tokenizer_config),
     )
@@ -126,16 +129,19 @@ def _image_arguments(path: Path) -> dict[str, Any]:
     return arguments
 
 
-def _video_arguments(path: Path, image: Mapping[str, Any]) -> dict[str, Any] | None:
+def _video_arguments(path: Path, image: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
     nested = (_read_json(path / "processor_config.json") or {}).get("video_processor")
     found = nested or _read_json(path / "video_preprocessor_config.json")
     if not found:
-        return None
+        return None, None
     for name in _PATCHES:
         if found.get(name, image[name]) != image[name]:
             raise ValueError(f"{path}: {name} is {image[name]} for images and {found[name]} for videos")
     limits = {f"video_{name}": value for name, value in _pixel_limits(found).items()}
-    return limits | {name: found.get(name) for name in ("fps", "num_frames", "min_frames", "max_frames")}
+    sampling = {
+        name: found.get(name) for name in ("fps", "num_frames", "min_frames", "max_frames", "max_duration")
+    }
+    return limits | sampling, found.get("video_processor_type")
 
 
 def _pixel_limits(found: Mapping[str, Any]) -> dict[str, int | None]:

@@ -68,6 +68,8 @@ class VideoTransform(Transform):
     """
 
     defaults: ClassVar[VideoSettings]
+    # What the family's published processor goes by; a folder's file may list more, to no effect.
+    sampled_by: ClassVar[tuple[str, ...]] = ("fps", "num_frames", "min_frames", "max_frames")
     # Whether the text or the positions tell the time, so that the frame rate has to be known.
     needs_time: ClassVar[bool] = True
 
@@ -76,6 +78,12 @@ class VideoTransform(Transform):
         self.settings = replace(self.defaults, **given)
         self.dtype = pixel_dtype(self.settings.dtype)
         self._normalise = Normalise(self.settings.image_mean, self.settings.image_std)
+
+    @classmethod
+    def known(cls, folder: Mapping[str, Any]) -> dict[str, Any]:
+        """Of what a folder's file says, what this family goes by."""
+        ignored = {*SAMPLING_OPTIONS, "max_duration"} - {*cls.sampled_by}
+        return {name: value for name, value in folder.items() if name not in ignored}
 
     def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> dict[str, Any]:
         """See the class; `sample` may carry the options that a message's video part may carry."""
@@ -107,6 +115,7 @@ class VideoTransform(Transform):
         max_frames: int | None = None,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        frame_pixels: int | None = None,
         total_pixels: int | None = None,
         resized_height: int | None = None,
         resized_width: int | None = None,
@@ -120,8 +129,8 @@ class VideoTransform(Transform):
         Args:
             source: see `open_video`. Of frames given one by one all are taken, unless `fps` or `num_frames`
                 stands here.
-            fps, num_frames, min_frames, max_frames, min_pixels, max_pixels, total_pixels: for this video
-                instead of the transform's, see `VideoSettings`.
+            fps, num_frames, min_frames, max_frames, min_pixels, max_pixels, frame_pixels, total_pixels: for
+                this video instead of the transform's, see `VideoSettings`.
             resized_height, resized_width: the size wanted, still rounded and held to the limits.
             source_fps: frames per second of the source, where it does not say.
             video_start, video_end: seconds between which frames are read; default all.
@@ -140,7 +149,8 @@ class VideoTransform(Transform):
         )
         given = {
             **{"fps": fps, "num_frames": num_frames, "min_frames": min_frames, "max_frames": max_frames},
-            **{"min_pixels": min_pixels, "max_pixels": max_pixels, "total_pixels": total_pixels},
+            **{"min_pixels": min_pixels, "max_pixels": max_pixels},
+            **{"frame_pixels": frame_pixels, "total_pixels": total_pixels},
         }
         try:
             wanted = self.settings.changed(given)

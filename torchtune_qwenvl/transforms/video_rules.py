@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from torchtune_qwenvl.transforms.decode import MAX_IMAGE_PIXELS
@@ -18,7 +19,7 @@ from torchtune_qwenvl.transforms.image import smart_resize, smart_resize_frames
 from torchtune_qwenvl.transforms.video_decode import DECODE_TIMEOUT
 
 SAMPLING_OPTIONS = ("fps", "num_frames", "min_frames", "max_frames")
-PIXEL_OPTIONS = ("min_pixels", "max_pixels", "total_pixels")
+PIXEL_OPTIONS = ("min_pixels", "max_pixels", "frame_pixels", "total_pixels")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class VideoSettings:
         patch_size, temporal_patch_size, merge_size: p, T, m.
         min_pixels, max_pixels: limits of the resized area: of a frame, or of all frames together where the
             family counts these.
+        frame_pixels: limit of a frame's area, where `max_pixels` is that of all frames. None: no other limit.
         total_pixels: limit of a clip's area, each T frames counted once: (p·m)² of them are one token. None:
             no limit beside `max_pixels`.
         image_mean, image_std: per channel, for pixels in [0, 1].
@@ -36,6 +38,7 @@ class VideoSettings:
         num_frames: frames read of a clip.
         min_frames, max_frames: limits of their number under `fps`.
         dtype: of the patches: uint8 ships raw pixels.
+        max_duration: seconds; longer videos get no more frames than one this long (GLM).
         max_frame_pixels: a video with larger frames is refused by its header.
         decode_timeout: seconds that reading one file may take.
         decode_threads: of a file's decoder; a data worker has one.
@@ -48,15 +51,23 @@ class VideoSettings:
     max_pixels: int
     image_mean: Sequence[float]
     image_std: Sequence[float]
+    frame_pixels: int | None = None
     total_pixels: int | None = None
     fps: float | None = None
     num_frames: int | None = None
     min_frames: int | None = None
     max_frames: int | None = None
+    max_duration: float | None = None
     dtype: torch.dtype | str = torch.float32
     max_frame_pixels: int = MAX_IMAGE_PIXELS
     decode_timeout: float = DECODE_TIMEOUT
     decode_threads: int = 1
+
+    def __post_init__(self) -> None:
+        for low, high in (("min_pixels", "max_pixels"), ("min_frames", "max_frames")):
+            least, most = getattr(self, low), getattr(self, high)
+            if least is not None and most is not None and least > most:
+                raise BadSample(f"{low} {least} is more than {high} {most}", fix="set both")
 
     def changed(self, options: Mapping[str, Any]) -> VideoSettings:
         """These settings with a video's own instead, where not None, checked.
@@ -72,12 +83,7 @@ class VideoSettings:
                 raise BadSample(f"{name} is a positive integer, got {given[name]!r}")
         if "fps" in given and not given["fps"] > 0:
             raise BadSample(f"fps is a positive number, got {given['fps']!r}")
-        wanted = replace(self, **_without_count(given))
-        for low, high in (("min_pixels", "max_pixels"), ("min_frames", "max_frames")):
-            least, most = getattr(wanted, low), getattr(wanted, high)
-            if least is not None and most is not None and least > most:
-                raise BadSample(f"{low} {least} is more than {high} {most}", fix="set both for this video")
-        return wanted
+        return replace(self, **_without_count(given))
 
 
 def _without_count(options: dict[str, Any]) -> dict[str, Any]:
@@ -105,33 +111,33 @@ class Clip:
             )
         return self.fps
 
-
-def frame_limits(limits: VideoSettings, n_frames: int) -> tuple[int, int]:
-    """(min, max) pixels of a frame under the clip's `total_pixels`, as qwen-vl-utils shares them out."""
-    most = limits.max_pixels
-    if limits.total_pixels is not None:
-        share = limits.total_pixels * limits.temporal_patch_size // n_frames
-        most = max(min(most, share), int(limits.min_pixels * 1.05))
-    return limits.min_pixels, most
+    def duration(self) -> float:
+        """`seconds`, or what the frames last at their rate."""
+        return self.seconds or self.n_frames / self.rate()
 
 
 def resize_by_frame(height: int, width: int, n_frames: int, limits: VideoSettings) -> tuple[int, int]:
-    """The images' rule with a frame's limits: Qwen2-VL and Qwen2.5-VL."""
-    low, high = frame_limits(limits, n_frames)
+    """The images' rule with a frame's limits, and its share of `total_pixels`: Qwen2-VL and Qwen2.5-VL.
+
+    A share below 1.05 `min_pixels` is that: qwen-vl-utils' way.
+    """
+    most = min(limits.max_pixels, limits.frame_pixels or limits.max_pixels)
+    if limits.total_pixels is not None:
+        share = limits.total_pixels * limits.temporal_patch_size // n_frames
+        most = max(min(most, share), int(limits.min_pixels * 1.05))
     factor = limits.patch_size * limits.merge_size
-    return smart_resize(height, width, factor=factor, min_pixels=low, max_pixels=high)
+    return smart_resize(height, width, factor=factor, min_pixels=limits.min_pixels, max_pixels=most)
 
 
 def resize_by_clip(height: int, width: int, n_frames: int, limits: VideoSettings) -> tuple[int, int]:
     """The rule that counts frames, with the limits of all of them together: Qwen3-VL and GLM."""
-    size = limits.temporal_patch_size
+    size, low, most = limits.temporal_patch_size, limits.min_pixels, limits.max_pixels
     if n_frames < size:
-        raise BadSample(
-            f"expected {size} frames or more, got {n_frames}", fix="give a single one as an image"
-        )
-    low, high = limits.min_pixels, limits.max_pixels
+        raise BadSample(f"expected {size} frames or more, got {n_frames}", fix="give one alone as an image")
+    if limits.frame_pixels is not None:
+        most = max(min(limits.frame_pixels, most // n_frames), int(low * 1.05)) * n_frames
     if limits.total_pixels is not None:
-        high = max(min(high, limits.total_pixels * size), int(low * 1.05))
+        most = max(min(most, limits.total_pixels * size), int(low * 1.05))
     return smart_resize_frames(
         height,
         width,
@@ -139,8 +145,19 @@ def resize_by_clip(height: int, width: int, n_frames: int, limits: VideoSettings
         temporal_factor=size,
         factor=limits.patch_size * limits.merge_size,
         min_pixels=low,
-        max_pixels=high,
+        max_pixels=most,
     )
+
+
+def evenly(n_frames: int, n: int) -> list[int]:
+    """n of `n_frames` at even steps from the first to the last."""
+    return np.linspace(0, n_frames - 1, n).round().astype(int).tolist()
+
+
+def within(n: int, clip: Clip, wanted: VideoSettings) -> int:
+    """n held to `min_frames`, `max_frames` and what the clip has."""
+    most = clip.n_frames if wanted.max_frames is None else min(wanted.max_frames, clip.n_frames)
+    return min(max(n, wanted.min_frames or 0), most)
 
 
 def not_enough(n: int, clip: Clip, wanted: VideoSettings) -> BadSample:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models._transform import Published, PublishedTransform
+from torchtune_qwenvl.models._published import Published
+from torchtune_qwenvl.models._transform import PublishedTransform
 from torchtune_qwenvl.models.glm4v._chat import ReasoningChat, RoleTokenChat
 from torchtune_qwenvl.models.glm4v._sizes import IMAGE_MEAN, IMAGE_STD
-from torchtune_qwenvl.models.glm4v._video import GLM4VVideoTransform
+from torchtune_qwenvl.models.glm4v._video import GLM4VVideoTransform, GLM46VVideoTransform
 from torchtune_qwenvl.transforms.image import ImageTransform, smart_resize_frames
 
 MIN_PIXELS = 112 * 112
@@ -60,7 +61,7 @@ class GLM4VTransform(PublishedTransform):
         chats={"glm4.1v": RoleTokenChat(), "glm4.6v": ReasoningChat()},
         added_tokens=(),
         image=GLM4VImageTransform,
-        video=GLM4VVideoTransform,
+        videos={"Glm4vVideoProcessor": GLM4VVideoTransform, "Glm46VVideoProcessor": GLM46VVideoTransform},
     )
 
 

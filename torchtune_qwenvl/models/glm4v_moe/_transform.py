@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models._transform import Published, PublishedTransform
+from torchtune_qwenvl.models._published import Published
+from torchtune_qwenvl.models._transform import PublishedTransform
 from torchtune_qwenvl.models.glm4v._chat import ReasoningChat, RoleTokenChat
 from torchtune_qwenvl.models.glm4v._transform import GLM4VImageTransform
-from torchtune_qwenvl.models.glm4v._video import GLM4VVideoTransform
+from torchtune_qwenvl.models.glm4v._video import GLM4VVideoTransform, GLM46VVideoTransform
 from torchtune_qwenvl.transforms.folder import processor_class
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class GLM4VMoeTransform(PublishedTransform):
         },
         added_tokens=(),
         image=GLM4VImageTransform,
-        video=GLM4VVideoTransform,
+        videos={"Glm4vVideoProcessor": GLM4VVideoTransform, "Glm46VVideoProcessor": GLM46VVideoTransform},
     )
 
     @classmethod

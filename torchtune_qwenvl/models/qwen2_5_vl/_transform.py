@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models._transform import Published, PublishedTransform
+from torchtune_qwenvl.models._published import Published
+from torchtune_qwenvl.models._transform import PublishedTransform
 from torchtune_qwenvl.models.qwen2_5_vl._sizes import IMAGE_MEAN, IMAGE_STD
 from torchtune_qwenvl.models.qwen2_5_vl._video import Qwen2_5_VLVideoTransform
 from torchtune_qwenvl.transforms.chat import ChatFormat
@@ -78,7 +79,7 @@ class Qwen2_5_VLTransform(PublishedTransform):
         chats={"qwen2": CHAT},
         added_tokens=ADDED_TOKENS,
         image=Qwen2_5_VLImageTransform,
-        video=Qwen2_5_VLVideoTransform,
+        videos={"Qwen2VLVideoProcessor": Qwen2_5_VLVideoTransform},
         tokens_per_second=2,
         video_limits_of_images=True,
     )

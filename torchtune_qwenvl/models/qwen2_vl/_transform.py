@@ -5,7 +5,8 @@ Sources: the published checkpoints' tokenizer_config.json, chat template and pre
 
 from __future__ import annotations
 
-from torchtune_qwenvl.models._transform import Published, PublishedTransform
+from torchtune_qwenvl.models._published import Published
+from torchtune_qwenvl.models._transform import PublishedTransform
 from torchtune_qwenvl.models.qwen2_5_vl._transform import ADDED_TOKENS, CHAT, Qwen2_5_VLImageTransform
 from torchtune_qwenvl.models.qwen2_vl._video import Qwen2VLVideoTransform
 
@@ -25,7 +26,7 @@ class Qwen2VLTransform(PublishedTransform):
         chats={"qwen2": CHAT},
         added_tokens=tuple(token for token in ADDED_TOKENS if token.special),
         image=Qwen2VLImageTransform,
-        video=Qwen2VLVideoTransform,
+        videos={"Qwen2VLVideoProcessor": Qwen2VLVideoTransform},
         video_limits_of_images=True,
     )
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models._transform import Published, PublishedTransform
+from torchtune_qwenvl.models._published import Published
+from torchtune_qwenvl.models._transform import PublishedTransform
 from torchtune_qwenvl.models.qwen2_5_vl._transform import ADDED_TOKENS as QWEN2_5_TOKENS
 from torchtune_qwenvl.models.qwen3_vl._chat import INSTRUCT, THINKING
 from torchtune_qwenvl.models.qwen3_vl._sizes import IMAGE_MEAN, IMAGE_STD
@@ -55,7 +56,7 @@ class Qwen3VLTransform(PublishedTransform):
         chats={"instruct": INSTRUCT, "thinking": THINKING},
         added_tokens=ADDED_TOKENS,
         image=Qwen3VLImageTransform,
-        video=Qwen3VLVideoTransform,
+        videos={"Qwen3VLVideoProcessor": Qwen3VLVideoTransform},
     )
 
 

@@ -8,11 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from torchtune_qwenvl.models.qwen3_vl._sizes import IMAGE_MEAN, IMAGE_STD
 from torchtune_qwenvl.transforms.video import PlannedVideo, VideoTransform
-from torchtune_qwenvl.transforms.video_rules import Clip, VideoSettings, not_enough, resize_by_clip
+from torchtune_qwenvl.transforms.video_rules import (
+    Clip,
+    VideoSettings,
+    evenly,
+    not_enough,
+    resize_by_clip,
+    within,
+)
 
 
 class Qwen3VLVideoTransform(VideoTransform):
@@ -34,20 +39,20 @@ class Qwen3VLVideoTransform(VideoTransform):
         min_frames=4,
         max_frames=768,
     )
+    sampled_by = ("fps", "min_frames", "max_frames")
 
     def sample(self, clip: Clip, wanted: VideoSettings) -> Sequence[int]:
         """n frames at even steps from first to last; 90 of 30 a second: 0, 18, 36, 53, 71, 89."""
         n = self._count(clip, wanted)
         if not wanted.temporal_patch_size <= n <= clip.n_frames:
             raise not_enough(n, clip, wanted)
-        return np.linspace(0, clip.n_frames - 1, n).round().astype(int).tolist()
+        return evenly(clip.n_frames, n)
 
     def _count(self, clip: Clip, wanted: VideoSettings) -> int:
         if wanted.num_frames is not None:
             return wanted.num_frames
         n = clip.n_frames if wanted.fps is None else int(clip.n_frames / clip.rate() * wanted.fps)
-        most = clip.n_frames if wanted.max_frames is None else min(wanted.max_frames, clip.n_frames)
-        return min(max(n, wanted.min_frames or 0), most)
+        return within(n, clip, wanted)
 
     def resize_to(self, height: int, width: int, n_frames: int, limits: VideoSettings) -> tuple[int, int]:
         return resize_by_clip(height, width, n_frames, limits)

@@ -1,0 +1,24 @@
+"""A stand-in for the module wandb."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+
+class FakeWandb(SimpleNamespace):
+    """Keeps what is logged."""
+
+    run = object()
+
+    class Table:
+        def __init__(self, columns: list[str]) -> None:
+            self.columns, self.rows = columns, []
+
+        def add_data(self, *row: Any) -> None:
+            assert len(row) == len(self.columns)
+            self.rows.append(row)
+
+    @staticmethod
+    def Image(array: Any) -> tuple[int, ...]:
+        return np.asarray(array).shape
