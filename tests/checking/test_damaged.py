@@ -28,8 +28,8 @@ def test_every_damaged_record_is_named_and_no_other(tiny_folder: Path, tmp_path:
             way in bad[index].reason
             and bad[index].where == f"{source}, sample {index} (from 0; line {index + 1})"
         )
-    # One kind for each way, however often it comes.
-    assert len({f.kind for f in bad.values()}) == len(WAYS)
+    # Kinds do not mix ways; one way may show as several, as JSON breaks in several places.
+    assert len({(f.kind, damaged[f.index]) for f in bad.values()}) == len({f.kind for f in bad.values()})
     text = summary(facts, shown=RECORDS)
     assert all(f"sample {index} (from 0" in text for index in damaged)
 

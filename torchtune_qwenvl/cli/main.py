@@ -19,6 +19,7 @@ from torchtune._cli.ls import List
 from torchtune_qwenvl.arguments import nearest
 from torchtune_qwenvl.cli.check import Check
 from torchtune_qwenvl.cli.cp import Copy
+from torchtune_qwenvl.cli.export import Export
 from torchtune_qwenvl.cli.registry import RECIPES, register
 from torchtune_qwenvl.cli.run import Run
 from torchtune_qwenvl.cli.show import Show
@@ -42,6 +43,7 @@ COMMANDS = {
     "validate": Validate,
     "check": Check,
     "run": Run,
+    "export": Export,
     "download": Download,
 }
 
