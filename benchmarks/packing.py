@@ -222,9 +222,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(describe_machine(arguments.threads) + "\n")
-    print(
-        "| batches of | padding | of the work | time saved | padded ms | free ms | speed-up | losses |"
-    )
+    print("| batches of | padding | of the work | time saved | padded ms | free ms | speed-up | losses |")
     print("|---|---|---|---|---|---|---|---|")
     for images in (False, True):
         compare_batches(arguments, images)
