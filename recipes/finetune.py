@@ -119,7 +119,7 @@ class FinetuneRecipe:
             start = f"resumed from {found}, step {self.progress.step}" if found else "from the checkpoint"
             if cfg.log_samples:
                 log_samples(dataset, self.transform, cfg.on_bad_sample)
-            if cfg.pack_to is not None:
+            if cfg.pack_to is not None or cfg.batch_tokens is not None:
                 start = f"{self.loader.sampler}; {start}"
             log.info(f"{trainable_table(self.model, rates)}\n{self.total_steps} steps, {start}")
 

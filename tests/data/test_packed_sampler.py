@@ -29,18 +29,22 @@ def tokens_only(lengths: list[int]) -> torch.Tensor:
     look_ahead=st.integers(1, 30),
     epoch=st.integers(0, 2),
     shuffle=st.booleans(),
+    padded=st.booleans(),
 )
 def test_every_sample_once_and_resume_at_every_step(
-    lengths: list[int], world: int, batch_size: int, look_ahead: int, epoch: int, shuffle: bool
+    lengths: list[int], world: int, batch_size: int, look_ahead: int, epoch: int, shuffle: bool, padded: bool
 ) -> None:
-    options = {"pack_to": 20, "look_ahead": look_ahead, "shuffle": shuffle}
+    options = {"pack_to": 20, "look_ahead": look_ahead, "shuffle": shuffle, "padded": padded}
     ranks = samplers(tokens_only(lengths), world, batch_size, **options)
     for sampler in ranks:
         sampler.set_position(epoch)
     batches = [list(sampler) for sampler in ranks]
     assert {len(b) for b in batches} == {len(ranks[0])}
     assert sorted(i for rank in batches for batch in rank for i in batch) == list(range(len(lengths)))
-    assert all(sum(lengths[i] for i in batch) <= 20 * batch_size for rank in batches for batch in rank)
+    for batch in (batch for rank in batches for batch in rank):
+        tokens = [lengths[i] for i in batch if lengths[i]]
+        assert sum(tokens) <= 20 * batch_size
+        assert not padded or len(tokens) * max(tokens, default=0) <= 20
     done = 0
     for step in range(len(ranks[0])):
         for sampler, whole in zip(ranks, batches, strict=True):
@@ -96,3 +100,24 @@ def test_a_position_of_another_plan_is_refused() -> None:
 def test_says_how_full_rows_are() -> None:
     sampler = PackedSampler(tokens_only([5, 3, 6, 1]), pack_to=8)
     assert sampler.fill == 15 / 16 and str(sampler) == "4 samples packed into 2 rows of 8 tokens, 93.8% full"
+
+
+@pytest.mark.parametrize("world", [1, 4])
+def test_padded_batches_of_like_lengths_have_little_padding(world: int) -> None:
+    lengths = long_tailed(20_000)
+    ranks = samplers(tokens_only(lengths), world, batch_size=7, pack_to=16384, padded=True)
+    steps = list(zip(*ranks, strict=True))
+    batches = [batch for step in steps for batch in step]
+    places = [len(batch) * max(lengths[i] for i in batch) for batch in batches if batch]
+    assert max(places) <= 16384 and sum(lengths) / sum(places) == pytest.approx(ranks[0].fill)
+    assert ranks[0].fill > 0.97
+    assert "batches of at most 16384 tokens with padding, 9" in str(ranks[0])
+    costs = [[sum(lengths[i] for i in batch) for batch in step] for step in steps[:-1]]
+    assert statistics.mean(max(step) / statistics.mean(step) for step in costs) < 1.01
+
+
+def test_a_sample_longer_than_the_budget_is_named() -> None:
+    with pytest.raises(
+        ValueError, match="a sample has 9 tokens, a batch takes batch_tokens = 8: raise batch_tok"
+    ):
+        list(PackedSampler(tokens_only([3, 9]), pack_to=8, padded=True))

@@ -65,6 +65,7 @@ def run(sampler: StreamSampler) -> tuple[list[list[tuple[int, int]]], list[dict]
     batch_size=st.integers(1, 3),
     buffer=st.integers(1, 30),
     pack_to=st.sampled_from([None, 20]),
+    padded=st.booleans(),
     look_ahead=st.integers(1, 4),
     shuffle=st.booleans(),
 )
@@ -74,10 +75,12 @@ def test_every_sample_once_and_resume_at_every_batch(
     batch_size: int,
     buffer: int,
     pack_to: int | None,
+    padded: bool,
     look_ahead: int,
     shuffle: bool,
 ) -> None:
     options = {"buffer": buffer, "pack_to": pack_to, "look_ahead": look_ahead, "shuffle": shuffle}
+    options["padded"] = padded and pack_to is not None
     seen = []
     for rank, sampler in enumerate(samplers(Lengths(lengths), world, batch_size, **options)):
         sampler.begin_epoch(0, sampler.state_dict())
@@ -90,8 +93,10 @@ def test_every_sample_once_and_resume_at_every_batch(
         assert sampler.state_dict()["ended"]
         if pack_to is None:
             assert all(len(batch) <= batch_size for batch in batches)
-        else:
-            assert all(sum(lengths[i] for _, i in batch) <= pack_to * batch_size for batch in batches)
+        for batch in batches if pack_to else ():
+            tokens = [lengths[i] for _, i in batch if lengths[i]]
+            assert sum(tokens) <= pack_to * batch_size
+            assert not padded or len(tokens) * max(tokens, default=0) <= pack_to
         seen += [i for batch in batches for _, i in batch]
     assert sorted(seen) == list(range(len(lengths)))
 

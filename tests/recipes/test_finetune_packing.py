@@ -34,6 +34,10 @@ def test_padded_padding_free_and_packed_runs_learn_the_same(config: Path, tmp_pa
     asked = (f"val_dataset.source={config.parent / 'data.json'}", "run_val_every_n_steps=2", "val_answers=3")
     overrides = (*ONE_STEP, "batch_size=10", "pack_to=120", *asked)
     ranks = run(tmp_path / "d", *overrides, config=config, processes=2)
+    budget = ("batch_tokens=200", "gradient_accumulation_steps=16")
+    like_lengths = run(tmp_path / "e", *ONE_STEP, *budget, config=config)
+    assert losses(like_lengths) == pytest.approx(padded, rel=1e-5)
+    assert re.search(r"16 samples packed into \d+ batches of at most 200 tokens", like_lengths.printed)
     assert len(padded) == 2 and padded[1] < padded[0]
     assert free == pytest.approx(padded, rel=1e-5)
     assert losses(packed) == pytest.approx(padded, rel=1e-5)

@@ -13,6 +13,7 @@ PAIRS = [
     ("optimizer_in_bwd=true", "learning_rates.encoder=0.1"),
     ("activation_offloading=true", "activation_checkpointing.encoder=false"),
     ("optimizer=torchao.optim._AdamW optimizer.bf16_stochastic_round=true", "dtype=fp32"),
+    ("batch_tokens=4096", "pack_to=8192"),
 ]
 
 

@@ -17,7 +17,9 @@ from torchtune._cli.download import Download
 from torchtune._cli.ls import List
 
 from torchtune_qwenvl.arguments import nearest
+from torchtune_qwenvl.cli.check import Check
 from torchtune_qwenvl.cli.cp import Copy
+from torchtune_qwenvl.cli.export import Export
 from torchtune_qwenvl.cli.registry import RECIPES, register
 from torchtune_qwenvl.cli.run import Run
 from torchtune_qwenvl.cli.show import Show
@@ -39,7 +41,9 @@ COMMANDS = {
     "cp": Copy,
     "show": Show,
     "validate": Validate,
+    "check": Check,
     "run": Run,
+    "export": Export,
     "download": Download,
 }
 

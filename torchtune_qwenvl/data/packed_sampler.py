@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from torchtune_qwenvl.data.mixture import Mixture
-from torchtune_qwenvl.data.packing import Packer
+from torchtune_qwenvl.data.packing import Packer, best_fit, like_lengths, padded_places
 from torchtune_qwenvl.data.sampler import ResumableSampler
 
 Step = list[list[int]]  # indices of the samples of every rank's batch
@@ -29,24 +29,27 @@ def tokens_as_work(tokens: int, patches: int) -> float:
 
 @dataclass(frozen=True)
 class _Plan:
-    """An epoch: its steps, the samples done behind each, rows and tokens in all."""
+    """An epoch: its steps, the samples done behind each; rows, tokens and places for them."""
 
     epoch: int
     steps: list[Step]
     ends: list[int]
     rows: int
     tokens: int
+    places: int
 
     def steps_done(self, samples_done: int) -> int:
         return bisect_right(self.ends, samples_done)
 
 
 class PackedSampler(ResumableSampler):
-    """A ResumableSampler whose batches are rows of conversations; a position still counts samples.
+    """A ResumableSampler whose batches hold up to so many tokens; a position still counts samples.
 
     Args:
         sizes: int64 [n, 2], tokens and patches of every sample, see `measure`.
         pack_to: tokens per row.
+        padded: do not pack: a batch holds samples of like length, which padded to the longest take at most
+            `pack_to` positions; its number of samples follows from that.
         work: (tokens, patches) of a sample -> its work, in any unit.
         look_ahead: samples that are sorted into rows together.
         seed, shuffle, rank, world_size, mixture: of `ResumableSampler`.
@@ -57,6 +60,7 @@ class PackedSampler(ResumableSampler):
         sizes: Tensor,
         *,
         pack_to: int,
+        padded: bool = False,
         work: Callable[[int, int], float] = tokens_as_work,
         look_ahead: int = 4096,
         seed: int = 0,
@@ -67,13 +71,13 @@ class PackedSampler(ResumableSampler):
     ) -> None:
         self._lengths = sizes[:, 0].tolist()
         self._work = [work(*size) for size in sizes.tolist()]
-        self.pack_to, self.look_ahead = pack_to, look_ahead
+        self.pack_to, self.padded, self.look_ahead = pack_to, padded, look_ahead
         n = len(sizes if mixture is None else mixture)
         super().__init__(n, seed=seed, shuffle=shuffle, rank=rank, world_size=world_size, mixture=mixture)
 
     def set_batch_size(self, batch_size: int) -> None:
-        """Rows per rank and batch."""
-        super().set_batch_size(batch_size)
+        """Rows per rank and batch; without packing a batch is one."""
+        super().set_batch_size(1 if self.padded else batch_size)
         self._planned: _Plan | None = None
 
     def set_position(self, epoch: int, samples_done: int = 0) -> None:
@@ -86,7 +90,7 @@ class PackedSampler(ResumableSampler):
         if samples_done and samples_done not in self.plan.ends:
             raise ValueError(
                 f"no step of epoch {epoch} ends behind {samples_done} samples: the data, max_seq_len, "
-                "pack_to, batch_size or seed differ from those of the run that is resumed"
+                "pack_to, batch_tokens, batch_size or seed differ from those of the run that is resumed"
             )
 
     def after_step(self, samples_done: int) -> int:
@@ -105,14 +109,14 @@ class PackedSampler(ResumableSampler):
 
     @property
     def fill(self) -> float:
-        """Share of the places of this epoch's rows, of all ranks, that tokens take."""
-        return self.plan.tokens / (self.plan.rows * self.pack_to)
+        """Share of the positions of this epoch's rows, of all ranks, that tokens take."""
+        return self.plan.tokens / self.plan.places
 
     def __str__(self) -> str:
-        return (
-            f"{self.n} samples packed into {self.plan.rows} rows of {self.pack_to} tokens, "
-            f"{self.fill:.1%} full"
-        )
+        rows = f"{self.plan.rows} rows of {self.pack_to} tokens"
+        if self.padded:
+            rows = f"{self.plan.rows} batches of at most {self.pack_to} tokens with padding"
+        return f"{self.n} samples packed into {rows}, {self.fill:.1%} full"
 
     @property
     def plan(self) -> "_Plan":
@@ -124,13 +128,16 @@ class PackedSampler(ResumableSampler):
                 self._lengths.__getitem__,
                 look_ahead=self.look_ahead,
                 multiple=self.step_samples,
+                fit=like_lengths if self.padded else best_fit,
             )
             order = self._order().tolist()
             buffers = list(packer(order))
             steps = [step for rows in buffers for step in self._steps(rows, generator)]
             ends = list(accumulate(sum(map(len, step)) for step in steps))
-            tokens = sum(map(self._lengths.__getitem__, order))
-            self._planned = _Plan(self.epoch, steps, ends, sum(map(len, buffers)), tokens)
+            rows = [[self._lengths[index] for index in row] for buffer in buffers for row in buffer]
+            places = sum(map(padded_places, rows)) if self.padded else len(rows) * self.pack_to
+            tokens = sum(map(sum, rows))
+            self._planned = _Plan(self.epoch, steps, ends, len(rows), tokens, max(places, 1))
         return self._planned
 
     def _steps(self, rows: list[list[int]], generator: torch.Generator) -> list[Step]:

@@ -4,13 +4,15 @@
     rows          6 2    5 3                 given out
     kept back     4 1                        the emptiest row waits for what comes next
 
+Without packing, a batch's budget counts its padding, and samples of like length share a batch.
+
 Only lengths are needed, so a plan costs nothing to make again: a resumed run makes the same one and goes on.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -27,13 +29,20 @@ class Packer(Generic[Item]):
         length: tokens of an item.
         look_ahead: items that are sorted into rows together; more of them fill rows better.
         multiple: rows come in multiples of this number, except at the end: the rows of a step.
+        fit: (items, length, capacity) -> rows, of which the last is the emptiest: `best_fit`, `like_lengths`.
 
     Raises:
         ValueError: a row or a buffer of nothing; while packing, an item longer than a row.
     """
 
     def __init__(
-        self, capacity: int, length: Callable[[Item], int], *, look_ahead: int = 4096, multiple: int = 1
+        self,
+        capacity: int,
+        length: Callable[[Item], int],
+        *,
+        look_ahead: int = 4096,
+        multiple: int = 1,
+        fit: Callable[..., list[list[Item]]] | None = None,
     ) -> None:
         if min(capacity, look_ahead, multiple) < 1:
             raise ValueError(
@@ -42,19 +51,20 @@ class Packer(Generic[Item]):
             )
         self.capacity, self.length = capacity, length
         self.look_ahead, self.multiple = look_ahead, multiple
+        self.fit = fit or best_fit
 
     def __call__(self, items: Iterable[Item]) -> Iterator[list[list[Item]]]:
         """The rows of one buffer after the other; every item is in exactly one row."""
         coming, kept_back = iter(items), list[Item]()
         while window := list(islice(coming, self.look_ahead)):
-            rows = best_fit(kept_back + window, self.length, self.capacity)
+            rows = self.fit(kept_back + window, self.length, self.capacity)
             # The emptiest row always waits: in the next buffer its items still find better neighbours.
             ready = (len(rows) - 1) // self.multiple * self.multiple
             kept_back = [item for row in rows[ready:] for item in row]
             if ready:
                 yield rows[:ready]
         if kept_back:
-            yield best_fit(kept_back, self.length, self.capacity)
+            yield self.fit(kept_back, self.length, self.capacity)
 
 
 def best_fit(items: Iterable[Item], length: Callable[[Item], int], capacity: int) -> list[list[Item]]:
@@ -83,3 +93,31 @@ def best_fit(items: Iterable[Item], length: Callable[[Item], int], capacity: int
             rows.append([item])
         insort(rooms, (room - tokens, row))
     return [rows[row] for _, row in rooms]
+
+
+def like_lengths(items: Iterable[Item], length: Callable[[Item], int], capacity: int) -> list[list[Item]]:
+    """Batches of items of like length; padded to their longest they take at most `capacity` positions.
+
+    Raises:
+        ValueError: an item longer than that.
+    """
+    batches: list[list[Item]] = []
+    longest = 0
+    for item in sorted(items, key=length, reverse=True):
+        tokens = length(item)
+        if tokens > capacity:
+            raise ValueError(
+                f"a sample has {tokens} tokens, a batch takes batch_tokens = {capacity}: raise batch_tokens, "
+                "or lower the transform's max_seq_len to it"
+            )
+        # An item of no tokens is none, and takes no room; the rest are as long as the first of their batch.
+        if not batches or (tokens and (len(batches[-1]) + 1) * longest > capacity):
+            batches.append([])
+            longest = tokens
+        batches[-1].append(item)
+    return batches
+
+
+def padded_places(lengths: Sequence[int]) -> int:
+    """Positions of a batch that is padded to its longest; items of no tokens are left out of it."""
+    return max(lengths, default=0) * sum(1 for tokens in lengths if tokens)

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from torchtune_qwenvl.data.mixture import seed_of
 from torchtune_qwenvl.data.packed_sampler import tokens_as_work
-from torchtune_qwenvl.data.packing import best_fit
+from torchtune_qwenvl.data.packing import best_fit, like_lengths
 from torchtune_qwenvl.data.sizes import sample_size
 from torchtune_qwenvl.data.streams import Cursor, Item, Share, State
 from torchtune_qwenvl.transforms.size import SampleSize
@@ -72,6 +72,7 @@ class StreamSampler:
         share: of this rank.
         buffer: records that are shuffled together; 1 keeps the stream's order.
         pack_to: tokens per row; None does not pack.
+        padded: a batch holds samples of like length instead, see `PackedSampler`.
         work: (tokens, patches) of a sample -> its work, in any unit.
         look_ahead: rows that are packed together, at least.
         in_process: True reads in a process of its own, False in this one.
@@ -87,6 +88,7 @@ class StreamSampler:
         *,
         buffer: int = 1000,
         pack_to: int | None = None,
+        padded: bool = False,
         work: Callable[[int, int], float] = tokens_as_work,
         look_ahead: int = 64,
         in_process: bool = True,
@@ -94,14 +96,16 @@ class StreamSampler:
         if buffer < 1:
             raise ValueError(f"shuffle_buffer: expected at least 1 sample, got {buffer}")
         self.dataset, self.share, self.in_process = dataset, share, in_process
-        self.windows = Windows(1, buffer if share.shuffle else 1, pack_to, work=work, look_ahead=look_ahead)
+        self.padded = padded
+        fit = like_lengths if padded else best_fit
+        self.windows = Windows(1, buffer if share.shuffle else 1, pack_to, fit, work, look_ahead)
         self._behind: State = {"pass": 0, "cursor": None, "ended": False, **_AT_ITS_START}
 
     def set_batch_size(self, batch_size: int) -> None:
-        """Samples, or rows, per batch."""
+        """Samples, or rows, per batch; batches of like lengths have one row."""
         if batch_size < 1:
             raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
-        self.windows = replace(self.windows, batch_size=batch_size)
+        self.windows = replace(self.windows, batch_size=1 if self.padded else batch_size)
 
     def begin_epoch(self, epoch: int, behind: Mapping[str, Any]) -> None:
         """Go on where the epoch before stopped; behind the stream's end, begin anew."""
@@ -122,6 +126,11 @@ class StreamSampler:
             "a streamed dataset has no length: set max_steps_per_epoch, the optimizer steps after which an "
             "epoch ends where the stream has not ended before"
         )
+
+    def __str__(self) -> str:
+        rows = "batches of at most {} tokens with padding" if self.padded else "rows of {} tokens"
+        packed = f", packed into {rows.format(self.windows.capacity)}" if self.windows.capacity else ""
+        return f"a stream{packed}, shuffled by {self.windows.buffer} samples or more"
 
     def __iter__(self) -> Iterator[list[Item] | list[Broken]]:
         reader = DataLoader(

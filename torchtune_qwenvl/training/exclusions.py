@@ -51,6 +51,12 @@ EXCLUSIONS = (
         lambda cfg: cfg.dtype == "fp32" and bool(cfg.optimizer.get("bf16_stochastic_round")),
         "it rounds bf16 weights, with dtype=fp32 there are none. Set dtype=bf16, or leave it out.",
     ),
+    Exclusion(
+        "batch_tokens with pack_to or padding_free",
+        lambda cfg: cfg.batch_tokens is not None and (cfg.pack_to is not None or cfg.padding_free),
+        "it is the budget of padded batches; without padding a batch has at most batch_size * pack_to "
+        "tokens. Set pack_to=N, batch_size=1 instead, or leave batch_tokens alone.",
+    ),
 )
 
 

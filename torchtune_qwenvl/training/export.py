@@ -6,7 +6,10 @@
 What was frozen is copied from the folder it came from, where it may be more exact than the run's bf16.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.lora import is_adapter
@@ -41,18 +44,47 @@ def export(
     Raises:
         ValueError: not enough disk, or what was written cannot be read back.
     """
+    with GatheredState(model, world) as trained:
+        if world.is_main:
+            write_folders(trained, model, source, output_dir, dtype, merged=merge_adapter)
+    world.barrier()
+
+
+def write_folders(
+    trained: Mapping[str, Tensor],
+    model: VisionLanguageModel,
+    source: str | Path,
+    output_dir: Path,
+    dtype: str | None = None,
+    *,
+    merged: bool = True,
+    adapter: bool = True,
+) -> dict[str, Path]:
+    """Write `model/` and `adapter/`, as far as asked for; a model without LoRA has no adapter.
+
+    Args:
+        trained: whole tensors of what trained, by our names; each is read when it is written.
+        model: of these names and shapes, LoRA included; on meta will do.
+        source, output_dir, dtype: as in `export`.
+        merged: write `model/`, which is done without LoRA in any case.
+        adapter: write `adapter/` where there is LoRA.
+
+    Returns:
+        "model" and "adapter" to the folders written.
+    """
     scaling = lora_scaling(model)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    with GatheredState(model, world) as trained, CheckpointFolder(source) as files:
-        if world.is_main:
-            table = get_family(files.config).weights
-            state = Weights(trained, plan_weights(files, table, shapes))
-            if scaling:
-                full = [name for name in trained if not is_adapter(name)]
-                save_adapter_folder(state, output_dir / "adapter", source, scaling=scaling, full=full)
-            if merge_adapter or not scaling:
-                target = compute_dtype(dtype) if dtype else None
-                out = save_folder(state, output_dir / "model", source, scaling=scaling, dtype=target)
-                with CheckpointFolder(out) as written:
-                    plan_weights(written, table, shapes)
-    world.barrier()
+    written: dict[str, Path] = {}
+    with CheckpointFolder(source) as files:
+        table = get_family(files.config).weights
+        state = Weights(trained, plan_weights(files, table, shapes))
+        if scaling and adapter:
+            full = [name for name in trained if not is_adapter(name)]
+            out = save_adapter_folder(state, output_dir / "adapter", source, scaling=scaling, full=full)
+            written["adapter"] = out
+        if merged or not scaling:
+            target = compute_dtype(dtype) if dtype else None
+            written["model"] = save_folder(state, output_dir / "model", source, scaling=scaling, dtype=target)
+            with CheckpointFolder(written["model"]) as again:
+                plan_weights(again, table, shapes)
+    return written

@@ -23,25 +23,29 @@ def order_of(
 
     Args:
         dataset: as the config names it.
-        cfg: its seed, pack_to and num_workers count.
+        cfg: its seed, pack_to, batch_tokens, shuffle_buffer and num_workers count.
         world: every rank must call.
         work: (tokens, patches) of a sample -> its work, in any unit.
         shuffle: anew for each epoch.
     """
     place = {"rank": world.rank, "world_size": world.size}
+    padded = cfg.batch_tokens is not None
+    budget = {"pack_to": cfg.batch_tokens if padded else cfg.pack_to, "padded": padded, "work": work}
     if is_streamed(dataset):
         stream = as_streamed(dataset)
         share = Share(**place, seed=cfg.seed, shuffle=shuffle)
-        options = {"buffer": cfg.shuffle_buffer, "pack_to": cfg.pack_to, "work": work}
-        return stream, StreamSampler(stream, share, in_process=cfg.num_workers > 0, **options)
+        in_process = cfg.num_workers > 0
+        return stream, StreamSampler(
+            stream, share, buffer=cfg.shuffle_buffer, in_process=in_process, **budget
+        )
     mixture = dataset.mixture if isinstance(dataset, MixedDataset) else None
     if isinstance(dataset, MixedDataset):
         dataset = dataset.members
     order = {"seed": cfg.seed, "shuffle": shuffle, "mixture": mixture, **place}
-    if cfg.pack_to is None:
+    if budget["pack_to"] is None:
         return dataset, ResumableSampler(len(mixture or dataset), **order)  # type: ignore[arg-type]
     sizes = measure(dataset, num_workers=cfg.num_workers, **place)
-    return dataset, PackedSampler(sizes, pack_to=cfg.pack_to, work=work, **order)
+    return dataset, PackedSampler(sizes, **budget, **order)
 
 
 def member_names(dataset: Dataset) -> list[str]:

@@ -14,16 +14,22 @@ class BadSample(ValueError):
         what: what was expected and what came.
         where: the file, message or part at fault, put in front.
         fix: what the user can do, put behind.
+
+    Attributes:
+        what: as given, without place and advice: errors of one kind are alike in it. It stays in its process.
     """
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
         front = f"{where}: " if where else ""
         behind = f" ({fix})" if fix else ""
         super().__init__(f"{front}{what}{behind}")
+        self.what = what
 
     def at(self, where: str) -> BadSample:
         """The same error, of the same class, with `where` in front."""
-        return type(self)(str(self), where=where)
+        located = type(self)(str(self), where=where)
+        located.what = self.what
+        return located
 
 
 class SampleTooLong(BadSample):

@@ -1,0 +1,98 @@
+"""Facts are what training would see: lengths before and after the cut, visual tokens, sizes, repetitions."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from damaged import record
+
+from torchtune_qwenvl import load_transform
+from torchtune_qwenvl.checking import Examiner, Facts, draw_sheet, read_facts, summary
+from torchtune_qwenvl.checking.kinds import kind_of, masked
+from torchtune_qwenvl.checking.sheet import conversation
+from torchtune_qwenvl.data import vision_chat_dataset
+from torchtune_qwenvl.data.mixed_dataset import mixed_dataset
+from torchtune_qwenvl.pictures.lengths import draw_lengths
+from torchtune_qwenvl.pictures.style import PALE_GREEN
+from torchtune_qwenvl.transforms.errors import BadSample, SampleTooLong
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five records: with one image, two exchanges, one far too long, text alone, and the first again."""
+    folder = tmp_path_factory.mktemp("data")
+    tiny.photo(84, 140).save(folder / "a.jpg")
+    long = record("a.jpg", 1)
+    long["conversations"][1]["value"] = "word " * 300
+    two = record("a.jpg", 2)
+    two["conversations"] += [{"from": "human", "value": "And?"}, {"from": "gpt", "value": "more " * 40}]
+    text = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}
+    rows = [record("a.jpg", 0), two, long, text, record("a.jpg", 0)]
+    (folder / "data.json").write_text(json.dumps(rows))
+    return folder / "data.json"
+
+
+def facts_of(folder: Path, source: Path, decode: bool = True, **limits: Any) -> list[Facts]:
+    return read_facts(vision_chat_dataset(Examiner(load_transform(folder, **limits), decode), source=source))
+
+
+def test_lengths_are_the_transforms(tiny_folder: Path, source: Path) -> None:
+    transform = load_transform(tiny_folder)
+    samples = list(vision_chat_dataset(transform, source=source))
+    facts = facts_of(tiny_folder, source, max_seq_len=150)
+    assert [f.tokens for f in facts] == [len(sample["tokens"]) for sample in samples]
+    assert [f.trained_tokens for f in facts] == [sample["mask"].count(False) for sample in samples]
+    assert [f.visual_tokens for f in facts] == [15, 15, 15, 0, 15]
+    assert facts[0].images == ((84, 140),) and facts[3].images == ()
+    cut = list(vision_chat_dataset(load_transform(tiny_folder, max_seq_len=150), source=source))
+    kept = [len(sample["tokens"]) if isinstance(sample, dict) else 0 for sample in cut]
+    assert [f.kept_tokens for f in facts] == kept and kept[2] == 0 and 0 < kept[1] < facts[1].tokens
+    assert facts_of(tiny_folder, source, decode=False, max_seq_len=150) == facts
+
+
+def test_summary_says_what_is_cut_and_repeated(tiny_folder: Path, source: Path) -> None:
+    facts = facts_of(tiny_folder, source, max_seq_len=150)
+    text = summary(facts, 150)
+    assert "5 samples: 5 good, 0 bad" in text
+    assert "max_seq_len 150: 1 lose turns from the end, 1 are left out whole" in text
+    assert "warning: said before by another sample, word for word: 1 (4 as 0)" in text
+    assert "images, height x width: smallest 84 x 140" in text
+    assert "every sample fits" in summary(facts_of(tiny_folder, source, max_seq_len=4096), 4096)
+    assert "max_seq_len is not set" in summary(facts, None)
+
+
+def test_a_mix_is_read_once_and_whole(tiny_folder: Path, source: Path) -> None:
+    entry = {"source": str(source), "weight": 0.5}
+    entries = [{**entry, "name": "a"}, {**entry, "name": "b", "split": "train[:2]"}]
+    dataset = mixed_dataset(Examiner(load_transform(tiny_folder)), datasets=entries)
+    assert [f.index for f in read_facts(dataset)] == [*range(7)]
+
+
+def test_errors_of_one_kind_are_alike() -> None:
+    first = BadSample("no image at '/a/b c.jpg', 3 of 1,024", where="message 1", fix="find it")
+    second = BadSample("no image at 'd.png', 14 of 7").at("file.json, sample 2")
+    assert kind_of(first) == kind_of(second) == "no image at '…', N of N"
+    wrapped = SampleTooLong("line 7: no image at 'x', 1 of 2")
+    wrapped.__cause__ = first
+    assert kind_of(wrapped) == kind_of(first)
+    assert kind_of(KeyError("value")) == "KeyError: '…'"
+    assert (
+        masked("expected a file at /a/b-1.jpg, got <_io.BytesIO object at 0x7f>")
+        == "expected a file at …, got '…'"
+    )
+
+
+def test_sheet_marks_what_is_trained_on(tiny_folder: Path, source: Path, tmp_path: Path) -> None:
+    transform = load_transform(tiny_folder, max_seq_len=150)
+    samples = [sample for sample in vision_chat_dataset(transform, source=source) if isinstance(sample, dict)]
+    spans = conversation(samples[0], transform)
+    assert "".join(span.text for span in spans if span.back == PALE_GREEN) == "It is a thing <|im_end|>\n"
+    assert " 15 visual tokens " in [span.text for span in spans]
+    draw_sheet(samples, ["here"] * len(samples), transform, 5, tmp_path / "samples.png")
+    draw_lengths(
+        [10, 10, 4000], [0, 5, 3000], [(50, 2000)], tmp_path / "wide.png", max_seq_len=90, max_pixels=9000
+    )
+    draw_lengths([7], [0], [], tmp_path / "one.png")
+    assert len(list(tmp_path.glob("*.png"))) == 3

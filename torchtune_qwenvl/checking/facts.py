@@ -1,0 +1,109 @@
+"""What there is to know about one sample, found by the transform itself: what training would see.
+
+`Examiner` takes the transform's place in a dataset. So whatever the dataset is, records are read, parsed and
+looked up as in training, and the facts come out with the sample.
+"""
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torchtune.data import Message
+from torchtune.modules.transforms import Transform
+
+from torchtune_qwenvl.transforms.decode import image_size
+from torchtune_qwenvl.transforms.errors import SampleTooLong
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One sample.
+
+    Attributes:
+        index: its number in the dataset, from 0.
+        where: file and number.
+        tokens: before any cut.
+        visual_tokens: of these, the images' and videos'.
+        trained_tokens: of these, what is trained on.
+        kept_tokens: what `max_seq_len` leaves; 0 where the whole sample is left out.
+        images: (height, width) of each in pixels, as in its file.
+        videos: how many.
+        fingerprint: the same for samples that say the same about the same files.
+        kind: of error, places and numbers taken out; empty for a good sample.
+        reason: the whole message.
+    """
+
+    index: int = -1
+    where: str = ""
+    tokens: int = 0
+    visual_tokens: int = 0
+    trained_tokens: int = 0
+    kept_tokens: int = 0
+    images: tuple[tuple[int, int], ...] = ()
+    videos: int = 0
+    fingerprint: bytes = b""
+    kind: str = ""
+    reason: str = ""
+
+
+class Examiner(Transform):
+    """A transform that adds `facts` to each sample; no sample is cut or given up.
+
+    Args:
+        transform: the model's; its `max_seq_len` and policy say what would be kept.
+        decode: False reads the headers of images only, and makes no patches.
+    """
+
+    def __init__(self, transform: Any, decode: bool = True) -> None:
+        self.transform, self.decode = transform, decode
+        self.unlimited = copy.copy(transform)
+        self.unlimited.max_seq_len = self.unlimited.context_length = None
+        self.visual_ids = {transform.image_token_id, transform.video_token_id}
+
+    def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> dict[str, Any]:
+        """The transform's sample, or without decoding its tokens and mask alone, with `facts`."""
+        messages = list(sample["messages"])
+        if self.decode:
+            made = self.unlimited(sample)
+        else:
+            tokens, mask = self.unlimited.tokenize_messages(messages)
+            made = {"tokens": tokens, "mask": mask}
+        return {**made, "facts": self._facts(messages, made["tokens"], made["mask"])}
+
+    def _facts(self, messages: Sequence[Message], tokens: Sequence[int], mask: Sequence[bool]) -> Facts:
+        limit = self.transform.image_transform.max_image_pixels
+        images = [part["content"] for part in _parts(messages, "image")]
+        return Facts(
+            tokens=len(tokens),
+            visual_tokens=sum(token in self.visual_ids for token in tokens),
+            trained_tokens=len(mask) - sum(mask),
+            kept_tokens=self._kept(messages, len(tokens)),
+            images=tuple(image_size(image, max_image_pixels=limit) for image in images),
+            videos=len(_parts(messages, "video")),
+            fingerprint=fingerprint(messages),
+        )
+
+    def _kept(self, messages: Sequence[Message], n_tokens: int) -> int:
+        if self.transform.max_seq_len is None or n_tokens <= self.transform.max_seq_len:
+            return n_tokens
+        try:
+            return len(self.transform.tokenize_messages(messages)[0])
+        except SampleTooLong:
+            return 0
+
+
+def fingerprint(messages: Sequence[Message]) -> bytes:
+    """Of roles, texts and what the parts name: paths by their names, bytes by their content."""
+    digest = hashlib.blake2b(digest_size=12)
+    for message in messages:
+        for part in message.content:
+            content = part["content"]
+            named = content if isinstance(content, bytes) else str(content).encode("utf-8", "surrogatepass")
+            digest.update(f"{message.role} {part['type']} {len(named)} ".encode() + named)
+    return digest.digest()
+
+
+def _parts(messages: Sequence[Message], kind: str) -> list[Mapping[str, Any]]:
+    return [part for message in messages for part in message.content if part["type"] == kind]

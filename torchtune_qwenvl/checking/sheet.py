@@ -1,0 +1,68 @@
+"""A contact sheet: samples as the model sees them, images resized, the conversation as tokens."""
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from torchtune_qwenvl.pictures.cards import Card, draw_page
+from torchtune_qwenvl.pictures.style import BLUE, GREY, INK, MIST, PALE_GREEN
+from torchtune_qwenvl.pictures.text import Span
+from torchtune_qwenvl.training.samples import patches_to_image
+
+
+def draw_sheet(
+    samples: Sequence[Mapping[str, Any]], places: Sequence[str], transform: Any, total: int, path: Path
+) -> None:
+    """Write the sheet as PNG.
+
+    Args:
+        samples: of the transform.
+        places: file and number of each.
+        transform: which made them.
+        total: samples of the dataset.
+        path: of the PNG.
+    """
+    title = [
+        Span(f"{len(samples)} of {total:,} samples", bold=True),
+        Span("    trained on:", GREY),
+        Span(" "),
+        Span(" green ", back=PALE_GREEN),
+    ]
+    cards = [_card(sample, place, transform) for sample, place in zip(samples, places, strict=True)]
+    draw_page(title, cards, path)
+
+
+def conversation(sample: Mapping[str, Any], transform: Any) -> list[Span]:
+    """A sample's tokens as text: special tokens grey, images by their number, the trained on green."""
+    visual = {transform.image_token_id, transform.video_token_id}
+    pairs = zip(sample["tokens"], sample["mask"], strict=True)
+    spans: list[Span] = []
+    for (masked, is_visual), run in groupby(pairs, key=lambda pair: (pair[1], pair[0] in visual)):
+        tokens = [token for token, _ in run]
+        if is_visual:
+            spans.append(Span(f" {len(tokens):,} visual tokens ", BLUE, MIST))
+        else:
+            back = None if masked else PALE_GREEN
+            spans += _with_special(transform.decode(tokens, False, False), transform, back)
+    return spans
+
+
+def _with_special(text: str, transform: Any, back: str | None) -> list[Span]:
+    pieces = re.split("(" + "|".join(map(re.escape, transform.special_tokens)) + ")", text)
+    return [
+        Span(piece, GREY if piece in transform.special_tokens else INK, back) for piece in pieces if piece
+    ]
+
+
+def _card(sample: Mapping[str, Any], place: str, transform: Any) -> Card:
+    vision = sample["encoder_input"]["vision"]
+    grids = vision["grid_thw"].tolist()
+    images = [patches_to_image(p, g, transform) for p, g in zip(vision["images"], grids, strict=True)]
+    cut = f", {sample['dropped_turns']} turns cut" if sample.get("dropped_turns") else ""
+    head = Span(f"{place}: {len(sample['tokens']):,} tokens{cut}\n", GREY)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+    return Card(pictures, [head, *conversation(sample, transform)])

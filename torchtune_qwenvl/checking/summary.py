@@ -1,0 +1,96 @@
+"""The facts about a dataset as a page of text: counts, lengths, images, bad samples by kind."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+
+from torchtune_qwenvl.checking.facts import Facts
+
+SHOWN = 3  # bad samples of each kind, and repeated ones
+COLUMNS = ("min", "median", "p95", "max", "sum")
+
+
+def summary(facts: Sequence[Facts], max_seq_len: int | None = None, shown: int = SHOWN) -> str:
+    """What a reader wants to know first.
+
+    Args:
+        facts: of every sample.
+        max_seq_len: of the transform that made them.
+        shown: bad samples of each kind that are named.
+    """
+    good, bad = [f for f in facts if not f.kind], [f for f in facts if f.kind]
+    lines = [f"{len(facts):,} samples: {len(good):,} good, {len(bad):,} bad"]
+    if good:
+        lines += ["", *_table(good), "", *_images(good), *_cut(good, max_seq_len), *_repeated(good, shown)]
+    if bad:
+        lines += ["", *_bad(bad, shown)]
+    return "\n".join(lines)
+
+
+def by_kind(bad: Sequence[Facts]) -> list[tuple[str, list[Facts]]]:
+    """Bad samples by the kind of their error, the commonest first."""
+    ordered = sorted(bad, key=lambda facts: (facts.kind, facts.index))
+    groups = [(kind, list(group)) for kind, group in groupby(ordered, key=lambda facts: facts.kind)]
+    return sorted(groups, key=lambda group: -len(group[1]))
+
+
+def _table(good: Sequence[Facts]) -> list[str]:
+    rows = {
+        "tokens": [f.tokens for f in good],
+        "  visual": [f.visual_tokens for f in good],
+        "  trained on": [f.trained_tokens for f in good],
+        "images": [len(f.images) for f in good],
+        "videos": [f.videos for f in good],
+    }
+    lines = [f"{'per sample':<14}" + "".join(f"{name:>12}" for name in COLUMNS)]
+    for name, values in rows.items():
+        if any(values):
+            figures = (min(values), np.median(values), np.percentile(values, 95), max(values), sum(values))
+            lines.append(f"{name:<14}" + "".join(f"{int(figure):>12,}" for figure in figures))
+    return lines
+
+
+def _images(good: Sequence[Facts]) -> list[str]:
+    sizes = [size for facts in good for size in facts.images]
+    if not sizes:
+        return ["no images"]
+    sizes.sort(key=lambda size: size[0] * size[1])
+    smallest, median, largest = (f"{h} x {w}" for h, w in (sizes[0], sizes[len(sizes) // 2], sizes[-1]))
+    return [f"images, height x width: smallest {smallest}, median {median}, largest {largest}"]
+
+
+def _cut(good: Sequence[Facts], max_seq_len: int | None) -> list[str]:
+    if max_seq_len is None:
+        return ["max_seq_len is not set: no sample is cut"]
+    left_out = [f for f in good if not f.kept_tokens]
+    cut = [f for f in good if 0 < f.kept_tokens < f.tokens]
+    lost = sum(f.tokens - f.kept_tokens for f in good)
+    if not lost:
+        return [f"max_seq_len {max_seq_len:,}: every sample fits"]
+    share = lost / sum(f.tokens for f in good)
+    return [
+        f"max_seq_len {max_seq_len:,}: {len(cut):,} lose turns from the end, {len(left_out):,} are left out "
+        f"whole; {lost:,} tokens, {share:.1%} of all"
+    ]
+
+
+def _repeated(good: Sequence[Facts], shown: int) -> list[str]:
+    first: dict[bytes, int] = {}
+    pairs = [(f.index, n) for f in good if (n := first.setdefault(f.fingerprint, f.index)) != f.index]
+    if not pairs:
+        return []
+    named = ", ".join(f"{again} as {before}" for again, before in pairs[:shown])
+    more = ", …" if len(pairs) > shown else ""
+    return [f"warning: said before by another sample, word for word: {len(pairs):,} ({named}{more})"]
+
+
+def _bad(bad: Sequence[Facts], shown: int) -> list[str]:
+    groups = by_kind(bad)
+    lines = [f"bad samples, {len(groups)} kind{'s' * (len(groups) > 1)}"]
+    for kind, group in groups:
+        lines += ["", f"{len(group):>6,}  {kind}"]
+        lines += [f"        {facts.where}: {facts.reason}" for facts in group[:shown]]
+        if len(group) > shown:
+            lines.append(f"        … and {len(group) - shown:,} more")
+    return lines
