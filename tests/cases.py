@@ -38,11 +38,17 @@ def renamed(hf: nn.Module, named: dict[str, Tensor]) -> Iterator[tuple[str, Tens
         yield from zip(ours, tensor.chunk(len(ours)), strict=True)
 
 
+def constants(hf: nn.Module) -> dict[str, Tensor]:
+    """What files hold beside parameters: the biases of routers."""
+    return {name: b for name, b in hf.named_buffers() if name.endswith("e_score_correction_bias")}
+
+
 def ours_like(hf: nn.Module, **arguments: Any) -> VisionLanguageModel:
     """Our model with the weights of transformers'; adapters keep their own."""
     config = hf.config.to_dict()
     model = get_family(config).from_config(config, **arguments)
-    weights = dict(renamed(hf, {name: p.detach().clone() for name, p in hf.named_parameters()}))
+    state = {**dict(hf.named_parameters()), **constants(hf)}
+    weights = dict(renamed(hf, {name: tensor.detach().clone() for name, tensor in state.items()}))
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected and all("lora" in name or "magnitude" in name for name in missing)
     for module in model.modules():

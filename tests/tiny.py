@@ -99,6 +99,9 @@ def tiny_hf_model(seed: int = 0, **changes: Any) -> PreTrainedModel:
             fan_in = parameter.shape[-1] if parameter.ndim == 3 else parameter[0].numel()
             scale = 0.05 if parameter.ndim == 1 else fan_in**-0.5
             parameter.copy_(1 + 0.2 * noise if is_norm else 1.7 * scale * noise)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):  # enough to change which experts are chosen
+                buffer.copy_(torch.rand(buffer.shape, generator=generator))
     return model
 
 

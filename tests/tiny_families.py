@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from tiny_glm4v import GLM4V
+from tiny_glm4v import GLM4V, GLM4V_MOE
 from transformers import (
     Glm4vConfig,
     Glm4vForConditionalGeneration,
+    Glm4vMoeConfig,
+    Glm4vMoeForConditionalGeneration,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2_5_VLConfig,
@@ -259,4 +261,5 @@ FAMILIES = {
         **_QWEN3,
     ),
     "glm4v": TinyFamily(config=Glm4vConfig, model=Glm4vForConditionalGeneration, **GLM4V),
+    "glm4v_moe": TinyFamily(config=Glm4vMoeConfig, model=Glm4vMoeForConditionalGeneration, **GLM4V_MOE),
 }

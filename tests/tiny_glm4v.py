@@ -124,3 +124,22 @@ GLM4V: dict[str, Any] = dict(
         "video_processor_type": "Glm4vVideoProcessor",
     },
 )
+# The first layer dense, then two of experts in groups, of which two of three are open; heads wider than their
+# share of the stream.
+GLM4V_MOE: dict[str, Any] = {
+    **GLM4V,
+    "text": {
+        **GLM4V["text"],
+        "num_hidden_layers": 3,
+        "head_dim": 24,
+        "rope_parameters": {**GLM4V["text"]["rope_parameters"], "mrope_section": [2, 1, 3]},
+        "moe_intermediate_size": 40,
+        "n_routed_experts": 6,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 2,
+        "n_group": 3,
+        "topk_group": 2,
+        "routed_scaling_factor": 0.75,
+    },
+    "template": GLM_REASONING_TEMPLATE,
+}

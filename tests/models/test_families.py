@@ -5,11 +5,11 @@ import json
 import pytest
 import tiny
 import torch
-from cases import Case, ours_like, relative, renamed
+from cases import Case, constants, ours_like, relative, renamed
 
 from torchtune_qwenvl import load_model, load_vision_encoder, models
 from torchtune_qwenvl.data import collate
-from torchtune_qwenvl.models import get_family, qwen2_vl, qwen3_vl, qwen3_vl_moe
+from torchtune_qwenvl.models import get_family, glm4v, glm4v_moe, qwen2_vl, qwen3_vl, qwen3_vl_moe
 
 COUNTS = {
     (qwen2_vl, "qwen2_vl_2b"): 2_208_985_600,
@@ -21,6 +21,9 @@ COUNTS = {
     (qwen3_vl, "qwen3_vl_32b"): 33_357_390_064,
     (qwen3_vl_moe, "qwen3_vl_30b_a3b"): 31_070_754_032,
     (qwen3_vl_moe, "qwen3_vl_235b_a22b"): 235_670_022_896,
+    (glm4v, "glm4_1v_9b"): 10_292_777_472,
+    (glm4v, "glm4_6v_flash"): 10_292_777_472,
+    (glm4v_moe, "glm4_5v"): 107_710_933_120,
 }
 
 
@@ -32,7 +35,7 @@ def test_published_parameter_counts(builder, count):
         reference = tiny.FAMILIES[model.config["model_type"]]
         theirs = reference.model(reference.config(**model.config))
     assert sum(p.numel() for p in model.parameters()) == count
-    assert sum(p.numel() for p in theirs.parameters()) == count
+    assert sum(p.numel() for p in (*theirs.parameters(), *constants(theirs).values())) == count
     assert not list(model.buffers())
 
 
@@ -80,6 +83,10 @@ def test_the_published_file_builds(family):
             {},
             "num_experts_per_tok 7: expected 1 to num_experts, 6",
         ),
+        ("glm4v_moe", {"norm_topk_prob": False}, {}, "norm_topk_prob is False"),
+        ("glm4v_moe", {"n_group": 4}, {}, "n_routed_experts over n_group: 6 is no multiple of 4"),
+        ("glm4v_moe", {"topk_group": 4}, {}, "topk_group 4: expected 1 to n_group, 3"),
+        ("glm4v_moe", {"num_experts_per_tok": 5}, {}, "num_experts_per_tok 5.*of topk_group groups, 4"),
         ("qwen3_vl_moe", {"norm_topk_prob": False}, {}, "norm_topk_prob is false"),
     ],
 )

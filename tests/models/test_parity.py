@@ -77,7 +77,8 @@ def test_logits_loss_and_every_gradient(hf, exact, ours, rows):
         if name in theirs:
             assert relative(parameter.grad, theirs[name]) <= 1e-5, name
         else:
-            assert rows == ROWS["text only"] and name.startswith("vision_encoder"), name
+            unused = rows == ROWS["text only"] and name.startswith("vision_encoder")
+            assert unused or name.endswith("correction_bias"), name
 
 
 @pytest.mark.parametrize("as_video", [False, True], ids=["images", "videos"])
@@ -126,7 +127,7 @@ def test_chunks_of_the_loss_and_of_the_logits_change_nothing(hf):
         losses.append(loss / n)
     assert abs(losses[0] - losses[1]) <= 5e-6
     for (name, one), other in zip(whole.named_parameters(), chunked.parameters(), strict=True):
-        assert relative(other.grad, one.grad) <= 1e-5, name
+        assert not one.requires_grad or relative(other.grad, one.grad) <= 1e-5, name
     batch.pop("labels")
     logits = whole(**batch)
     whole.set_num_output_chunks(3)
@@ -140,7 +141,8 @@ def test_a_batch_without_a_label_gives_zero_and_zero_gradients(hf):
     loss.backward()
     assert loss == 0 and n == 0
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and not parameter.grad.any(), name
+        if parameter.requires_grad:
+            assert parameter.grad is not None and not parameter.grad.any(), name
 
 
 def test_yarn(hf):

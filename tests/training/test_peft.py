@@ -60,10 +60,12 @@ def inputs(source):
 
 
 def load(source, **arguments):
-    """`load_model`; a mixture of experts wants to be told that its experts have no DoRA."""
-    experts = "moe" in json.loads((source / "config.json").read_text())["model_type"]
-    if experts and arguments.get("use_dora"):
+    """`load_model`; a mixture of experts wants to be told that its experts, or MLPs at all, have no DoRA."""
+    kind = json.loads((source / "config.json").read_text())["model_type"]
+    if "moe" in kind and arguments.get("use_dora"):
         arguments.setdefault("experts_trainable", False)
+    if kind == "glm4v_moe" and arguments.get("use_dora"):
+        arguments |= {"apply_lora_to_mlp": False, "fusion_trainable": False}
     return load_model(source, **arguments)
 
 

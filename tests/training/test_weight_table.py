@@ -3,9 +3,10 @@
 import pytest
 import tiny
 import torch
+from cases import constants
 
 from torchtune_qwenvl.models import get_family
-from torchtune_qwenvl.training.weight_table import WeightTable, fits
+from torchtune_qwenvl.training.weight_table import Slice, WeightTable, fits
 
 TOY = WeightTable(
     rows={
@@ -37,9 +38,9 @@ def test_every_parameter_of_the_model_has_one_place_in_transformers(family, tie)
     family = get_family(hf.config.to_dict())
     with torch.device("meta"):
         ours = {name for name, _ in family.from_config(hf.config.to_dict()).named_parameters()}
-    names = [our for name, _ in hf.named_parameters() for our in family.weights.ours(name)]
-    assert sorted(names) == sorted(ours)
-    for name, _ in hf.named_parameters():
+    theirs = [*dict(hf.named_parameters()), *constants(hf)]
+    assert sorted(our for name in theirs for our in family.weights.ours(name)) == sorted(ours)
+    for name in theirs:
         for index, our in enumerate(family.weights.ours(name)):
             piece = family.weights.theirs(our)
             assert (piece.name, piece.index) == (name, index)
@@ -52,3 +53,13 @@ def test_a_kernel_is_flattened_and_a_matrix_is_never_reshaped():
     assert not fits((64, 3, 2, 14, 14), 1, (128, 588))
     assert not fits((64, 64), 3, (64, 64))
     assert not fits((8, 8), 1, (64,))
+
+
+def test_experts_that_lie_apart_in_files_are_slices_of_ours():
+    table = get_family({"model_type": "glm4v_moe"}).weights
+    layer = "model.language_model.layers.7.mlp.experts"
+    expert, piece = table.slice_of(f"{layer}.12.up_proj.weight")
+    assert (expert, piece) == (12, Slice("decoder.layers.7.mlp.experts.w1.weight", 1, 2))
+    assert table.ours(f"{layer}.12.up_proj.weight") == table.ours(f"{layer}.gate_up_proj") == (piece.ours,)
+    assert table.slice_of(f"{layer}.gate_up_proj") is None
+    assert table.slice_of("model.language_model.layers.7.mlp.shared_experts.up_proj.weight") is None

@@ -9,13 +9,15 @@ from typing import Any
 
 from torchtune_qwenvl.models._family import Family
 from torchtune_qwenvl.models.glm4v._family import GLM4V, GLM46V
+from torchtune_qwenvl.models.glm4v_moe._family import GLM4V_MOE
 from torchtune_qwenvl.models.qwen2_5_vl._family import QWEN2_5_VL
 from torchtune_qwenvl.models.qwen2_vl._family import QWEN2_VL
 from torchtune_qwenvl.models.qwen3_vl._family import QWEN3_VL
 from torchtune_qwenvl.models.qwen3_vl_moe._family import QWEN3_VL_MOE
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE, GLM4V, GLM46V)
+    family.model_type: family
+    for family in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE, GLM4V, GLM46V, GLM4V_MOE)
 }
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from torchtune_qwenvl.modules.lora import is_adapter
 from torchtune_qwenvl.training.folder import CheckpointFolder
-from torchtune_qwenvl.training.weight_table import WeightTable, as_stored
+from torchtune_qwenvl.training.weight_table import Slice, WeightTable, as_stored
 
 
 def lora_scaling(model: nn.Module) -> dict[str, float]:
@@ -33,6 +33,7 @@ class Merger:
     def __init__(self, state: Mapping[str, Tensor], scaling: Mapping[str, float], table: WeightTable) -> None:
         self.state, self.scaling, self.table = state, scaling, table
         self.names = frozenset(state)
+        self._stacks: dict[str, Tensor] = {}
 
     def check(self, files: CheckpointFolder) -> None:
         """Raise a ValueError unless `files` has a place for every parameter, adapters aside, and no other."""
@@ -55,8 +56,11 @@ class Merger:
         """The tensors that stand in `files`, in their order and shape, with our values; lazily, in our
         dtype."""
         for name, entry in files.entries():
-            parts = [self.weight(our) for our in self._ours(name)]
-            joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+            if found := self.table.slice_of(name):
+                joined = self._slice(*found)
+            else:
+                parts = [self.weight(our) for our in self._ours(name)]
+                joined = parts[0] if len(parts) == 1 else torch.cat(parts)
             if joined.numel() != torch.Size(entry.shape).numel():
                 raise ValueError(
                     f"{files.path}: {name} has shape {list(entry.shape)}, ours {list(joined.shape)}"
@@ -75,6 +79,14 @@ class Merger:
             magnitude = self.state[f"{module}.magnitude"].float()
             weight *= (magnitude / torch.linalg.norm(weight, dim=1)).unsqueeze(1)
         return weight
+
+    def _slice(self, expert: int, piece: Slice) -> Tensor:
+        """Of a stack that is worked out once for all of its experts: files hold those one after the other."""
+        if piece.ours not in self._stacks:
+            while len(self._stacks) > 1:
+                self._stacks.pop(next(iter(self._stacks)))
+            self._stacks[piece.ours] = self.weight(piece.ours)
+        return self._stacks[piece.ours][expert].chunk(piece.count)[piece.index]
 
     def _ours(self, file_name: str) -> tuple[str, ...]:
         """Our names for a file's tensor; a head that the model ties is its embedding."""

@@ -12,7 +12,8 @@ With q and v adapted, rank r each, and s rows per projection:
 DoRA's magnitudes are per row, so they are joined; a part without adapter keeps the norms of its own rows.
 LoRA on E experts of rank r is PEFT's on a parameter (`target_parameters`): A [E, r, in] as [E * r, in], and
 B [E, out, r] as [out, r * E], of which the last axis runs through the experts first. PEFT wraps one parameter
-of a module around the other, so the first one's tensors lie under `base_layer`.
+of a module around the other, in the order in which the module holds them: the rows of the table. So the
+first one's tensors lie under `base_layer`.
 
 Parts that train fully beside LoRA go whole into `modules_to_save`.
 
@@ -108,6 +109,12 @@ def is_parameter(target: str, table: WeightTable) -> bool:
     return not table.ours(f"{target}.weight")
 
 
+def peft_name(target: str, table: WeightTable) -> str:
+    """What an adapter's config calls a target, and looks its rank up by."""
+    as_parameter = target.rpartition(".")[2] in table.peft_parameters and not is_parameter(target, table)
+    return f"{target}.weight" if as_parameter else target
+
+
 def place(target: str, table: WeightTable) -> str:
     """PEFT's module for an adapted module or parameter of transformers."""
     if not is_parameter(target, table):
@@ -181,7 +188,7 @@ def _full_tensors(
         for head, embedding in table.tied.items()
         if embedding in full and head not in names
     ]
-    leaves = sorted({"weight", "bias"} | {leaf for *_, leaf in wanted})
+    leaves = sorted({"weight", "bias"} | {row.rpartition(".")[2] for row in table.rows})
     for module in sorted({module for module, *_ in wanted}):
         for leaf in leaves:
             ours = [table.tied.get(n, n) if n not in names else n for n in table.ours(f"{module}.{leaf}")]
@@ -197,7 +204,8 @@ def _adapter_config(
     ranks: Mapping[str, int], alphas: Mapping[str, float], table: WeightTable, source: str | Path
 ) -> dict[str, Any]:
     rank, alpha = _commonest(ranks.values()), _commonest(alphas.values())
-    parameters = [target for target in ranks if is_parameter(target, table)]
+    names = {target: peft_name(target, table) for target in ranks}
+    parameters = [name for target, name in names.items() if name != target or is_parameter(target, table)]
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -207,9 +215,9 @@ def _adapter_config(
         "lora_dropout": 0.0,
         "r": rank,
         "lora_alpha": alpha,
-        "rank_pattern": {target: r for target, r in ranks.items() if r != rank},
-        "alpha_pattern": {target: a for target, a in alphas.items() if a != alpha},
-        "target_modules": [target for target in ranks if target not in parameters],
+        "rank_pattern": {names[target]: r for target, r in ranks.items() if r != rank},
+        "alpha_pattern": {names[target]: a for target, a in alphas.items() if a != alpha},
+        "target_modules": [name for name in names.values() if name not in parameters],
         "target_parameters": parameters or None,
     }
 

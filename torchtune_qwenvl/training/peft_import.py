@@ -20,6 +20,7 @@ from torchtune_qwenvl.training.peft_export import (
     METADATA,
     PREFIX,
     is_parameter,
+    peft_name,
 )
 from torchtune_qwenvl.training.weight_table import WeightTable, fits
 
@@ -84,7 +85,9 @@ class AdapterFolder:
         group = next(iter(self.lora_modules.values()))
         target = self._target(group[0])
         total_rank = self._rank(target)
-        total_alpha = self.config["alpha_pattern"].get(target, self.config["lora_alpha"])
+        total_alpha = self.config["alpha_pattern"].get(
+            peft_name(target, self.table), self.config["lora_alpha"]
+        )
         experts = "lora" if any(map(_of_experts, lora)) else any(map(_of_experts, full))
         return {
             **{f"{part}_trainable": mode for part, mode in modes.items()},
@@ -108,7 +111,7 @@ class AdapterFolder:
         return self.table.theirs(f"{ours}.weight").name.removesuffix(".weight")
 
     def _rank(self, target: str) -> int:
-        return self.config["rank_pattern"].get(target, self.config["r"])
+        return self.config["rank_pattern"].get(peft_name(target, self.table), self.config["r"])
 
     def _part(self, module: str, leaf: str, tensor: Tensor, index: int) -> Tensor:
         """The block of our module number `index` among the adapted ones of PEFT's `module`."""

@@ -46,9 +46,24 @@ class StoredWeight:
         return data.reshape(max(0, stop - start), *self.shape[1:])
 
 
+@dataclass(frozen=True)
+class StackedWeight:
+    """One of our stacks [E, rows, columns] whose experts lie apart, `names[expert][part]` in `files`."""
+
+    files: CheckpointFolder
+    names: tuple[tuple[str, ...], ...]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def read(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """Experts [start, stop) in the files' dtype."""
+        experts = [torch.cat([self.files.read(name) for name in parts]) for parts in self.names[start:stop]]
+        return torch.stack(experts) if experts else torch.empty(0, *self.shape[1:], dtype=self.dtype)
+
+
 def plan_weights(
     files: CheckpointFolder, table: WeightTable, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, StoredWeight]:
+) -> dict[str, StoredWeight | StackedWeight]:
     """Find every parameter in the files without reading any.
 
     Args:
@@ -62,7 +77,10 @@ def plan_weights(
     Raises:
         ValueError: a tensor that no parameter takes, a parameter without tensor, a shape that does not fit.
     """
-    plan: dict[str, StoredWeight] = {}
+    plan: dict[str, StoredWeight | StackedWeight] = {}
+    stacks: dict[str, dict[tuple[int, int], str]] = {}  # our name -> (expert, part) -> tensor
+    dtypes: dict[str, torch.dtype] = {}
+    counts: dict[str, int] = {}
     for name, entry in files.entries():
         where = f"{files.path / files.file_of[name]}: tensor {name}"
         ours = table.ours(name)
@@ -72,6 +90,17 @@ def plan_weights(
             raise ValueError(
                 f"{where} is unexpected: the model that config.json describes has no such weight"
             )
+        if found := table.slice_of(name):
+            expert, piece = found
+            experts, rows, columns = shapes[piece.ours]
+            if expert >= experts or entry.shape != (rows // piece.count, columns):
+                raise ValueError(
+                    f"{where} has shape {list(entry.shape)}, but {piece.ours} takes {experts} experts of "
+                    f"{[rows // piece.count, columns]}: config.json and weights do not belong together"
+                )
+            stacks.setdefault(piece.ours, {})[expert, piece.index] = name
+            dtypes[piece.ours], counts[piece.ours] = entry.dtype, piece.count
+            continue
         for index, our in enumerate(ours):
             if not fits(entry.shape, len(ours), shapes[our]):
                 part = f"1/{len(ours)} of " if len(ours) > 1 else ""
@@ -81,10 +110,25 @@ def plan_weights(
                 )
             turned = lies_transposed(entry.shape, shapes[our])
             plan[our] = StoredWeight(files, name, index, len(ours), tuple(shapes[our]), entry.dtype, turned)
+    for our, places in stacks.items():
+        ordered = _in_order(files, table.theirs(our).name, places, shapes[our][0], counts[our])
+        plan[our] = StackedWeight(files, ordered, tuple(shapes[our]), dtypes[our])
     if missing := [name for name in shapes if name not in plan and not is_adapter(name)]:
         names = ", ".join(table.theirs(name).name for name in missing[:3])
         raise ValueError(f"{files.path}: {len(missing)} tensors are missing, {names} among them")
     return plan
+
+
+def _in_order(
+    files: CheckpointFolder, theirs: str, names: Mapping[tuple[int, int], str], experts: int, count: int
+) -> tuple[tuple[str, ...], ...]:
+    """The tensors of a stack, `count` for each of `experts`; a ValueError where some are missing."""
+    absent = {(e, i) for e in range(experts) for i in range(count)} - names.keys()
+    if absent:
+        raise ValueError(
+            f"{files.path}: {len(absent)} tensors of {theirs} are missing, of expert {min(absent)[0]} first"
+        )
+    return tuple(tuple(names[e, i] for i in range(count)) for e in range(experts))
 
 
 class Weights(Mapping[str, Tensor]):
@@ -95,7 +139,9 @@ class Weights(Mapping[str, Tensor]):
         stored: where all lie, see `plan_weights`.
     """
 
-    def __init__(self, given: Mapping[str, Tensor], stored: Mapping[str, StoredWeight]) -> None:
+    def __init__(
+        self, given: Mapping[str, Tensor], stored: Mapping[str, StoredWeight | StackedWeight]
+    ) -> None:
         self._given, self._stored = given, stored
         self._names = list(dict.fromkeys([*stored, *given]))
 

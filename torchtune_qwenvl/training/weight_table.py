@@ -6,16 +6,18 @@ written and turned into PEFT's names one tensor at a time. In a pattern `{i}` st
 joined along the first axis:
 
     "model.visual.blocks.{i}.attn.qkv.{p}": ("...attn.q_proj.{p}", "...attn.k_proj.{p}", "...attn.v_proj.{p}")
+
+The other way round, a file may hold each expert of one of our stacks for itself: see `Slice`.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 
-PLACEHOLDERS = {"{i}": r"(?P<i>\d+)", "{p}": r"(?P<p>weight|bias)"}
+PLACEHOLDERS = {"{i}": r"(?P<i>\d+)", "{e}": r"(?P<e>\d+)", "{p}": r"(?P<p>weight|bias)"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,16 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Slice:
+    """What a file's tensor is of our stack `ours` [E, rows, columns]: of expert {e}, part `index` of `count`
+    equal parts of its rows."""
+
+    ours: str
+    index: int = 0
+    count: int = 1
+
+
+@dataclass(frozen=True)
 class WeightTable:
     """The names of one model family.
 
@@ -37,11 +49,16 @@ class WeightTable:
         prefixes: prefix in a file -> prefix in transformers' module tree, for every layout that is read
             or written; the first that fits counts.
         tied: our parameter that a tied model lacks -> the one it shares; a file may still repeat it.
+        slices: module-tree name with {e} -> the slice of ours that files may hold instead of a row's tensor.
+        peft_parameters: linears, by the last part of their name in transformers' module tree, that PEFT must
+            be told as parameters since it takes modules of that name for something else.
     """
 
     rows: Mapping[str, str | tuple[str, ...]]
     prefixes: Mapping[str, str]
     tied: Mapping[str, str] = field(default_factory=dict)
+    slices: Mapping[str, Slice] = field(default_factory=dict)
+    peft_parameters: Collection[str] = ()
 
     def module_name(self, file_name: str) -> str:
         """`file_name` as transformers' module tree (and so PEFT) spells it."""
@@ -56,7 +73,16 @@ class WeightTable:
         for pattern, targets in self._forward:
             if match := pattern.fullmatch(name):
                 return tuple(target.format(**match.groupdict()) for target in targets)
-        return ()
+        found = self.slice_of(file_name)
+        return (found[1].ours,) if found else ()
+
+    def slice_of(self, file_name: str) -> tuple[int, Slice] | None:
+        """(expert, slice of our parameter) that the tensor `file_name` is; None for every other tensor."""
+        name = self.module_name(file_name)
+        for pattern, piece in self._slices:
+            if match := pattern.fullmatch(name):
+                return int(match["e"]), replace(piece, ours=piece.ours.format(**match.groupdict()))
+        return None
 
     def theirs(self, our_name: str) -> Piece:
         """Where transformers' module tree keeps our parameter; a ValueError for a name that no row makes."""
@@ -68,6 +94,10 @@ class WeightTable:
     @cached_property
     def _forward(self) -> list[tuple[re.Pattern[str], tuple[str, ...]]]:
         return [(_compile(name), _as_tuple(targets)) for name, targets in self.rows.items()]
+
+    @cached_property
+    def _slices(self) -> list[tuple[re.Pattern[str], Slice]]:
+        return [(_compile(name), piece) for name, piece in self.slices.items()]
 
     @cached_property
     def _backward(self) -> list[tuple[re.Pattern[str], str, int, int]]:

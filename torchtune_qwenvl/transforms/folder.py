@@ -194,3 +194,12 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from error
+
+
+def processor_class(folder: str | Path) -> str | None:
+    """transformers' class for the folder's processor, None where no file names it."""
+    for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        path = Path(folder) / name
+        if path.is_file() and (found := json.loads(path.read_text(encoding="utf-8")).get("processor_class")):
+            return found
+    return None

@@ -208,19 +208,13 @@ class VideoTransform(Transform):
 
     def _cut_frames(self, video: PlannedVideo) -> Iterator[torch.Tensor]:
         """uint8 [rows·columns, c, p·p] of each frame in turn; a repeated one is cut once."""
+        size, settings = [video.height, video.width], self.settings
         previous, raw = -1, torch.empty(0)
         for index, frame in zip(video.indices, video.opened.frames(video.indices), strict=True):
             if index != previous:
-                resized = tv.resize(
-                    frame,
-                    [video.height, video.width],
-                    interpolation=InterpolationMode.BICUBIC,
-                    antialias=True,
-                )
-                raw, previous = (
-                    cut_patches(resized, self.settings.patch_size, self.settings.merge_size),
-                    index,
-                )
+                resized = tv.resize(frame, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
+                raw = cut_patches(resized, settings.patch_size, settings.merge_size)
+                previous = index
             yield raw
 
     def _put(self, raw: torch.Tensor, patches: torch.Tensor, slot: int) -> None:

@@ -109,13 +109,10 @@ def read_header(source: File, threads: int, deadline: Deadline) -> tuple[VideoHe
         BadSample: no video, no frames, a broken container.
     """
     with opened_stream(source, threads) as (container, stream):
-        n_frames, packets = _count_in_header(container, stream), None
-        rate = stream.average_rate
-    if not n_frames:
-        packets = read_packets(source, None, deadline)
-        n_frames = packets.shown
-    with opened_stream(source, threads) as (_, stream):
+        n_frames, rate = _count_in_header(container, stream), stream.average_rate
         frame = _first_frame(stream, deadline)
+    packets = None if n_frames else read_packets(source, None, deadline)
+    n_frames = n_frames if packets is None else packets.shown
     turns = _quarter_turns(frame.rotation)
     height, width = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
     fps, seconds = (float(rate), float(n_frames / rate)) if rate else (None, None)
