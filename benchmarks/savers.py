@@ -56,7 +56,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "full": (),
     "activation checkpointing": RECOMPUTED,
     "checkpointing + offloading": (*RECOMPUTED, "activation_offloading=true"),
-    "optimizer in backward": ("optimizer_in_bwd=true",),
+    "checkpointing + optimizer in backward": (*RECOMPUTED, "optimizer_in_bwd=true"),
     "8-bit AdamW": EIGHT_BIT,
     "padding-free": ("padding_free=true",),
     "compile": ("compile=true",),
