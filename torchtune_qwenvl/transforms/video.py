@@ -27,6 +27,7 @@ from torchtune_qwenvl.transforms.video_rules import (
     SAMPLING_OPTIONS,
     Clip,
     VideoSettings,
+    all_frames,
     part_between,
 )
 
@@ -159,7 +160,7 @@ class VideoTransform(Transform):
             if self.needs_time:
                 clip.rate()
             take_all = opened.chosen and fps is None and num_frames is None
-            chosen = range(clip.n_frames) if take_all else self.sample(clip, wanted)
+            chosen = all_frames(clip, wanted) if take_all else self.sample(clip, wanted)
             height, width = wanted_size(opened, resized_height, resized_width)
             height, width = self.resize_to(height, width, len(chosen), wanted)
         except BadSample as error:

@@ -82,7 +82,7 @@ class Packets:
 
 @contextmanager
 def opened_stream(source: File, threads: int) -> Iterator[tuple[Any, Any]]:
-    """(container, its first video stream); PyAV's errors as BadSample."""
+    """(container, its video stream); PyAV's errors as BadSample."""
     av = pyav()
     if isinstance(source, bytes):
         file: Any = io.BytesIO(source)
@@ -92,10 +92,10 @@ def opened_stream(source: File, threads: int) -> Iterator[tuple[Any, Any]]:
         raise BadSample("no such video file", fix="check the path and image_root")
     try:
         with av.open(file, options=_OPEN_OPTIONS) as container:
-            if not container.streams.video:
+            stream = container.streams.best("video")  # not the picture of an album
+            if stream is None:
                 kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
                 raise BadSample(f"no video in it, found {kinds}", fix=FIX)
-            stream = container.streams.video[0]
             stream.codec_context.thread_count = threads
             yield container, stream
     except av.error.FFmpegError as error:
