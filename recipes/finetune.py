@@ -88,16 +88,17 @@ class FinetuneRecipe:
         torch.manual_seed(cfg.seed)
         found = resume.find(self.output_dir, cfg.resume)
         self.transform = instantiate(cfg.tokenizer)
+        # Before the weights: a wrong path shows at once.
+        dataset = instantiate(cfg.dataset, self.transform)
+        val_dataset = instantiate(cfg.val_dataset, self.transform)
+        check_has_length("val_dataset", val_dataset)
         self.model = self.build_model()
         self.parts = trainable_by_part(self.model)
         rates = learning_rates(cfg, self.parts)
         build = build_optimizer_in_bwd if cfg.optimizer_in_bwd else build_optimizer
         self.optimizer = build(cfg.optimizer, self.parts, rates)
         self.flops = FlopCounter(self.model)
-        dataset = instantiate(cfg.dataset, self.transform)
         self.loader = self.build_loader(dataset, cfg.shuffle)
-        val_dataset = instantiate(cfg.val_dataset, self.transform)
-        check_has_length("val_dataset", val_dataset)
         self.val_loader = self.build_loader(val_dataset, shuffle=False) if val_dataset else None
         ask = (cfg.val_answers, cfg.val_answer_tokens, cfg.on_bad_sample)
         self.answers = ValidationAnswers(val_dataset, self.transform, self.model, *ask)
