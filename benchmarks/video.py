@@ -86,6 +86,7 @@ def main() -> None:
     )
     parser.add_argument("--family", choices=FAMILIES, default="qwen2_5_vl")
     parser.add_argument("--backend", choices=("pyav", "torchcodec"), default="pyav")
+    parser.add_argument("--clip", choices=CLIPS, action="append", help="all when left out")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of torch; a data worker has one")
     arguments = parser.parse_args()
@@ -94,12 +95,12 @@ def main() -> None:
     print("| clip | reference ms | ours float32 ms | ratio | ours uint8 ms | ratio |", end="")
     print(" reference MB | float32 MB | ratio | uint8 MB | ratio |\n|---|" + "---|" * 10)
     with tempfile.TemporaryDirectory() as temporary:
-        for name, shape in CLIPS.items():
+        for name in arguments.clip or CLIPS:
+            shape = CLIPS[name]
             path = Path(temporary) / f"{shape[0]}.mp4"
             write_clip(path, *shape)
-            sides = {
-                "reference": functools.partial(reference_side, path, arguments.family, arguments.backend)
-            }
+            reference = functools.partial(reference_side, path, arguments.family, arguments.backend)
+            sides = {"reference": reference}
             for dtype in ("float32", "uint8"):
                 sides[dtype] = functools.partial(our_side, path, arguments.family, dtype)
             result = compare_processes(sides, arguments.repeats, arguments.threads, warmup=1)
@@ -109,20 +110,16 @@ def main() -> None:
 
 def row(result: dict[str, dict]) -> str:
     """Times, then peaks of memory, each of ours with its ratio to the reference."""
-    cells = []
-    for key, scale in (("seconds", 1e3), ("peak_mb", 1)):
-        for side in ("reference", "float32", "uint8"):
-            mine, theirs = result[side], result["reference"]
-            cpu = f" ({1e3 * mine['cpu_seconds']:.0f})" if key == "seconds" else ""
-            cells.append(f"{scale * mine[key]:.0f}{cpu}")
-            if side == "reference":
-                continue
-            if key == "seconds":
-                cells.append(
-                    f"{theirs[key] / mine[key]:.2f} ({theirs['cpu_seconds'] / mine['cpu_seconds']:.2f})"
-                )
-            else:
-                cells.append(f"{mine[key] / theirs[key]:.2f}")
+    cells, reference = [], result["reference"]
+    for name, side in result.items():
+        cells.append(f"{1e3 * side['seconds']:.0f} ({1e3 * side['cpu_seconds']:.0f})")
+        if name != "reference":
+            wall, cpu = (reference[key] / side[key] for key in ("seconds", "cpu_seconds"))
+            cells.append(f"{wall:.2f} ({cpu:.2f})")
+    for name, side in result.items():
+        cells.append(f"{side['peak_mb']:.0f}")
+        if name != "reference":
+            cells.append(f"{side['peak_mb'] / reference['peak_mb']:.2f}")
     return " | ".join(cells)
 
 

@@ -1,10 +1,11 @@
-"""Image(s) and a prompt in, text out, printed as it comes.
+"""Images, videos and a prompt in, text out, printed as it comes.
 
     python -m torchtune_qwenvl.recipes.generate checkpoint_dir=DIR image=cat.jpg prompt="What do you see?"
     python -m torchtune_qwenvl.recipes.generate checkpoint_dir=DIR image=a.png image=b.png temperature=0.7
+    python -m torchtune_qwenvl.recipes.generate checkpoint_dir=DIR video=cat.mp4 fps=1
     tune run torchtune_qwenvl/recipes/generate.py --config FILE.yaml prompt="..."     keys from a file
 
-The folder is a published checkpoint or one that finetune.py wrote. Images stand before the prompt.
+The folder is a published checkpoint or one that finetune.py wrote. Images, then videos, then the prompt.
 Keys and defaults are the fields of `Settings`.
 """
 
@@ -22,6 +23,7 @@ from torchtune.data import Message
 from torchtune_qwenvl import load_model, load_transform
 from torchtune_qwenvl.generation import Sampling, stream
 
+LIMITS = ("max_pixels", "fps", "max_frames", "video_total_pixels")  # handed to the transform
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -30,10 +32,14 @@ class Settings:
     """What the recipe takes as key=value; a list is written by repeating its key."""
 
     checkpoint_dir: str = ""
-    prompt: str = "Describe this image."
+    prompt: str = "Describe what you see."
     image: list[str] = field(default_factory=list)
+    video: list[str] = field(default_factory=list)
     system: str | None = None
     max_pixels: int | None = None  # per image; None: the folder's own limit
+    fps: float | None = None  # frames read per second of video; None: the folder's, else 2
+    max_frames: int | None = None  # per video; None: the folder's, else 768
+    video_total_pixels: int | None = 1605632  # per video, two frames counted once: 2,048 tokens of 28 x 28
     max_new_tokens: int = 512
     temperature: float = 0.0  # 0: always the likeliest token
     top_k: int = 0
@@ -54,13 +60,14 @@ def parse(argv: Sequence[str]) -> Settings:
         at = arguments.index("--config")
         given = dict(OmegaConf.to_container(OmegaConf.load(arguments[at + 1])))  # type: ignore[arg-type]
         del arguments[at : at + 2]
-    images = []
+    media: dict[str, list[str]] = {"image": [], "video": []}
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals:
             raise ValueError(f"expected arguments of the form key=value, got {argument!r}")
-        images += [value] if key == "image" else []
-        given[key] = images if key == "image" else value
+        if key in media:
+            media[key].append(value)
+        given[key] = media.get(key, value)
     known = [setting.name for setting in fields(Settings)]
     if unknown := [key for key in given if key not in known]:
         raise ValueError(f"unknown key {unknown[0]!r}, expected one of {', '.join(known)}")
@@ -73,8 +80,11 @@ def parse(argv: Sequence[str]) -> Settings:
 
 
 def messages_of(settings: Settings) -> list[Message]:
-    """The conversation so far: a system message if there is one, then images and prompt."""
-    content: list[dict[str, Any]] = [{"type": "image", "content": path} for path in settings.image]
+    """The conversation so far: a system message if there is one, then images, videos and prompt."""
+    media = (("image", settings.image), ("video", settings.video))
+    content: list[dict[str, Any]] = [
+        {"type": kind, "content": path} for kind, paths in media for path in paths
+    ]
     content.append({"type": "text", "content": settings.prompt})
     system = [] if settings.system is None else [Message(role="system", content=settings.system)]
     return [*system, Message(role="user", content=content)]
@@ -89,7 +99,7 @@ def main(argv: Sequence[str]) -> str:
     """Generate, printing as tokens come; returns the whole text."""
     settings = parse(argv)
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    limits = {} if settings.max_pixels is None else {"max_pixels": settings.max_pixels}
+    limits = {name: getattr(settings, name) for name in LIMITS}
     transform = load_transform(settings.checkpoint_dir, **limits)
     sample = transform({"messages": messages_of(settings)}, inference=True)
     model = load_model(settings.checkpoint_dir, dtype=DTYPES.get(settings.dtype or ""), device=device).eval()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from videos import encode
 
 from torchtune_qwenvl import load_transform
 from torchtune_qwenvl.data import vision_chat_dataset
@@ -43,6 +44,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_model(model, tmp_path / TRAINED / "model", source=tmp_path / "published")
     save_adapter(model, tmp_path / TRAINED / "adapter", source=tmp_path / "published")
     tiny.photo(480, 640).save(tmp_path / "cat.jpg")
+    encode(tmp_path / "cat.mp4", 8, codec="mpeg4")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -61,9 +63,20 @@ def test_record_examples_are_read(machine: Path):
     (machine / "data.jsonl").write_text("\n".join(lines), encoding="utf-8")
     transform = load_transform(machine / "published")
     samples = [*vision_chat_dataset(transform, source="data.jsonl")]
-    assert [json.loads(line).keys() for line in lines] and len(samples) == 3
+    assert [json.loads(line).keys() for line in lines] and len(samples) == 4
     said = [transform.decode([t for t in sample["labels"] if t >= 0]) for sample in samples]
     assert all(text.startswith("A cat.") for text in said)
+
+
+def test_videos_of_the_data_page_are_read(machine: Path):
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8").partition("## Videos")[2]
+    rows = [json.loads(line) for line in re.search(r"```json\n(.*?)```", page, re.DOTALL)[1].splitlines()]
+    encode(machine / "a.mp4", 8, codec="mpeg4")
+    for i in range(2):
+        tiny.photo(48, 64, seed=i).save(machine / f"{i}.jpg")
+    (machine / "data.json").write_text(json.dumps(rows))
+    samples = [*vision_chat_dataset(load_transform(machine / "published"), source="data.json")]
+    assert [len(sample["encoder_input"]["vision"]["images"]) for sample in samples] == [1, 2, 1]
 
 
 def test_configs_that_are_named_exist():

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import tiny
-from damaged import record
+from damaged import record, write_damaged
+from torch.utils.data import IterableDataset
 
 from torchtune_qwenvl import load_transform
-from torchtune_qwenvl.checking import Examiner, Facts, draw_sheet, read_facts, summary
+from torchtune_qwenvl.checking import Examiner, Facts, draw_sheet, read_facts, samples_of, summary
 from torchtune_qwenvl.checking.kinds import kind_of, masked
 from torchtune_qwenvl.checking.sheet import conversation
 from torchtune_qwenvl.data import vision_chat_dataset
@@ -70,6 +71,28 @@ def test_a_mix_is_read_once_and_whole(tiny_folder: Path, source: Path) -> None:
     assert [f.index for f in read_facts(dataset)] == [*range(7)]
 
 
+def test_a_stream_is_read_in_shares(tiny_folder: Path, tmp_path: Path) -> None:
+    source, damaged = write_damaged(tmp_path, 200)
+    options = {"source": source, "streaming": True}
+    dataset = vision_chat_dataset(Examiner(load_transform(tiny_folder), decode=False), **options)
+    alone, shared = read_facts(dataset), read_facts(dataset, num_workers=2)
+    assert {f.where for f in shared if f.kind} == {f.where for f in alone if f.kind}
+    assert len(alone) == len(shared) == 200 and [f.index for f in alone if f.kind] == list(damaged)
+    drawn = samples_of(vision_chat_dataset(load_transform(tiny_folder), **options), alone, 4)
+    assert [where for where, _ in drawn] == [f.where for f in alone[:4]]
+
+
+def test_a_stream_that_breaks_off_is_a_finding() -> None:
+    class Breaking(IterableDataset):
+        def __iter__(self):
+            yield {"tokens": [1, 2], "mask": [True, False], "facts": Facts(tokens=2)}
+            raise ConnectionError("gone after 7 s")
+
+    good, broken = read_facts(Breaking())
+    assert good.tokens == 2 and not good.kind
+    assert broken.reason == "the stream broke off: ConnectionError: gone after 7 s"
+
+
 def test_errors_of_one_kind_are_alike() -> None:
     first = BadSample("no image at '/a/b c.jpg', 3 of 1,024", where="message 1", fix="find it")
     second = BadSample("no image at 'd.png', 14 of 7").at("file.json, sample 2")
@@ -90,7 +113,7 @@ def test_sheet_marks_what_is_trained_on(tiny_folder: Path, source: Path, tmp_pat
     spans = conversation(samples[0], transform)
     assert "".join(span.text for span in spans if span.back == PALE_GREEN) == "It is a thing <|im_end|>\n"
     assert " 15 visual tokens " in [span.text for span in spans]
-    draw_sheet(samples, ["here"] * len(samples), transform, 5, tmp_path / "samples.png")
+    draw_sheet([("here", sample) for sample in samples], transform, 5, tmp_path / "samples.png")
     draw_lengths(
         [10, 10, 4000], [0, 5, 3000], [(50, 2000)], tmp_path / "wide.png", max_seq_len=90, max_pixels=9000
     )

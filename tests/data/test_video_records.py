@@ -82,6 +82,21 @@ def test_tags_of_both_kinds_in_several_turns() -> None:
     ]
 
 
+def test_entries_of_a_column_may_bring_options() -> None:
+    frames = {"video": ["0.jpg", "1.jpg"], "source_fps": 2, "fps": None}
+    cut = {"path": "a.mp4", "video_end": 3.5}
+    expected = [("video", ["0.jpg", "1.jpg"], {"source_fps": 2}), ("video", cut, {"video_end": 3.5})]
+    record = {"question": "q", "answer": "a", "videos": [frames, cut]}
+    assert parse(record)[0] == [*expected, "q"]
+    turns = [{"from": "human", "value": "<video><video>q"}, {"from": "gpt", "value": "a"}]
+    assert parse({"conversations": turns, "videos": [frames, cut]})[0] == [*expected, "q"]
+    question = {"role": "user", "content": [{"type": "video"}, {"type": "video", "fps": 3}]}
+    assert parse({"messages": [question, ANSWER], "videos": [frames, cut]})[0] == [
+        expected[0],
+        ("video", cut, {"video_end": 3.5, "fps": 3}),
+    ]
+
+
 @pytest.mark.parametrize("column", ["video", "videos"])
 def test_questions_and_answers(column: str) -> None:
     record = {"question": "q", "answer": "a", column: "a.mp4", "image": ["a.jpg", "b.jpg"]}

@@ -1,4 +1,4 @@
-"""Our recipe and torchtune's own on the families beside Qwen2.5-VL, whose tests are the thorough ones."""
+"""Our recipe and torchtune's own on every family, with images and videos."""
 
 import json
 
@@ -10,11 +10,11 @@ from launch import run
 from safetensors.torch import load_file
 from stock import config, losses, start
 from transformers import AutoModelForImageTextToText
+from videos import encode
 
 from torchtune_qwenvl import load_model
 from torchtune_qwenvl.training.peft_import import adapter_arguments, load_adapter
 
-FAMILIES = [family for family in tiny.FAMILIES if family != "qwen2_5_vl"]
 RATE = 1e3  # of plain SGD: one step moves the weights far against their rounding
 LORA = {
     **dict.fromkeys(("encoder_trainable", "fusion_trainable", "decoder_trainable"), "lora"),
@@ -22,19 +22,19 @@ LORA = {
 }
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=tiny.FAMILIES)
 def workspace(request, tmp_path_factory):
-    """Checkpoint folder and four conversations, of which every other has an image."""
+    """Checkpoint folder and four conversations: the first has an image, the third a video."""
     root = tmp_path_factory.mktemp(request.param)
     tiny.save_tiny_folder(root / "checkpoint", family=request.param, seed=4)
+    tiny.photo(56, 84).save(root / "0.png")
+    encode(root / "2.mp4", 8, 60, 90, rate=4, codec="mpeg4")
     rows = []
-    for i in range(4):
-        tiny.photo(56 + 28 * i, 84, seed=i).save(root / f"{i}.png")
-        turns = [("human", "what?" if i % 2 else "<image>what?"), ("gpt", "abcd"[i] * 3)]
-        row = {"conversations": [{"from": f, "value": v} for f, v in turns]}
-        rows.append(row if i % 2 else {"image": f"{i}.png", **row})
+    for i, media in enumerate([{"image": "0.png"}, {}, {"video": "2.mp4"}, {}]):
+        turns = [("human", "".join(f"<{kind}>" for kind in media) + "what?"), ("gpt", "abcd"[i] * 3)]
+        rows.append({"conversations": [{"from": f, "value": v} for f, v in turns], **media})
     (root / "data.json").write_text(json.dumps(rows))
-    (root / "stock.json").write_text(json.dumps([row for row in rows if "image" in row] * 4))
+    (root / "stock.json").write_text(json.dumps(rows[::2] * 4))
     settings = {
         "checkpoint_dir": str(root / "checkpoint"),
         "dtype": "fp32",
@@ -52,13 +52,14 @@ def workspace(request, tmp_path_factory):
     return request.param, root
 
 
-def test_two_ranks_take_the_step_of_one(workspace):
-    """Rank 0 sees images only, rank 1 text only."""
+def test_two_ranks_without_padding_take_the_step_of_one_with_it(workspace):
+    """Rank 0 sees an image and a video only, rank 1 text only."""
     _, root = workspace
     steps = []
     for processes in (1, 2):
         out = root / f"{processes}_ranks"
-        finished = run(out, f"batch_size={4 // processes}", config=root / "ours.yaml", processes=processes)
+        how = (f"batch_size={4 // processes}", f"padding_free={str(processes > 1).lower()}")
+        finished = run(out, *how, config=root / "ours.yaml", processes=processes)
         assert finished.codes == [0] * processes, finished.printed
         after = load_file(out / "model" / "model.safetensors")
         before = load_file(root / "checkpoint" / "model.safetensors")
@@ -72,7 +73,8 @@ def test_stock_recipe(workspace, method):
     family, root = workspace
     arguments = dict(LORA) if method == "lora" else {}
     settings = config(root, root / method, arguments, family)
-    settings["dataset"]["data_files"] = str(root / "stock.json")
+    ours = "torchtune_qwenvl.data.vision_chat_dataset"  # torchtune's datasets know no videos
+    settings["dataset"] = {"_component_": ours, "source": str(root / "stock.json")}
     settings["batch_size"] = 2
     logged = losses(start(settings), settings)
     assert len(logged) == 4 and logged[-1] < logged[0]

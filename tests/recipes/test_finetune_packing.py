@@ -74,6 +74,7 @@ def test_killed_in_the_second_epoch_and_resumed_to_the_last_bit(
     assert -9 in killed.codes
     resumed = run(out, *mixed, "resume=true", config=config, processes=2)
     assert resumed.values("loss") == reference.values("loss"), resumed.printed
+    assert len(list((out / "lengths").iterdir())) == 1  # which the resumed run found again
     file = "model/model.safetensors"
     assert (out / file).read_bytes() == (reference.output_dir / file).read_bytes()
 

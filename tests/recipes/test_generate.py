@@ -4,6 +4,7 @@ import runpy
 
 import pytest
 import tiny
+from videos import encode
 
 from torchtune_qwenvl import load_model, load_transform
 from torchtune_qwenvl.generation import generate
@@ -52,6 +53,21 @@ def test_arguments_are_literal_and_images_add_up(tmp_path):
     assert [message.role for message in messages_of(settings)] == ["system", "user"] and settings.image == [
         "x.png"
     ]
+
+
+def test_videos_stand_behind_images_and_take_their_limits(tiny_folder, image, tmp_path, capsys):
+    clip = encode(tmp_path / "clip.mp4", 8, 60, 90, rate=4, codec="mpeg4")
+    arguments = [f"checkpoint_dir={tiny_folder}", f"video={clip}", f"image={image}", "max_new_tokens=8"]
+    text = main([*arguments, "fps=1"])
+    assert capsys.readouterr().out == f"{text}\n"
+    (message,) = messages_of(parse(arguments))
+    assert [part["type"] for part in message.content] == ["image", "video", "text"]
+    transform = load_transform(tiny_folder, fps=1, video_total_pixels=1605632)
+    sample = transform({"messages": [message]}, inference=True)
+    assert sample["encoder_input"]["vision"]["grid_thw"][:, 0].tolist() == [1, 2]
+    settings = {"pad_id": transform.pad_id, "stop_tokens": transform.stop_tokens, "max_new_tokens": 8}
+    (tokens,) = generate(load_model(tiny_folder).eval(), [sample], **settings)
+    assert text == transform.decode(tokens).rstrip("\ufffd")
 
 
 def test_a_character_of_several_tokens_is_shown_whole():

@@ -142,12 +142,13 @@ def test_budgets_of_a_clip(clip):
             min_pixels=3136,
             total_pixels=int(tokens * 28 * 28 * 0.9),
         )
+    for low in (4096, 200000):
         assert_equals_reference(
             "qwen3_vl",
             clip,
             *read(clip),
-            theirs={"min_pixels": 4096, "cap_pixels_per_frame": True},
-            min_pixels=4096,
+            theirs={"min_pixels": low, "cap_pixels_per_frame": True},
+            min_pixels=low,
             frame_pixels=768 * 32 * 32,
         )
     for family, transform in ((name, FAMILIES[name][0](min_pixels=784)) for name in FAMILIES):
@@ -243,12 +244,33 @@ def test_bad_requests(clip):
         ("qwen2_5_vl", clip, {"min_pixels": 10**9}, "min_pixels 1000000000 is more than max_pixels"),
         ("qwen2_5_vl", [four[0], four[0, :18]], {}, "expected frames of one size, got 18 x 20, 20 x 20"),
         ("qwen2_5_vl", four[0], {}, r"expected \[t, h, w, 3\], got \[20, 20, 3\]"),
+        (
+            "qwen2_5_vl",
+            four,
+            {"source_fps": 2.0, "min_frames": 2, "max_frames": 3},
+            "4 frames are given, max_frames is 3",
+        ),
         ("qwen2_5_vl", [four[0], "gone.png"], {}, "frame 1, gone.png: no such image file"),
     ]:
         with pytest.raises(BadSample, match=f"message 1, .*: {message}"):
             FAMILIES[family][0]().plan(video, where="message 1", **options)
     with pytest.raises(TypeError, match="max_framse"):
         Qwen2_5_VLVideoTransform(max_framse=3)
+
+
+def test_a_frame_behind_the_last_is_left_out(tmp_path):
+    """Of 17 frames, 14 at even steps in fp32 are frames 0, 1, … and 17, on which the reference breaks."""
+    path = videos.encode(tmp_path / "h264.mp4", 17)
+    transform = Qwen2VLVideoTransform(dtype="uint8")
+    planned = transform.plan(path, num_frames=14)
+    assert len(planned.indices) == 14 and planned.indices[-1] < 17
+    metadata = {"total_num_frames": 17, "fps": 30.0}
+    with pytest.raises(IndexError):
+        reference("qwen2_vl", num_frames=14)([read(path)[0]], video_metadata=[metadata])
+    assert torch.equal(
+        transform.patches(planned)[0],
+        transform({"video": read(path)[0][list(planned.indices)]})["pixel_values_videos"],
+    )
 
 
 def test_qwen2_needs_no_times():

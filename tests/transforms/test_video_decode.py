@@ -1,6 +1,7 @@
 """Frames of real files: frame k is the k-th that decoding from the start gives, however it is reached."""
 
 import sys
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -12,7 +13,7 @@ import videos
 from torchtune_qwenvl.transforms import video_stream
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.video_decode import open_video
-from torchtune_qwenvl.transforms.video_file import Deadline, read_packets
+from torchtune_qwenvl.transforms.video_file import Deadline, Packets, read_packets
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +217,7 @@ def test_damage_in_the_middle_is_found(tmp_path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 300] = bytes(300)
     path.write_bytes(bytes(data))
-    with pytest.raises(BadSample, match=r"mpeg4\.avi: (the frame at|its header says 40 frames|cannot be de)"):
+    with pytest.raises(BadSample, match=r"mpeg4\.avi: (a frame at|its header says 40 frames|cannot be de)"):
         list(open_video(path).frames(range(40)))
 
 
@@ -224,10 +225,18 @@ def test_a_wrong_list_of_packets_is_noticed(folder, counted, monkeypatch):
     """Key frames that are none (a muxer's mistake) cost time, not exactness."""
     path = videos.encode(folder / "h264.mp4", 60)
     original = read_packets(path, 60, Deadline(60))
-    wrong = type(original)(original.times, [True] * 60, 60, True)
+    wrong = Packets(original.times, [True] * 60, 60, True)
     monkeypatch.setattr("torchtune_qwenvl.transforms.video_decode.read_packets", lambda *a: wrong)
     assert_frames(path, videos.decode_all(path), [1, 17, 31])
     assert counted
+
+
+def test_a_seek_that_goes_too_far_is_noticed():
+    packets = Packets(times=[0, 10, 20], keys=[True] * 3, shown=3, timed=True)
+    late = SimpleNamespace(pts=20, size=1)
+    container = SimpleNamespace(seek=lambda *a, **k: None, demux=lambda stream: iter([late]))
+    with pytest.raises(video_stream._LostTrack):
+        video_stream._Reader(container, None, packets)._seek(1)
 
 
 def test_without_pyav(tmp_path, monkeypatch):

@@ -47,7 +47,8 @@ def frames_of_reference(family: str, options: dict, n_frames: int, rate: Fractio
         chosen = [int(index) for index in processor.sample_frames(metadata=metadata, **wanted)]
     except (ValueError, ZeroDivisionError, RuntimeError):
         return None
-    return chosen if len(chosen) > 1 else None
+    exist = [index for index in chosen if index < n_frames]  # Qwen2's rule can ask for one too many
+    return exist if len(exist) > 1 else None
 
 
 @st.composite

@@ -1,16 +1,21 @@
 """A whole dataset read once, by workers, each sample examined; a bad one is a finding, not an end."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import islice
+from operator import getitem
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 from tqdm import tqdm
 
 from torchtune_qwenvl.checking.facts import Facts
 from torchtune_qwenvl.checking.kinds import kind_of, masked
 from torchtune_qwenvl.data.dataset import SkippedSample
+from torchtune_qwenvl.data.streamed_dataset import as_streamed, is_streamed
+from torchtune_qwenvl.data.streams import Share
 
 _AT_ONCE = 16  # samples per message of a worker
 
@@ -19,11 +24,13 @@ def read_facts(dataset: Dataset, num_workers: int = 0, progress: bool = False) -
     """The facts of every sample, in order.
 
     Args:
-        dataset: map-style, with an `Examiner` in the place of its transform.
+        dataset: map-style or streamed, with an `Examiner` in the place of its transform. Of a mix, which
+            repeats and leaves out samples, all that it draws from are read once.
         num_workers: processes that read.
         progress: show a bar.
     """
-    samples = _Examined(dataset)
+    streamed = is_streamed(dataset)
+    samples = _Streamed(dataset) if streamed else _Numbered(_whole(dataset))
     batches = DataLoader(
         samples,
         batch_size=_AT_ONCE,
@@ -31,8 +38,94 @@ def read_facts(dataset: Dataset, num_workers: int = 0, progress: bool = False) -
         collate_fn=list,
         generator=torch.Generator(),
     )
-    with tqdm(total=len(samples), desc="reading", unit=" samples", disable=not progress) as bar:
-        return list(_flat(batches, bar))
+    total = None if streamed else len(samples)  # type: ignore[arg-type]
+    with tqdm(total=total, desc="reading", unit=" samples", disable=not progress) as bar:
+        found = list(_flat(batches, bar))
+    return sorted(found, key=lambda facts: facts.index) if streamed else found
+
+
+def samples_of(dataset: Dataset, facts: Sequence[Facts], count: int) -> list[tuple[str, Any]]:
+    """Some good samples with their places: spread over a dataset, the first of a stream."""
+    if is_streamed(dataset):
+        streamed = as_streamed(dataset)
+        items = islice(streamed.open(Share(shuffle=False), 0), 2 * count)
+        pairs = [(item.where, _try(partial(getitem, streamed, item))) for item in items]
+        return [(where, sample) for where, sample in pairs if isinstance(sample, dict)][:count]
+    whole = _whole(dataset)
+    kept = [f for f in facts if not f.kind and f.kept_tokens]
+    step = max(1.0, (len(kept) - 1) / max(1, count - 1))
+    chosen = [kept[round(i * step)] for i in range(min(count, len(kept)))]
+    return [(f.where, whole[f.index]) for f in chosen]
+
+
+def place_of(dataset: Any, index: Any) -> str:
+    """File and number of a sample, as its dataset or the one that it wraps says."""
+    while not hasattr(dataset, "where"):
+        if not hasattr(dataset, "dataset"):
+            return f"sample {index} (from 0)"
+        dataset = dataset.dataset
+    return dataset.where(index)
+
+
+class _Numbered(Dataset):
+    """The facts of a map-style dataset."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Facts:
+        return _examine(partial(getitem, self.dataset, index), index, place_of(self.dataset, index))
+
+
+class _Streamed(IterableDataset):
+    """The facts of one pass over a stream, shared out among the workers."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.members = getattr(dataset, "members", [dataset])
+
+    def __iter__(self) -> Iterator[Facts]:
+        worker = get_worker_info()
+        rank, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        number = rank
+        for member in map(as_streamed, self.members):
+            cursor, where = member.open(Share(rank, workers, shuffle=False), 0), "its start"
+            try:
+                for item in cursor:
+                    where = item.where
+                    yield _examine(partial(getitem, member, item), number, where)
+                    number += workers
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                kind = f"the stream broke off: {masked(reason)}"
+                yield Facts(number, f"behind {where}", kind=kind, reason=f"the stream broke off: {reason}")
+                number += workers
+
+
+def _whole(dataset: Any) -> Any:
+    return getattr(dataset, "members", dataset)
+
+
+def _examine(read: Callable[[], Any], index: int, where: str) -> Facts:
+    """Whatever goes wrong is told: one broken record must not hide the others."""
+    sample = _try(read)
+    if isinstance(sample, Exception):
+        plain = isinstance(sample, ValueError)
+        reason = (str(sample) if plain else f"{type(sample).__name__}: {sample}").removeprefix(f"{where}: ")
+        return Facts(index, where, kind=kind_of(sample), reason=reason)
+    if isinstance(sample, SkippedSample):
+        reason = sample.reason.removeprefix(f"{where}: ")
+        return Facts(index, where, kind=masked(reason), reason=reason)
+    return replace(sample["facts"], index=index, where=where)
+
+
+def _try(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except Exception as error:
+        return error
 
 
 def _flat(batches: DataLoader, bar: tqdm) -> Iterator[Facts]:
@@ -42,39 +135,3 @@ def _flat(batches: DataLoader, bar: tqdm) -> Iterator[Facts]:
         bar.set_postfix(bad=bad, refresh=False)
         bar.update(len(batch))
         yield from batch
-
-
-def place_of(dataset: Any, index: int) -> str:
-    """File and number of a sample, as its dataset or the one that it wraps says."""
-    while not hasattr(dataset, "where"):
-        if not hasattr(dataset, "dataset"):
-            return f"sample {index} (from 0)"
-        dataset = dataset.dataset
-    return dataset.where(index)
-
-
-class _Examined(Dataset):
-    """Facts instead of samples. Whatever goes wrong is told: one broken record must not hide the others."""
-
-    def __init__(self, dataset: Any) -> None:
-        # A mix repeats and leaves out samples: all that it draws from are read once.
-        self.dataset = getattr(dataset, "members", dataset)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Facts:
-        where = place_of(self.dataset, index)
-        try:
-            sample = self.dataset[index]
-        except Exception as error:
-            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            return Facts(index, where, kind=kind_of(error), reason=_without_place(reason, where))
-        if isinstance(sample, SkippedSample):
-            reason = _without_place(sample.reason, where)
-            return Facts(index, where, kind=masked(reason), reason=reason)
-        return replace(sample["facts"], index=index, where=where)
-
-
-def _without_place(reason: str, where: str) -> str:
-    return reason.removeprefix(f"{where}: ")

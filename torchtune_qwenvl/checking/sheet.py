@@ -15,13 +15,12 @@ from torchtune_qwenvl.training.samples import patches_to_image
 
 
 def draw_sheet(
-    samples: Sequence[Mapping[str, Any]], places: Sequence[str], transform: Any, total: int, path: Path
+    samples: Sequence[tuple[str, Mapping[str, Any]]], transform: Any, total: int, path: Path
 ) -> None:
     """Write the sheet as PNG.
 
     Args:
-        samples: of the transform.
-        places: file and number of each.
+        samples: file and number of each, and the transform's sample.
         transform: which made them.
         total: samples of the dataset.
         path: of the PNG.
@@ -32,7 +31,7 @@ def draw_sheet(
         Span(" "),
         Span(" green ", back=PALE_GREEN),
     ]
-    cards = [_card(sample, place, transform) for sample, place in zip(samples, places, strict=True)]
+    cards = [_card(sample, place, transform) for place, sample in samples]
     draw_page(title, cards, path)
 
 

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
 from torchtune._cli.subcommand import Subcommand
 from torchtune.config import instantiate
 
-from torchtune_qwenvl.checking import Examiner, Facts, draw_sheet, place_of, read_facts, summary
+from torchtune_qwenvl.checking import Examiner, Facts, draw_sheet, read_facts, samples_of, summary
 from torchtune_qwenvl.pictures.lengths import draw_lengths
 from torchtune_qwenvl.training.config import require, resolve
 
@@ -68,8 +67,9 @@ class Check(Subcommand):
         facts = read_facts(dataset, workers, progress=True)
         out = args.out or Path(cfg.output_dir) / "check"
         write_report(facts, transform, out)
-        if good := spread([f for f in facts if not f.kind], SHEET):
-            draw_samples(good, cfg, args.split, transform, len(facts), out / "samples.png")
+        # Once more, as training would see them: cut to max_seq_len, with the patches of their images.
+        if drawn := samples_of(instantiate(cfg[args.split], transform), facts, SHEET):
+            draw_sheet(drawn, transform, len(facts), out / "samples.png")
         print(f"{summary(facts, transform.max_seq_len)}\n\nreport, list of bad samples and pictures: {out}")
         if any(f.kind for f in facts):
             raise SystemExit(1)
@@ -108,21 +108,3 @@ def write_report(facts: Sequence[Facts], transform: Any, out: Path) -> None:
             max_seq_len=transform.max_seq_len,
             max_pixels=transform.image_transform.max_pixels,
         )
-
-
-def draw_samples(
-    chosen: Sequence[Facts], cfg: DictConfig, split: str, transform: Any, total: int, path: Path
-) -> None:
-    """Draw these samples as training would see them, cut to `max_seq_len`, but for those left out whole."""
-    dataset = instantiate(cfg[split], transform)
-    dataset = getattr(dataset, "members", dataset)
-    kept = [facts for facts in chosen if facts.kept_tokens]
-    samples = [dataset[facts.index] for facts in kept]
-    draw_sheet(samples, [place_of(dataset, facts.index) for facts in kept], transform, total, path)
-
-
-def spread(items: Sequence[Facts], count: int) -> list[Facts]:
-    """So many of them, from the first to the last at equal distances."""
-    if len(items) <= count:
-        return list(items)
-    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]

@@ -1,9 +1,11 @@
 """The dataset of conversations: a record is read, parsed, its images and videos found, then the transform."""
 
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from datasets.fingerprint import Hasher
 from torch.utils.data import Dataset
 
 from torchtune_qwenvl.data.chat_reader import ChatReader
@@ -43,6 +45,10 @@ class VisionChatDataset(Dataset):
     def size(self, index: int) -> SampleSize:
         """Tokens and patches of the sample."""
         return self.reader.size(self.records[index], self.records.folder(index))
+
+    def fingerprint(self) -> str:
+        """Of all that the samples' lengths follow from, except for the images' own files."""
+        return Hasher.hash((self.records.fingerprint(), self.reader, version("torchtune_qwenvl")))
 
 
 def vision_chat_dataset(

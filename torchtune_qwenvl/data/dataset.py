@@ -78,6 +78,10 @@ class Guarded(Dataset):
         """Size of the sample; (0, 0) for a bad one, which is dealt with when it is read."""
         return sample_size(self.dataset, index)
 
+    def fingerprint(self) -> str | None:
+        """The dataset's own, see `length_cache`; None where it has none."""
+        return self.dataset.fingerprint() if hasattr(self.dataset, "fingerprint") else None
+
     def where(self, index: int) -> str:
         """Where the sample comes from, for messages."""
         if hasattr(self.dataset, "where"):

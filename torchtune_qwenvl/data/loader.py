@@ -192,15 +192,18 @@ class _Reported(Dataset):
     def __init__(self, dataset: Dataset, on_bad_sample: str) -> None:
         self.guarded = Guarded(dataset, on_bad_sample)
         self.member = getattr(dataset, "member", lambda index: 0)
+        self.check = getattr(dataset, "check", lambda index, sample: None)
 
     def __getitem__(self, index: Any) -> tuple[int, Mapping[str, Any] | SkippedSample | BadRecord]:
         if isinstance(index, Broken):
             return 0, BadRecord(index.message)
         member = self.member(index)
         try:
-            return member, self.guarded[index]
+            sample = self.guarded[index]
         except BadRecord as error:
             return member, BadRecord(str(error))
+        wrong = self.check(index, sample) if isinstance(sample, Mapping) else None
+        return member, sample if wrong is None else BadRecord(wrong)
 
 
 def _make_batch(

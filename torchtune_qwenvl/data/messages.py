@@ -83,9 +83,7 @@ def qa_style(record: Mapping[str, Any]) -> list[Message]:
 
     Images come first, then videos, then the question.
     """
-    media = [
-        {"type": kind, "content": one} for kind, pool in open_pools(record).items() for one in pool.take_all()
-    ]
+    media = [part for pool in open_pools(record).values() for part in pool.take_all()]
     question = {"type": "text", "content": _text(record.get("question"), "question")}
     answer = {"type": "text", "content": _text(record.get("answer"), "answer")}
     return [_message("user", [*media, question]), _message("assistant", [answer])]
@@ -174,7 +172,7 @@ def split_tags(text: str, pools: Pools, where: str) -> list[dict[str, Any]]:
         if piece in _TAGS:
             kind = _TAGS[piece].name
             fix = f"add the missing {kind}s or remove the tags"
-            parts.append({"type": kind, "content": pools[kind].take(where, f"{piece} tags", fix)})
+            parts.append(pools[kind].take(where, f"{piece} tags", fix))
         elif piece.strip():
             parts.append({"type": "text", "content": piece.strip()})
     return parts or [{"type": "text", "content": ""}]

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 from torchtune.config import instantiate
 
 from torchtune_qwenvl.data.chat_dataset import vision_chat_dataset
 from torchtune_qwenvl.data.dataset import SkippedSample
+from torchtune_qwenvl.data.length_cache import fingerprint
 from torchtune_qwenvl.data.mixed_stream import MixedStream
 from torchtune_qwenvl.data.mixture import Mixture
 from torchtune_qwenvl.data.sizes import sample_size
@@ -60,6 +61,10 @@ class Members(Dataset):
         """Tokens and patches of a sample."""
         member, inner = self.find(index)
         return sample_size(self.datasets[member], inner)
+
+    def fingerprint(self) -> str | None:
+        """Of all members' lengths, see `length_cache`; None where one is not known."""
+        return fingerprint(ConcatDataset(self.datasets))
 
 
 class MixedDataset(Dataset):

@@ -39,7 +39,8 @@ _TYPES = {"text": None, "video": VIDEO, "video_url": VIDEO, **dict.fromkeys(IMAG
 class Pool:
     """The images, or videos, of a record's two columns, one or a list, handed out in order.
 
-    In a column of videos a list inside the list is one video given by its frames.
+    In a column of videos a list inside the list is one video given by its frames. An entry may be an object
+    with its options: ``{"video": ["0.jpg", "1.jpg"], "source_fps": 2}``, ``{"path": "a.mp4", "fps": 1}``.
     """
 
     def __init__(self, record: Mapping[str, Any], kind: Kind) -> None:
@@ -53,18 +54,23 @@ class Pool:
         self._media = one or many
         self._taken = 0
 
-    def take(self, where: str, places: str, fix: str) -> Any:
-        """The next one; raises :class:`BadSample` where there are more places than images or videos."""
+    def take(self, where: str, places: str, fix: str) -> dict[str, Any]:
+        """The next one as a part; raises :class:`BadSample` where there are more places than of them."""
         if self._taken == len(self._media):
             problem = f"more {places} than the {len(self._media)} {self.kind.name}(s)"
             raise BadSample(problem, where=where, fix=fix)
         self._taken += 1
-        return self._media[self._taken - 1]
+        return self._part(self._media[self._taken - 1])
 
-    def take_all(self) -> list[Any]:
-        """All that are left."""
+    def take_all(self) -> list[dict[str, Any]]:
+        """All that are left, as parts."""
         left, self._taken = self._media[self._taken :], len(self._media)
-        return left
+        return [self._part(one) for one in left]
+
+    def _part(self, entry: Any) -> dict[str, Any]:
+        options = _options(entry, self.kind) if isinstance(entry, Mapping) else {}
+        source = entry.get(self.kind.name, entry) if isinstance(entry, Mapping) else entry
+        return {"type": self.kind.name, "content": source, **options}
 
     def check_empty(self, places: str, fix: str) -> None:
         """Raises :class:`BadSample` where there are more images or videos than places for them."""
@@ -108,13 +114,17 @@ def parse_part(part: Any, pools: Pools, where: str) -> dict[str, Any]:
                 f'a text part expects "text" with a string, got {type(text).__name__}', where=where
             )
         return {"type": "text", "content": text}
-    options = {key: part[key] for key in kind.options if key in part}
+    options = _options(part, kind)
     if kind is IMAGE:
         _check_limits(options, where)
-    return {"type": kind.name, "content": _source(part, pools[kind.name], where), **options}
+    return {**_with_source(part, pools[kind.name], where), **options}
 
 
-def _source(part: Mapping[str, Any], pool: Pool, where: str) -> Any:
+def _options(entry: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+    return {key: entry[key] for key in kind.options if entry.get(key) is not None}
+
+
+def _with_source(part: Mapping[str, Any], pool: Pool, where: str) -> dict[str, Any]:
     kind = pool.kind
     given = [key for key in kind.keys if key in part]
     if len(given) > 1:
@@ -127,7 +137,7 @@ def _source(part: Mapping[str, Any], pool: Pool, where: str) -> Any:
     source = part[given[0]]
     if given[0].endswith("_url") and isinstance(source, Mapping):
         source = source.get("url")
-    return {"base64": source} if given[0] == "base64" else source
+    return {"type": kind.name, "content": {"base64": source} if given[0] == "base64" else source}
 
 
 def _check_limits(limits: Mapping[str, Any], where: str) -> None:

@@ -8,6 +8,7 @@ are kept, the record itself is read and parsed when it is asked for.
 import bisect
 import json
 import re
+import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -35,6 +36,9 @@ class Records(Protocol):
 
     def folder(self, index: int) -> Path | None:
         """Folder of the file, from which relative image paths start; None where there is no file."""
+
+    def fingerprint(self) -> object:
+        """Something that changes when the records may have changed."""
 
 
 class JsonRecords:
@@ -76,6 +80,10 @@ class JsonRecords:
     def folder(self, index: int) -> Path | None:
         return self.path.parent
 
+    def fingerprint(self) -> object:
+        status = self.path.stat()
+        return str(self.path.resolve()), status.st_size, status.st_mtime_ns
+
 
 class ArrowRecords:
     """Rows of a ``datasets.Dataset``, memory-mapped; images stay encoded bytes or paths.
@@ -102,6 +110,9 @@ class ArrowRecords:
 
     def folder(self, index: int) -> Path | None:
         return self._folder
+
+    def fingerprint(self) -> object:
+        return self._table._fingerprint
 
 
 class JoinedRecords:
@@ -130,6 +141,9 @@ class JoinedRecords:
         source, inner = self._find(index)
         return source.folder(inner)
 
+    def fingerprint(self) -> object:
+        return [source.fingerprint() for source in self._sources]
+
 
 class SlicedRecords:
     """Some records of a source, named by their numbers in the source."""
@@ -148,6 +162,9 @@ class SlicedRecords:
 
     def folder(self, index: int) -> Path | None:
         return self._source.folder(self._indices[index])
+
+    def fingerprint(self) -> object:
+        return self._source.fingerprint(), zlib.crc32(array("q", self._indices).tobytes())
 
 
 def _index_lines(path: Path) -> Iterator[tuple[int, int, int]]:

@@ -45,7 +45,7 @@ CHAT_TEMPLATE = """\
     {{- "<|im_start|>" + message.role + "\\n" }}
     {%- if message.content is string %}{{ message.content }}{% else %}
         {%- for part in message.content %}
-            {{- "<|vision_start|><|image_pad|><|vision_end|>" if part.type == "image" else part.text }}
+            {{- part.text or "<|vision_start|><|" + part.type + "_pad|><|vision_end|>" }}
         {%- endfor %}
     {%- endif %}
     {{- "<|im_end|>\\n" }}

@@ -1,15 +1,16 @@
 """In which order a run reads its data: what the config asks for, as a dataset and its sampler."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from omegaconf import DictConfig
 from torch.utils.data import Dataset
 
+from torchtune_qwenvl.data.length_cache import measure_once
 from torchtune_qwenvl.data.mixed_dataset import MixedDataset
 from torchtune_qwenvl.data.mixed_stream import MixedStream
 from torchtune_qwenvl.data.packed_sampler import PackedSampler
 from torchtune_qwenvl.data.sampler import ResumableSampler
-from torchtune_qwenvl.data.sizes import measure
 from torchtune_qwenvl.data.stream_sampler import StreamSampler
 from torchtune_qwenvl.data.streamed_dataset import as_streamed, is_streamed
 from torchtune_qwenvl.data.streams import Share
@@ -23,7 +24,7 @@ def order_of(
 
     Args:
         dataset: as the config names it.
-        cfg: its seed, pack_to, batch_tokens, shuffle_buffer and num_workers count.
+        cfg: its seed, pack_to, batch_tokens, shuffle_buffer, num_workers, keep_lengths and output_dir count.
         world: every rank must call.
         work: (tokens, patches) of a sample -> its work, in any unit.
         shuffle: anew for each epoch.
@@ -44,7 +45,8 @@ def order_of(
     order = {"seed": cfg.seed, "shuffle": shuffle, "mixture": mixture, **place}
     if budget["pack_to"] is None:
         return dataset, ResumableSampler(len(mixture or dataset), **order)  # type: ignore[arg-type]
-    sizes = measure(dataset, num_workers=cfg.num_workers, **place)
+    folder = Path(cfg.output_dir) / "lengths" if cfg.keep_lengths else None
+    dataset, sizes = measure_once(dataset, folder, num_workers=cfg.num_workers, **place)
     return dataset, PackedSampler(sizes, **budget, **order)
 
 

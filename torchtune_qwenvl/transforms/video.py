@@ -27,6 +27,7 @@ from torchtune_qwenvl.transforms.video_rules import (
     SAMPLING_OPTIONS,
     Clip,
     VideoSettings,
+    all_frames,
     part_between,
 )
 
@@ -159,7 +160,7 @@ class VideoTransform(Transform):
             if self.needs_time:
                 clip.rate()
             take_all = opened.chosen and fps is None and num_frames is None
-            chosen = range(clip.n_frames) if take_all else self.sample(clip, wanted)
+            chosen = all_frames(clip, wanted) if take_all else self.sample(clip, wanted)
             height, width = wanted_size(opened, resized_height, resized_width)
             height, width = self.resize_to(height, width, len(chosen), wanted)
         except BadSample as error:
@@ -208,19 +209,13 @@ class VideoTransform(Transform):
 
     def _cut_frames(self, video: PlannedVideo) -> Iterator[torch.Tensor]:
         """uint8 [rows·columns, c, p·p] of each frame in turn; a repeated one is cut once."""
+        size, settings = [video.height, video.width], self.settings
         previous, raw = -1, torch.empty(0)
         for index, frame in zip(video.indices, video.opened.frames(video.indices), strict=True):
             if index != previous:
-                resized = tv.resize(
-                    frame,
-                    [video.height, video.width],
-                    interpolation=InterpolationMode.BICUBIC,
-                    antialias=True,
-                )
-                raw, previous = (
-                    cut_patches(resized, self.settings.patch_size, self.settings.merge_size),
-                    index,
-                )
+                resized = tv.resize(frame, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
+                raw = cut_patches(resized, settings.patch_size, settings.merge_size)
+                previous = index
             yield raw
 
     def _put(self, raw: torch.Tensor, patches: torch.Tensor, slot: int) -> None:

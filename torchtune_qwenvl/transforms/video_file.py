@@ -82,7 +82,7 @@ class Packets:
 
 @contextmanager
 def opened_stream(source: File, threads: int) -> Iterator[tuple[Any, Any]]:
-    """(container, its first video stream); PyAV's errors as BadSample."""
+    """(container, its video stream); PyAV's errors as BadSample."""
     av = pyav()
     if isinstance(source, bytes):
         file: Any = io.BytesIO(source)
@@ -92,10 +92,10 @@ def opened_stream(source: File, threads: int) -> Iterator[tuple[Any, Any]]:
         raise BadSample("no such video file", fix="check the path and image_root")
     try:
         with av.open(file, options=_OPEN_OPTIONS) as container:
-            if not container.streams.video:
+            stream = container.streams.best("video")  # not the picture of an album
+            if stream is None:
                 kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
                 raise BadSample(f"no video in it, found {kinds}", fix=FIX)
-            stream = container.streams.video[0]
             stream.codec_context.thread_count = threads
             yield container, stream
     except av.error.FFmpegError as error:
@@ -109,13 +109,10 @@ def read_header(source: File, threads: int, deadline: Deadline) -> tuple[VideoHe
         BadSample: no video, no frames, a broken container.
     """
     with opened_stream(source, threads) as (container, stream):
-        n_frames, packets = _count_in_header(container, stream), None
-        rate = stream.average_rate
-    if not n_frames:
-        packets = read_packets(source, None, deadline)
-        n_frames = packets.shown
-    with opened_stream(source, threads) as (_, stream):
+        n_frames, rate = _count_in_header(container, stream), stream.average_rate
         frame = _first_frame(stream, deadline)
+    packets = None if n_frames else read_packets(source, None, deadline)
+    n_frames = n_frames if packets is None else packets.shown
     turns = _quarter_turns(frame.rotation)
     height, width = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
     fps, seconds = (float(rate), float(n_frames / rate)) if rate else (None, None)

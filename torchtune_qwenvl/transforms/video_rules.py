@@ -149,6 +149,16 @@ def resize_by_clip(height: int, width: int, n_frames: int, limits: VideoSettings
     )
 
 
+def all_frames(clip: Clip, wanted: VideoSettings) -> Sequence[int]:
+    """Every frame; a BadSample where they are more than `max_frames`."""
+    if wanted.max_frames is not None and clip.n_frames > wanted.max_frames:
+        raise BadSample(
+            f"{clip.n_frames} frames are given, max_frames is {wanted.max_frames}",
+            fix="set num_frames or fps to read some of them, or raise max_frames",
+        )
+    return range(clip.n_frames)
+
+
 def evenly(n_frames: int, n: int) -> list[int]:
     """n of `n_frames` at even steps from the first to the last."""
     return np.linspace(0, n_frames - 1, n).round().astype(int).tolist()

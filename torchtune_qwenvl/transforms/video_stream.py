@@ -11,6 +11,7 @@ Elsewhere everything is decoded and counted.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,9 +80,10 @@ def plan_runs(packets: Packets, wanted: Sequence[int]) -> list[Run]:
     """What to decode for these frames, ascending; runs that touch are one."""
     order = sorted(time for time in packets.times if time is not None)
     at = {time: number for number, time in enumerate(packets.times) if time is not None}
+    keys = [number for number, key in enumerate(packets.keys) if key and packets.times[number] is not None]
     runs: list[Run] = []
     for time in (order[number] for number in wanted):
-        first = _key_before(packets, at[time])
+        first = _key_before(packets.times, keys, at[time])
         if runs and first <= runs[-1].last + 1:
             before = runs.pop()
             runs.append(Run(before.first, max(before.last, at[time]), (*before.times, time)))
@@ -90,17 +92,14 @@ def plan_runs(packets: Packets, wanted: Sequence[int]) -> list[Run]:
     return runs
 
 
-def _key_before(packets: Packets, number: int) -> int:
-    """The last key frame from which this packet's frame can be decoded.
+def _key_before(times: Sequence[int | None], keys: Sequence[int], number: int) -> int:
+    """The last key frame from which this packet's frame can be decoded; 0: the file's beginning.
 
     A frame behind a key frame in the file but before it in time may be made from what is before both.
     """
-    times, time = packets.times, packets.times[number] or 0
-    for key in range(number, 0, -1):
-        begins = times[key] if packets.keys[key] else None
-        if begins is not None and begins <= time:
-            return key
-    return 0
+    shown = times[number] or 0
+    before = (keys[i] for i in reversed(range(bisect_right(keys, number))))
+    return next((key for key in before if (times[key] or 0) <= shown), 0)
 
 
 def _by_time(
@@ -205,5 +204,6 @@ def _by_counting(source: File, wanted: Sequence[int], threads: int, deadline: De
 
 def _sound(frame: Any) -> Any:
     if frame.is_corrupt:
-        raise BadSample(f"the frame at {frame.time:.2f} seconds is damaged", fix=FIX)
+        at = "" if frame.time is None else f" at {frame.time:.2f} seconds"
+        raise BadSample(f"a frame{at} is damaged", fix=FIX)
     return frame

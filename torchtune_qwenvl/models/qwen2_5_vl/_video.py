@@ -40,12 +40,14 @@ class Qwen2_5_VLVideoTransform(VideoTransform):
     def sample(self, clip: Clip, wanted: VideoSettings) -> Sequence[int]:
         """n frames at even steps from the first one on, n a multiple of T; 90 of 30 a second: 0, 15, …, 75.
 
-        Rounding can make them n + 1, as in the reference: 17 frames, n = 14.
+        The steps are rounded as in the reference, where the last of n + 1 can be a frame that does not exist
+        (17 frames, n = 14: frame 17); that one is left out.
         """
         n = self._count(clip, wanted)
         if not 0 < n <= clip.n_frames:
             raise not_enough(n, clip, wanted)
-        return torch.arange(0, clip.n_frames, clip.n_frames / n).int().tolist()
+        numbers = torch.arange(0, clip.n_frames, clip.n_frames / n).int()
+        return numbers[numbers < clip.n_frames].tolist()
 
     def _count(self, clip: Clip, wanted: VideoSettings) -> int:
         size = wanted.temporal_patch_size
