@@ -3,11 +3,13 @@
 # ruff: noqa: E501 - a list of strings
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torchtune.data import Message
+from videos import decode_all, encode
 
 # Text that BPE, normalisation or the template's newlines could treat in more than one way.
 TEXTS = [
@@ -91,6 +93,19 @@ def positions_by_walk(tokens: list[int], visual: set[int], blocks: list[Block]) 
             start += 1
     assert not rest and not cells
     return out
+
+
+def asked_about_a_file(transform: Any, processor: Any, folder: Path, **options: Any) -> tuple[Any, Any]:
+    """Our prompt and the processor's inputs for a question about 7 seconds of video, 25 frames a second."""
+    path = encode(folder / "clip.mp4", 175, 40, 60, rate=25, codec="mpeg4", options={"g": "25"})
+    question = [{"type": "video", "content": path}, {"type": "text", "content": "What?"}]
+    prompt = transform({"messages": [Message("user", question)]}, inference=True)
+    plain = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What?"}]}]
+    text = processor.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+    frames = torch.from_numpy(np.stack(decode_all(path))).permute(0, 3, 1, 2)
+    options |= {"video_metadata": [{"total_num_frames": 175, "fps": 25.0, "duration": 7.0}]}
+    options |= {"do_sample_frames": True, "return_tensors": "pt"}
+    return prompt, processor(text=[text], videos=[frames], **options)
 
 
 def random_text(rng: np.random.Generator) -> str:

@@ -53,7 +53,7 @@ def test_a_clean_file_by_a_config_ends_well(
     [
         (["nowhere.json"], "expected a file ending in .json, .jsonl, .parquet"),
         (["a.json", "b.json"], "expected one data file, got a.json and b.json"),
-        ([], "'dataset' is not set"),
+        ([], "'dataset' is not set: give dataset.source=data.json"),
         (["DATA", "dataset.image_root=nowhere"], "image_root: expected a folder, found none at"),
         (["DATA", "--checkpoint-dir", "nowhere"], "nowhere: expected a checkpoint folder"),
     ],

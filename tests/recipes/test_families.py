@@ -52,20 +52,25 @@ def workspace(request, tmp_path_factory):
     return request.param, root
 
 
-def test_two_ranks_without_padding_take_the_step_of_one_with_it(workspace):
-    """Rank 0 sees an image and a video only, rank 1 text only."""
+def test_two_ranks_and_packed_rows_take_the_step_of_one_padded_batch(workspace):
+    """Rank 0 sees an image and a video only, rank 1 text only; packed, all four share a row."""
     _, root = workspace
-    steps = []
-    for processes in (1, 2):
-        out = root / f"{processes}_ranks"
-        how = (f"batch_size={4 // processes}", f"padding_free={str(processes > 1).lower()}")
-        finished = run(out, *how, config=root / "ours.yaml", processes=processes)
+    before, steps = load_file(root / "checkpoint" / "model.safetensors"), {}
+    ways = {
+        "one": ("batch_size=4",),
+        "two": ("batch_size=2", "padding_free=true"),
+        "packed": ("pack_to=900",),
+    }
+    for way, overrides in ways.items():
+        processes = 2 if way == "two" else 1
+        finished = run(root / way, *overrides, config=root / "ours.yaml", processes=processes)
         assert finished.codes == [0] * processes, finished.printed
-        after = load_file(out / "model" / "model.safetensors")
-        before = load_file(root / "checkpoint" / "model.safetensors")
-        steps.append({name: (before[name] - after[name]).double() for name in before})
-    for name, one in steps[0].items():
-        assert (steps[1][name] - one).norm() <= 1e-5 * one.norm(), name
+        after = load_file(root / way / "model" / "model.safetensors")
+        steps[way] = {name: (before[name] - after[name]).double() for name in before}
+    assert "4 samples packed into 1 row" in finished.printed
+    for name, one in steps["one"].items():
+        for way in ("two", "packed"):
+            assert (steps[way][name] - one).norm() <= 1e-5 * one.norm(), (way, name)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

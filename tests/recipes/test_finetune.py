@@ -134,5 +134,5 @@ def test_an_epoch_of_skipped_samples_is_an_error(config: Path, tmp_path: Path) -
     failed = run(tmp_path / "out", f"dataset.source={data}", "on_bad_sample=skip", config=config)
     assert failed.codes == [1]
     assert re.search(
-        r"ValueError: epoch 0 trained on no token at all: every sample was skipped", failed.printed
+        r"ValueError: epoch 0 trained on no token at all: .* every sample was skipped", failed.printed
     )

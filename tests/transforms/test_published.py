@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from chats import Block, Clip, positions_by_walk, random_conversation
+from chats import Block, Clip, asked_about_a_file, positions_by_walk, random_conversation
 from torchtune.data import Message
 from transformers import AutoProcessor
 
@@ -63,6 +63,12 @@ def test_tokens_equal_the_published_jinja_and_the_processor(samples, transform, 
         expected = processed(processor, conversation, add_generation_prompt=True)
         assert prompt["tokens"] == expected["input_ids"][0]
         assert all(prompt["mask"][-3:])
+
+
+def test_a_file_is_sampled_and_told_as_by_the_processor(transform, processor, tmp_path):
+    prompt, expected = asked_about_a_file(transform, processor, tmp_path, fps=2.0)
+    assert prompt["tokens"] == expected["input_ids"][0].tolist()
+    assert torch.equal(prompt["encoder_input"]["vision"]["grid_thw"], expected["video_grid_thw"])
 
 
 def test_labels_follow_the_qwen_teams_rule(samples):

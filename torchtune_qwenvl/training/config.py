@@ -82,7 +82,8 @@ def require(cfg: DictConfig, *keys: str) -> None:
     """Raise a ValueError for the first of these keys that is not set: base.yaml has no default for them."""
     for key in keys:
         if cfg[key] is None:
-            raise ValueError(f"Config key '{key}' is not set: give {key}=... or write it into the file.")
+            example = f"{key}.source=data.json" if key in DATASETS else f"{key}=..."
+            raise ValueError(f"Config key '{key}' is not set: give {example} or write it into the file.")
 
 
 def packaged_names() -> list[str]:

@@ -53,10 +53,11 @@ def _row(sample: Any, transform: Any) -> tuple[str, str, list[Tensor]]:
 
 
 def shortened(tokens: Sequence[int], transform: Any) -> str:
-    """Text with special tokens; of the hundreds of placeholders of an image only one."""
+    """Text with special tokens; of the hundreds of placeholders of an image or video only one."""
+    visual = (transform.image_token_id, transform.video_token_id)
     short: list[int] = []
     for token, run in groupby(tokens):
-        short += [token] if token == transform.image_token_id else run
+        short += [token] if token in visual else run
     return transform.decode(short, truncate_at_eos=False, skip_special_tokens=False)
 
 

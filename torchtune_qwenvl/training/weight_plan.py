@@ -15,6 +15,10 @@ from torchtune_qwenvl.modules.lora import is_adapter
 from torchtune_qwenvl.training.folder import CheckpointFolder
 from torchtune_qwenvl.training.weight_table import WeightTable, fits, lies_transposed
 
+_OTHER_MODEL = (
+    "the model is of another size than the folder, or config.json and weights do not belong together"
+)
+
 
 @dataclass(frozen=True)
 class StoredWeight:
@@ -96,7 +100,7 @@ def plan_weights(
             if expert >= experts or entry.shape != (rows // piece.count, columns):
                 raise ValueError(
                     f"{where} has shape {list(entry.shape)}, but {piece.ours} takes {experts} experts of "
-                    f"{[rows // piece.count, columns]}: config.json and weights do not belong together"
+                    f"{[rows // piece.count, columns]}: {_OTHER_MODEL}"
                 )
             stacks.setdefault(piece.ours, {})[expert, piece.index] = name
             dtypes[piece.ours], counts[piece.ours] = entry.dtype, piece.count
@@ -106,7 +110,7 @@ def plan_weights(
                 part = f"1/{len(ours)} of " if len(ours) > 1 else ""
                 raise ValueError(
                     f"{where} has shape {list(entry.shape)}, but {our} takes {part}it as "
-                    f"{list(shapes[our])}: config.json and weights do not belong together"
+                    f"{list(shapes[our])}: {_OTHER_MODEL}"
                 )
             turned = lies_transposed(entry.shape, shapes[our])
             plan[our] = StoredWeight(files, name, index, len(ours), tuple(shapes[our]), entry.dtype, turned)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from chats import Clip, Conversation, positions_by_walk, random_conversation
+from chats import Clip, Conversation, asked_about_a_file, positions_by_walk, random_conversation
 from tiny_glm4v import GLM_REASONING_TEMPLATE
 from torchtune.data import Message
 from transformers import AutoProcessor
@@ -87,6 +87,14 @@ def test_tokens_and_patches_equal_the_processor(samples, processor):
 def processed(processor, conversation, plain, **options):
     text = processor.apply_chat_template(plain, tokenize=False, **options)
     return processor(text=[text], **conversation.processor_inputs(), return_tensors="pt")
+
+
+def test_a_file_is_sampled_and_told_as_by_the_processor(folder, transform, processor, tmp_path):
+    """Of 7 seconds two frames a second are read, by GLM-4.6V six."""
+    prompt, expected = asked_about_a_file(transform, processor, tmp_path)
+    assert prompt["tokens"] == expected["input_ids"][0].tolist()
+    assert torch.equal(prompt["encoder_input"]["vision"]["grid_thw"], expected["video_grid_thw"])
+    assert expected["video_grid_thw"][0, 0] == {"glm4.1v": 7, "glm4.6v": 21}[folder.name]
 
 
 def test_prompts_equal_the_template(samples, transform, processor):
