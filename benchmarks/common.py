@@ -34,16 +34,22 @@ def describe_machine(threads: int) -> str:
     )
 
 
-def compare(sides: dict[str, Side], repeats: int, warmup: int = 2) -> dict[str, float]:
-    """Median seconds of each side; the sides take turns within every repeat."""
+def compare(
+    sides: dict[str, Side],
+    repeats: int,
+    warmup: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+    summary: Callable[[list[float]], float] = statistics.median,
+) -> dict[str, float]:
+    """Seconds of each side by the clock, the median; the sides take turns within every repeat."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(warmup + repeats):
         for name, run in sides.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if repeat >= warmup:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+                seconds[name].append(clock() - start)
+    return {name: summary(values) for name, values in seconds.items()}
 
 
 def _serve(make_side: Callable[[], Side], threads: int, pipe) -> None:

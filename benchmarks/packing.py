@@ -3,29 +3,41 @@
     python benchmarks/packing.py [--device cuda|cpu] [--dtype bf16|fp32] [--batch-size 8] [--repeats 10]
 
 One run, one model, the same batches: forward and backward of each side in turns. Lengths are log-normal
-(median 400 tokens, mean about 800 in rows of 8k, scaled to the device), every other sample has an image.
-What to look at: the share of the time that is saved, beside padding's share of the positions. Images and
-labelled positions cost the same on both sides, attention over padding costs more than its share.
+(median 400 tokens, mean about 800 in rows of 8k, scaled to the device), of text alone and with an image in
+every other sample. What to look at: the share of the time that is saved, beside padding's share of the
+positions and of the work. Images and labelled positions are never padded and cost the same on both sides;
+attention over padding costs more than its share of the positions. The work is what `FlopCounter` counts.
+The fastest repeat of each side counts, and with one thread on a CPU that thread's own time: other programs
+disturb these less.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from common import compare, describe_machine
+from torch.utils.data import Dataset
 
-from torchtune_qwenvl.data import Packer, collate
+from torchtune_qwenvl.data import Packer, StreamSampler, collate
+from torchtune_qwenvl.data.streamed_dataset import as_streamed
+from torchtune_qwenvl.data.streams import Share
 from torchtune_qwenvl.models.qwen2_5_vl import qwen2_5_vl_from_config
+from torchtune_qwenvl.training.flops import FlopCounter
+from torchtune_qwenvl.transforms.size import SampleSize
 
 SIZES = {
     "cuda": {"width": 2048, "layers": 12, "heads": 16, "inner": 8192, "longest": 4096},
     "cpu": {"width": 512, "layers": 6, "heads": 8, "inner": 1536, "longest": 512},
 }
-VOCABULARY = 8192  # small, as the layers are few: the head must not weigh more than in a real model
-IMAGE_TOKEN, VISION_START, VISION_END = 8189, 8190, 8191
+# Small, as the layers are few: on the CPU head and layers have 2.1 and 17.7 M weights, 1 to 8, in
+# Qwen2.5-VL-3B 1 to 9.
+VOCABULARY = 4096
+IMAGE_TOKEN, VISION_START, VISION_END = VOCABULARY - 3, VOCABULARY - 2, VOCABULARY - 1
 VISION_WIDTH, PATCH = 256, 14
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -81,7 +93,7 @@ def make_model(size: dict[str, int], device: str, dtype: torch.dtype) -> torch.n
 def make_sample(rng: random.Random, length: int, image: bool) -> dict[str, Any]:
     """`length` tokens, the last quarter labelled; an image of 8 x 8 visual tokens where there is room."""
     image = image and length > 80
-    tokens = [rng.randrange(8000) for _ in range(length)]
+    tokens = [rng.randrange(VOCABULARY - 8) for _ in range(length)]
     images, grids = [], torch.empty(0, 3, dtype=torch.int64)
     if image:
         tokens[1:67] = [VISION_START, *[IMAGE_TOKEN] * 64, VISION_END]
@@ -108,20 +120,21 @@ def on_device(batch: dict[str, Any], device: str) -> dict[str, Any]:
     return {**tensors, "encoder_input": {"vision": pixels}, "layout": moved}
 
 
-def compare_batches(arguments: argparse.Namespace) -> None:
-    """Print padding's share, the times, and the losses, which must agree."""
+def compare_batches(arguments: argparse.Namespace, images: bool) -> None:
+    """Print a row: padding's shares, the times, and the losses, which must agree."""
     device, size = arguments.device, SIZES[arguments.device]
     rng = random.Random(0)
     torch.manual_seed(0)
     model = make_model(size, device, DTYPES[arguments.dtype])
     batches: dict[str, list] = {"padded": [], "padding-free": []}
-    tokens = places = 0
+    lengths: dict[str, list[list[int]]] = {"padded": [], "padding-free": []}
     for _ in range(arguments.batches):
-        lengths = [long_tailed(rng, size["longest"]) for _ in range(arguments.batch_size)]
-        samples = [make_sample(rng, length, image=i % 2 == 0) for i, length in enumerate(lengths)]
-        batches["padded"].append(on_device(collate(samples), device))
-        batches["padding-free"].append(on_device(collate(samples, padding_free=True), device))
-        tokens, places = tokens + sum(lengths), places + max(lengths) * len(lengths)
+        drawn = [long_tailed(rng, size["longest"]) for _ in range(arguments.batch_size)]
+        samples = [make_sample(rng, length, images and i % 2 == 0) for i, length in enumerate(drawn)]
+        for side, free in (("padded", False), ("padding-free", True)):
+            batches[side].append(on_device(collate(samples, padding_free=free), device))
+        lengths["padding-free"].append(drawn)
+        lengths["padded"].append([max(drawn)] * len(drawn))
     losses = {}
 
     def run(side: str) -> None:
@@ -134,16 +147,31 @@ def compare_batches(arguments: argparse.Namespace) -> None:
         losses[side] = total / len(batches[side])
 
     sides = {side: (lambda side=side: run(side)) for side in batches}
-    seconds = compare(sides, arguments.repeats)
-    padding, speed = 1 - tokens / places, seconds["padded"] / seconds["padding-free"]
-    print("| batch | padding | padded ms | padding-free ms | time saved | speed-up | losses |")
-    print("|---|---|---|---|---|---|---|")
+    own_time = device == "cpu" and arguments.threads == 1
+    clock = time.process_time if own_time else time.perf_counter
+    seconds = compare(sides, arguments.repeats, clock=clock, summary=min)
+    positions = {side: sum(map(sum, rows)) for side, rows in lengths.items()}
+    work = {side: sum(map(work_counter(model), rows, batches[side])) for side, rows in lengths.items()}
+    shares = [f"{1 - of['padding-free'] / of['padded']:.1%}" for of in (positions, work, seconds)]
     print(
-        f"| {arguments.batch_size} x {places // len(batches['padded']) // arguments.batch_size} on average "
-        f"| {padding:.1%} | {1e3 * seconds['padded']:.0f} | {1e3 * seconds['padding-free']:.0f} "
-        f"| {1 - 1 / speed:.1%} | {speed:.2f} "
-        f"| {losses['padded']:.4f} {losses['padding-free']:.4f} |"
+        f"| {'images and text' if images else 'text'} | {' | '.join(shares)} "
+        f"| {1e3 * seconds['padded']:.0f} | {1e3 * seconds['padding-free']:.0f} "
+        f"| {seconds['padded'] / seconds['padding-free']:.2f} "
+        f"| {losses['padded']:.4f} {losses['padding-free']:.4f} |",
+        flush=True,
     )
+
+
+def work_counter(model: torch.nn.Module) -> Callable[[list[int], dict[str, Any]], float]:
+    """(lengths of the rows or documents, batch) -> operations of forward and backward."""
+    count = FlopCounter(model)
+
+    def work(lengths: list[int], batch: dict[str, Any]) -> float:
+        vision = batch["encoder_input"]["vision"]
+        patch_width = vision["pixel_values"].shape[-1]
+        return count(lengths, len(batch["layout"]["labelled"]), vision["grid_thw"], patch_width)
+
+    return work
 
 
 def report_efficiency(rows_of: int = 8192, samples: int = 100_000) -> None:
@@ -162,6 +190,22 @@ def report_efficiency(rows_of: int = 8192, samples: int = 100_000) -> None:
         packer = Packer[int](rows_of, lengths.__getitem__, look_ahead=look_ahead, multiple=8)
         rows = sum(map(len, packer(range(samples))))
         print(f"| {look_ahead} | {rows} | {sum(lengths) / rows_of / rows:.2%} |")
+    stream = StreamSampler(as_streamed(Lengths(lengths)), Share(), pack_to=rows_of, in_process=False)
+    rows = sum(1 for _ in stream)
+    print(f"| a stream, 1000 samples or 64 rows | {rows} | {sum(lengths) / rows_of / rows:.2%} |")
+
+
+class Lengths(Dataset):
+    """Samples of which only the length is known."""
+
+    def __init__(self, lengths: list[int]) -> None:
+        self.lengths = lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def size(self, index: int) -> SampleSize:
+        return SampleSize(self.lengths[index], 0)
 
 
 def main() -> None:
@@ -178,7 +222,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(describe_machine(arguments.threads) + "\n")
-    compare_batches(arguments)
+    print("| batches of | padding | of the work | time saved | padded ms | free ms | speed-up | losses |")
+    print("|---|---|---|---|---|---|---|---|")
+    for images in (False, True):
+        compare_batches(arguments, images)
     report_efficiency()
 
 

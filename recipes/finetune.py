@@ -29,6 +29,7 @@ from torchtune_qwenvl.training.answers import ValidationAnswers
 from torchtune_qwenvl.training.batches import collate_for, on_device, work_of
 from torchtune_qwenvl.training.config import parse_arguments, require
 from torchtune_qwenvl.training.distributed import join_world, leave_world, shard
+from torchtune_qwenvl.training.dry_run import forecast
 from torchtune_qwenvl.training.epochs import Epochs
 from torchtune_qwenvl.training.exclusions import check_exclusions
 from torchtune_qwenvl.training.export import export
@@ -86,7 +87,7 @@ class FinetuneRecipe:
                 instantiate(component)
         world.barrier()
         torch.manual_seed(cfg.seed)
-        found = resume.find(self.output_dir, cfg.resume)
+        found = None if cfg.dry_run else resume.find(self.output_dir, cfg.resume)
         self.transform = instantiate(cfg.tokenizer)
         # Before the weights: a wrong path shows at once.
         dataset = instantiate(cfg.dataset, self.transform)
@@ -112,9 +113,10 @@ class FinetuneRecipe:
         self.members = member_names(dataset)
         self.meter = Meter(world, peak_flops(world.device, cfg.device_peak_tflops), self.members)
         self.logger = None
-        if world.is_main:
+        if world.is_main and not cfg.dry_run:
             self.logger = History(instantiate(cfg.metric_logger), self.output_dir, self.progress.step, found)
             self.logger.log_config(cfg)
+        if world.is_main:
             start = f"resumed from {found}, step {self.progress.step}" if found else "from the checkpoint"
             if cfg.log_samples:
                 log_samples(dataset, self.transform, cfg.on_bad_sample)
@@ -156,6 +158,13 @@ class FinetuneRecipe:
     def total_steps(self) -> int:
         """Steps of the whole run, as far as is known."""
         return self.epochs.total_steps(self.progress)
+
+    def dry_run(self) -> None:
+        """Say what an epoch takes; nothing is written, and the weights are no longer the checkpoint's."""
+        found = forecast(self.loader, self.step, self.flops, self.world, self.cfg)
+        if self.world.is_main:
+            log.info(found)
+        leave_world()
 
     def train(self) -> None:
         """All epochs, from where the progress stands."""
@@ -278,6 +287,8 @@ def main(argv: list[str] | None = None) -> None:
     """Run with the command line `--config NAME [key=value ...]`."""
     recipe = FinetuneRecipe(parse_arguments(sys.argv[1:] if argv is None else argv))
     recipe.setup()
+    if recipe.cfg.dry_run:
+        return recipe.dry_run()
     recipe.train()
     recipe.finish()
 

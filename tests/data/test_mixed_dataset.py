@@ -61,7 +61,7 @@ def test_samples_are_the_members(transform: Any, files: dict[str, str]) -> None:
 def test_figures_per_member_and_the_file_of_a_bad_sample(
     transform: Any, files: dict[str, str], workers: int
 ) -> None:
-    entries = [{"source": files["charts"]}, {"source": files["broken"], "name": "rest"}]
+    entries = [{"source": files["charts"]}, {"source": files["broken"], "label": "rest"}]
     data = mixed_dataset(transform, datasets=entries)
     sampler = ResumableSampler(len(data), mixture=data.mixture)
     options = {"batch_size": 3, "sampler": sampler, "num_workers": workers}
@@ -127,7 +127,7 @@ def test_another_mix_cannot_be_resumed(transform: Any, files: dict[str, str]) ->
 
 def test_entries_that_do_not_fit(transform: Any, files: dict[str, str]) -> None:
     one = {"source": files["chats"]}
-    with pytest.raises(ValueError, match="two are called 'chats'; give each a name"):
+    with pytest.raises(ValueError, match="two are called 'chats'; give each a label"):
         mixed_dataset(transform, datasets=[one, one])
     with pytest.raises(ValueError, match=r"a weight for all 2 or for none, dataset 1 .from 0. has none"):
         mixed_dataset(transform, datasets=[{**one, "weight": 1.0}, {"source": files["charts"]}])

@@ -51,7 +51,7 @@ def test_padded_padding_free_and_packed_runs_learn_the_same(config: Path, tmp_pa
 def mixed(config: Path) -> tuple[str, ...]:
     """PACKED over two parts of the data: of the first, repeated, twice as many samples."""
     data = config.parent / "data.json"
-    entry = "{{weight: {}, name: {}, source: " + str(data) + ", split: 'train[{}]'}}"
+    entry = "{{weight: {}, label: {}, source: " + str(data) + ", split: 'train[{}]'}}"
     members = f"{entry.format(2 / 3, 'small', ':6')}, {entry.format(1 / 3, 'large', '6:')}"
     mix = "{_component_: torchtune_qwenvl.data.mixed_dataset, stopping_strategy: all_exhausted, datasets: "
     return (*PACKED, f"dataset={mix}[{members}]}}")

@@ -44,9 +44,9 @@ def sources(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def mixed(config: Path, sources: dict[str, Path]) -> tuple[str, ...]:
     """STREAMED over a mix of lines, a table, and a dataset with numbers."""
     members = (
-        f"{{weight: 0.5, name: lines, streaming: true, source: {sources['long']}}}, "
-        f"{{weight: 0.25, name: table, streaming: true, source: {sources['table']}}}, "
-        f"{{weight: 0.25, name: numbered, source: {config.parent / 'data.json'}}}"
+        f"{{weight: 0.5, label: lines, streaming: true, source: {sources['long']}}}, "
+        f"{{weight: 0.25, label: table, streaming: true, source: {sources['table']}}}, "
+        f"{{weight: 0.25, label: numbered, source: {config.parent / 'data.json'}}}"
     )
     mix = "{_component_: torchtune_qwenvl.data.mixed_dataset, stopping_strategy: all_exhausted, datasets: "
     return (*STREAMED, f"dataset={mix}[{members}]}}")

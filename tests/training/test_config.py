@@ -106,7 +106,7 @@ def test_a_source_alone_is_read_by_our_dataset(slot: str):
 
 def test_a_list_of_datasets_is_a_mix(tmp_path: Path) -> None:
     text = "include: qwen2_5_vl/3B_lora\ndataset:\n- {weight: 0.75, source: a.jsonl}\n"
-    (tmp_path / "mix.yaml").write_text(f"{text}- {{weight: 0.25, source: b.jsonl, name: charts}}\n")
+    (tmp_path / "mix.yaml").write_text(f"{text}- {{weight: 0.25, source: b.jsonl, label: charts}}\n")
     node = resolve(str(tmp_path / "mix.yaml")).dataset
     assert node._component_ == "torchtune_qwenvl.data.mixed_dataset"
     assert {member._component_ for member in node.datasets} == {"torchtune_qwenvl.data.vision_chat_dataset"}

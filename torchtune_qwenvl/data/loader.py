@@ -58,13 +58,14 @@ class Loader:
     may have more of it.
 
     Attributes:
+        dataset: what the sampler's numbers count.
         is_stream: whether the number of batches is unknown.
         skipped: every sample left out so far, ``{message: times}``; each message is logged once.
         dropped_turns: turns that the truncation policy cut so far.
     """
 
-    def __init__(self, batches: DataLoader, order: "_Noted") -> None:
-        self._batches, self._order = batches, order
+    def __init__(self, dataset: Dataset, batches: DataLoader, order: "_Noted") -> None:
+        self.dataset, self._batches, self._order = dataset, batches, order
         self.sampler = order.sampler
         self.is_stream = isinstance(order.sampler, StreamSampler)
         self.skipped: dict[str, int] = {}
@@ -85,6 +86,13 @@ class Loader:
         while self.is_stream:
             self._state = self.sampler.state_dict()
             yield self._batches.collate_fn([])
+
+    def read(self, samples: Sequence[Any]) -> Batch:
+        """These samples of the dataset as one batch, here and now, wherever the sampler stands."""
+        batch = self._batches.collate_fn([self._batches.dataset[sample] for sample in samples])
+        if isinstance(batch, BadRecord):
+            raise BadRecord(str(batch))
+        return batch
 
     @property
     def more(self) -> bool:
@@ -162,7 +170,7 @@ def build_loader(
         # Its own: starting workers draws a seed, which must not move the random numbers that training draws.
         generator=torch.Generator(),
     )
-    return Loader(batches, order)
+    return Loader(dataset, batches, order)
 
 
 class _Noted:

@@ -116,7 +116,7 @@ def mixed_dataset(
 
         dataset:
           - {weight: 0.7, source: chats.jsonl}
-          - {weight: 0.3, source: charts.parquet, style: qa, name: charts}
+          - {weight: 0.3, source: charts.parquet, style: qa, label: charts}
 
     is short for a ``dataset`` of this ``_component_`` with such a list as ``datasets``.
 
@@ -129,7 +129,7 @@ def mixed_dataset(
 
     Args:
         tokenizer: the model's transform, handed to every builder.
-        datasets: of each, ``weight``, ``name`` (for figures; else the source's), and a builder under
+        datasets: of each, ``weight``, ``label`` (for figures; else the source's), and a builder under
             ``_component_`` with its arguments; without one, those of ``vision_chat_dataset``.
         stopping_strategy: "first_exhausted" or "all_exhausted".
 
@@ -164,12 +164,12 @@ def weights_of(entries: Sequence[Mapping[str, Any]]) -> list[object] | None:
 
 def _names(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     names = [
-        str(entry.get("name") or _stem(entry.get("source"), number)) for number, entry in enumerate(entries)
+        str(entry.get("label") or _stem(entry.get("source"), number)) for number, entry in enumerate(entries)
     ]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(
-            f"a mix of datasets: two are called {twice[0]!r}; give each a name of its own (name:)"
+            f"a mix of datasets: two are called {twice[0]!r}; give each a label of its own (label:)"
         )
     return names
 
@@ -179,7 +179,7 @@ def _stem(source: Any, number: int) -> str:
 
 
 def _build(entry: dict[str, Any], tokenizer: Any) -> Any:
-    arguments = {key: value for key, value in entry.items() if key not in ("weight", "name")}
+    arguments = {key: value for key, value in entry.items() if key not in ("weight", "label")}
     if "_component_" in arguments:
         return instantiate(OmegaConf.create(arguments), tokenizer)
     return vision_chat_dataset(tokenizer, **arguments)

@@ -152,7 +152,7 @@ def _as_published(ours: dict[str, nn.Parameter], table: WeightTable) -> dict[str
         pieces.setdefault(piece.name, {})[piece.index] = parameter.detach()
     tensors = {name: torch.cat([parts[i] for i in sorted(parts)]) for name, parts in pieces.items()}
     kernel = "model.visual.patch_embed.proj.weight"
-    tensors[kernel] = tensors[kernel].reshape(VISION_WIDTH, 3, 2, PATCH, PATCH)
+    tensors[kernel] = tensors[kernel].reshape(-1, 3, 2, PATCH, PATCH)
     return {
         name.replace("model.visual.", "visual.").replace(
             "model.language_model.", "model."

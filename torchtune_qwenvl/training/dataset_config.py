@@ -9,7 +9,7 @@ DATASETS = dict.fromkeys(("dataset", "val_dataset"), "torchtune_qwenvl.data.visi
 # What a list of datasets means.
 MIXED = "torchtune_qwenvl.data.mixed_dataset"
 # Keys of a member that are the mix's, not its builder's.
-OF_THE_MIX = {"weight", "name"}
+OF_THE_MIX = {"weight", "label"}
 
 
 def with_component(node: Any, default: str) -> Any:

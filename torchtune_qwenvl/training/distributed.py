@@ -44,6 +44,12 @@ class World:
         """Whether it is so on any rank; waits for the device."""
         return here if self.size == 1 else self.sum(torch.tensor(float(here), device=self.device)).item() > 0
 
+    def max(self, tensor: Tensor) -> Tensor:
+        """The largest of all ranks at each place of `tensor`, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return tensor
+
     def barrier(self) -> None:
         """Wait until every rank is here. A tensor on the device, as NCCL's barrier would guess the device."""
         if self.size > 1:

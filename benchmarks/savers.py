@@ -1,0 +1,130 @@
+"""Peak memory and time of a training step with each saver and without, on one model and batch.
+
+    python benchmarks/savers.py [--threads 1] [--steps 3] [--row NAME ...]
+
+57 M parameters in bf16 with fp32 masters, four conversations of 100 to 700 tokens, one with an image of
+1,024 patches. Each row is the recipe in a process of its own. On CUDA the peak is what torch allocated, on
+the CPU what was resident, with what a process needs that only imports the recipe (the first row). There
+offloading copies to the memory it comes from, the compiler lives in the process, and torchao's optimizer runs
+uncompiled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing as mp
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from common import describe_machine
+from workload import write_workload
+
+TEXT = {
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 8,
+    "rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]},
+    "vocab_size": 8192,
+}
+VISION = {
+    "depth": 4,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_heads": 8,
+    "out_hidden_size": 512,
+    "fullatt_block_indexes": [1, 3],
+}
+CONVERSATIONS = ((448, 400), (0, 60), (0, 150), (0, 300))
+RECOMPUTED = ("activation_checkpointing.encoder=true", "activation_checkpointing.decoder=true")
+EIGHT_BIT = ("optimizer=torchao.optim.AdamW8bit", "optimizer.lr=1e-5")
+LORA = (
+    "model.encoder_trainable=frozen",
+    "model.fusion_trainable=frozen",
+    "model.decoder_trainable=lora",
+    "model.lora_attn_modules=[q_proj,k_proj,v_proj,output_proj]",
+    "model.apply_lora_to_mlp=true",
+    "model.lora_rank=16",
+    "model.lora_alpha=32",
+)
+QLORA = (*LORA, "model.quantize_base=true")
+ROWS: dict[str, tuple[str, ...]] = {
+    "full": (),
+    "activation checkpointing": RECOMPUTED,
+    "checkpointing + offloading": (*RECOMPUTED, "activation_offloading=true"),
+    "checkpointing + optimizer in backward": (*RECOMPUTED, "optimizer_in_bwd=true"),
+    "8-bit AdamW": EIGHT_BIT,
+    "padding-free": ("padding_free=true",),
+    "compile": ("compile=true",),
+    "all but compile": (*RECOMPUTED, "optimizer_in_bwd=true", *EIGHT_BIT, "padding_free=true"),
+    "LoRA": LORA,
+    "DoRA": (*LORA, "model.use_dora=true"),
+    "QLoRA": QLORA,
+    "QLoRA + checkpointing": (*QLORA, *RECOMPUTED),
+}
+
+
+def measure(pipe, config: str, overrides: tuple[str, ...] | None, threads: int, steps: int) -> None:
+    """Send (peak in MB, median seconds of a step) of a run; of None, of a process that has only imported."""
+    if overrides is not None and "compile=true" not in overrides:
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"  # torchao would compile a kernel per shape
+    import torch
+
+    from torchtune_qwenvl.recipes.finetune import FinetuneRecipe
+    from torchtune_qwenvl.training.config import resolve
+    from torchtune_qwenvl.training.metrics import peak_memory_gib
+
+    torch.set_num_threads(threads)
+    seconds = [0.0]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if overrides is not None:
+        recipe = FinetuneRecipe(
+            resolve(config, ["batch_size=4", "shuffle=false", "dry_run=true", *overrides])
+        )
+        recipe.setup()
+        seconds = []
+        for _ in range(1 + steps):
+            start = time.perf_counter()
+            loss, *_ = recipe.step([next(iter(recipe.loader))])
+            loss.item()
+            seconds.append(time.perf_counter() - start)
+    pipe.send((1024 * peak_memory_gib(device), statistics.median(seconds[1:] or seconds)))
+
+
+def row(config: Path, overrides: tuple[str, ...] | None, threads: int, steps: int) -> tuple[float, float]:
+    """`measure` in a process of its own."""
+    context = mp.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=measure, args=(theirs, str(config), overrides, threads, steps))
+    process.start()
+    theirs.close()  # so that a row that dies ends the run
+    result = ours.recv()
+    process.join()
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=3, help="timed, after one that is not")
+    parser.add_argument("--row", choices=ROWS, action="append", help="all when left out")
+    arguments = parser.parse_args()
+    print(describe_machine(arguments.threads))
+    print("| saver | peak MB | above imports | seconds per step |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as temporary:
+        config = write_workload(Path(temporary), CONVERSATIONS, TEXT, VISION)
+        floor, _ = row(config, None, arguments.threads, 0)
+        print(f"| (imports) | {floor:.0f} | | |", flush=True)
+        for name in arguments.row or ROWS:
+            peak, seconds = row(config, ROWS[name], arguments.threads, arguments.steps)
+            print(f"| {name} | {peak:.0f} | {peak - floor:.0f} | {seconds:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
