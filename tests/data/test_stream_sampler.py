@@ -14,9 +14,10 @@ from torch.utils.data import Dataset, IterableDataset
 
 from torchtune_qwenvl.data import ResumableSampler, SkippedSample, build_loader
 from torchtune_qwenvl.data.mixed_stream import MixedStream
+from torchtune_qwenvl.data.stream_kinds import NumberedStream
 from torchtune_qwenvl.data.stream_sampler import Broken, StreamSampler
 from torchtune_qwenvl.data.streamed_dataset import StreamedDataset, as_streamed
-from torchtune_qwenvl.data.streams import Item, NumberedStream, Share
+from torchtune_qwenvl.data.streams import Item, Share
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.size import SampleSize
 

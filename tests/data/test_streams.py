@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from torch.utils.data import IterableDataset
 
+from torchtune_qwenvl.data.stream_kinds import AnyStream, NumberedStream
 from torchtune_qwenvl.data.stream_sources import open_stream
-from torchtune_qwenvl.data.streams import AnyStream, NumberedStream, Share, Stream
+from torchtune_qwenvl.data.streams import Share, Stream
 
 KINDS = ["lines", "parquet", "array", "iterable", "stateful", "component", "numbers"]
 

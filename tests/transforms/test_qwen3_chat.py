@@ -91,7 +91,7 @@ def test_a_folder_gets_the_format_of_its_template(folder, tmp_path):
     with pytest.raises(ValueError, match="on the probe"):
         load_transform(folder, chat="thinking")
     assert load_transform(folder, chat="thinking", chat_template="builtin").chat is THINKING
-    with pytest.raises(ValueError, match="formats instruct, thinking, got 'base'"):
+    with pytest.raises(ValueError, match="chat: this family has instruct, thinking, got 'base'"):
         load_transform(folder, chat="base", chat_template="builtin")
     (thinking / "chat_template.json").write_text(json.dumps({"chat_template": "{{ messages[0].role }}"}))
     with pytest.raises(ValueError, match=r"as instruct: .*as thinking: "):

@@ -9,15 +9,15 @@ from torch.utils.data import IterableDataset
 from torchtune.config import instantiate
 
 from torchtune_qwenvl.data.sources import list_local_files, open_source, plain
-from torchtune_qwenvl.data.streams import (
+from torchtune_qwenvl.data.stream_kinds import (
     AnyStream,
     LinesStream,
     NumberedStream,
-    Stream,
     TableStream,
     common_folder,
     name_of,
 )
+from torchtune_qwenvl.data.streams import Stream
 
 
 def is_stream(source: Any) -> bool:

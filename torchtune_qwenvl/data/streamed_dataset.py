@@ -15,16 +15,8 @@ from torch.utils.data import Dataset, IterableDataset
 from torchtune_qwenvl.data.chat_reader import ChatReader
 from torchtune_qwenvl.data.dataset import Guarded, SkippedSample
 from torchtune_qwenvl.data.sizes import sample_size
-from torchtune_qwenvl.data.streams import (
-    AnyStream,
-    Cursor,
-    Item,
-    NumberedStream,
-    Share,
-    State,
-    Stream,
-    TableStream,
-)
+from torchtune_qwenvl.data.stream_kinds import AnyStream, NumberedStream, TableStream
+from torchtune_qwenvl.data.streams import Cursor, Item, Share, State, Stream
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.size import SampleSize
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from torchtune_qwenvl.transforms.chat import ChatFormat
 from torchtune_qwenvl.transforms.folder import ProcessorFolder
 from torchtune_qwenvl.transforms.image import ImageTransform
+from torchtune_qwenvl.transforms.pieces import VideoFormat
 from torchtune_qwenvl.transforms.tokenizer import ExtraToken
 from torchtune_qwenvl.transforms.video import VideoTransform
 
@@ -27,6 +28,7 @@ class Published:
         tokens_per_second: temporal positions per second of a clip; None: one per temporal patch.
         video_limits_of_images: whether a folder without a file for videos gives a frame the limits of an
             image, as transformers does; else such a folder's videos are refused.
+        video_formats: how videos are written, where that goes by their processor and not by the chat format.
     """
 
     chats: dict[str, ChatFormat]
@@ -35,10 +37,13 @@ class Published:
     videos: dict[str, type[VideoTransform]]
     tokens_per_second: float | None = None
     video_limits_of_images: bool = False
+    video_formats: dict[str, VideoFormat] = field(default_factory=dict)
 
-    def chat(self, name: str | None) -> ChatFormat:
-        """The chat format of this name; None: the first."""
-        return _named(self.chats, name, "chat")
+    def chat(self, name: str | None, video_processor: str | None = None) -> ChatFormat:
+        """The chat format of this name, with videos as this processor writes them; None: the first."""
+        chat = _named(self.chats, name, "chat")
+        video = self.video_formats.get(video_processor or next(iter(self.videos)))
+        return chat if video is None else replace(chat, video=video)
 
     def video_rules(self, name: str | None) -> type[VideoTransform]:
         """The video transform of this name; None: the first."""

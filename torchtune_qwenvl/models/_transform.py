@@ -113,7 +113,7 @@ class PublishedTransform(VisionLanguageTransform):
         }
         super().__init__(
             tokenizer,
-            self.published.chat(chat),
+            self.published.chat(chat, video_processor),
             self.published.image(**_given(patches | image)),
             self.published.video_rules(video_processor)(**_given(patches | video)),
             tokens_per_second=tokens_per_second or self.published.tokens_per_second,

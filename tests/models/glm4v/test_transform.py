@@ -1,6 +1,8 @@
 """GLM's transform against transformers' processor: tokens, labels, positions, patches, resize rule."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,7 +69,8 @@ def _without_tools(conversation):
 
 
 def test_the_format_is_found_by_the_folders_template(transform, folder):
-    assert transform.chat == type(transform).published.chats[folder.name]
+    chat = type(transform).published.chats[folder.name]
+    assert replace(transform.chat, video=chat.video) == chat
     assert transform.stop_tokens[2:] == [USER, OBSERVATION][: len(transform.chat.stops)]
 
 
@@ -95,6 +98,16 @@ def test_a_file_is_sampled_and_told_as_by_the_processor(folder, transform, proce
     assert prompt["tokens"] == expected["input_ids"][0].tolist()
     assert torch.equal(prompt["encoder_input"]["vision"]["grid_thw"], expected["video_grid_thw"])
     assert expected["video_grid_thw"][0, 0] == {"glm4.1v": 7, "glm4.6v": 21}[folder.name]
+
+
+def test_the_processor_for_videos_says_how_they_are_written(folder, tmp_path):
+    """GLM-4.5V has GLM-4.6V's template and GLM-4.1V's processors: whole seconds."""
+    mixed = shutil.copytree(folder, tmp_path / "mixed")
+    (mixed / "chat_template.json").write_text(json.dumps({"chat_template": GLM_REASONING_TEMPLATE}))
+    transform, processor = load_transform(mixed), AutoProcessor.from_pretrained(mixed)
+    prompt, expected = asked_about_a_file(transform, processor, tmp_path)
+    assert prompt["tokens"] == expected["input_ids"][0].tolist()
+    assert (" seconds" in transform.decode(prompt["tokens"])) == (folder.name == "glm4.6v")
 
 
 def test_prompts_equal_the_template(samples, transform, processor):

@@ -25,8 +25,8 @@ from torchtune_qwenvl.transforms.pieces import Marks, MediaSlot, Piece, Special,
 PREFIX = ("[gMASK]", "<sop>")
 _IMAGE = ("<|begin_of_image|>", "<|image|>", "<|end_of_image|>")
 _VIDEO = ("<|begin_of_video|>", "<|video|>", "<|end_of_video|>")
-_WHOLE_SECONDS = VideoFormat(marks=_VIDEO, patch=_IMAGE, behind="{whole_seconds}")
-_TENTHS = VideoFormat(marks=_VIDEO, patch=_IMAGE, behind="{seconds:.1f} seconds")
+WHOLE_SECONDS = VideoFormat(marks=_VIDEO, patch=_IMAGE, behind="{whole_seconds}")
+TENTHS_OF_SECONDS = VideoFormat(marks=_VIDEO, patch=_IMAGE, behind="{seconds:.1f} seconds")
 _ROLES = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
 
 
@@ -37,7 +37,7 @@ class RoleTokenChat(ChatFormat):
     roles: dict[str, str] = field(default_factory=lambda: _ROLES)
     default_system: str | None = None
     image: Marks = _IMAGE
-    video: VideoFormat = _WHOLE_SECONDS
+    video: VideoFormat = WHOLE_SECONDS
     stops: tuple[str, ...] = ("<|user|>",)
 
     @property
@@ -85,7 +85,6 @@ class ReasoningChat(RoleTokenChat):
 
     roles: dict[str, str] = field(default_factory=lambda: _ROLES | {"ipython": "<|observation|>"})
     stops: tuple[str, ...] = ("<|user|>", "<|observation|>")
-    video: VideoFormat = _TENTHS
     tool_call: tuple[str, str] = ("<tool_call>", "\n</tool_call>")
 
     def turn(self, messages: Sequence[Message], number: int, content: list[Piece]) -> Turn:

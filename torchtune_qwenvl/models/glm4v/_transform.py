@@ -10,7 +10,12 @@ from typing import Any
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.models._published import Published
 from torchtune_qwenvl.models._transform import PublishedTransform
-from torchtune_qwenvl.models.glm4v._chat import ReasoningChat, RoleTokenChat
+from torchtune_qwenvl.models.glm4v._chat import (
+    TENTHS_OF_SECONDS,
+    WHOLE_SECONDS,
+    ReasoningChat,
+    RoleTokenChat,
+)
 from torchtune_qwenvl.models.glm4v._sizes import IMAGE_MEAN, IMAGE_STD
 from torchtune_qwenvl.models.glm4v._video import GLM4VVideoTransform, GLM46VVideoTransform
 from torchtune_qwenvl.transforms.image import ImageTransform, smart_resize_frames
@@ -62,6 +67,7 @@ class GLM4VTransform(PublishedTransform):
         added_tokens=(),
         image=GLM4VImageTransform,
         videos={"Glm4vVideoProcessor": GLM4VVideoTransform, "Glm46VVideoProcessor": GLM46VVideoTransform},
+        video_formats={"Glm4vVideoProcessor": WHOLE_SECONDS, "Glm46VVideoProcessor": TENTHS_OF_SECONDS},
     )
 
 
