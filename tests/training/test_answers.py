@@ -1,6 +1,7 @@
 """Validation's questions are the samples' own, cut before the answer; what is shown is what was said."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def test_terminal_shows_them_aligned_and_cut(asked: ValidationAnswers) -> None:
     assert [answer.right for answer in said] == [True, False, False]
     lines = as_text(said, width=60).splitlines()
     assert lines[:3] == ["  1  (1 image) Which?", "     expected  The first.", "     generated The first."]
+    assert as_text([Answer(replace(asked.questions[1], clips=1), "")]).startswith("  1  (1 image, 1 clip) Is")
     assert lines[3].startswith("  2  (2 images) Is") and lines[8] == "     generated (nothing)"
     assert max(map(len, lines)) == 60 and lines[5].endswith("…")
 

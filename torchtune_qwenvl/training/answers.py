@@ -22,12 +22,16 @@ from torchtune_qwenvl.training.samples import patches_to_image, shortened
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt as the transform makes it, its question as text, the answer that belongs to it, its images."""
+    """A prompt as the transform makes it, its question as text, the answer that belongs to it, its images.
+
+    Of `clips` of them the first frame stands for the others.
+    """
 
     prompt: dict[str, Any]
     text: str
     expected: str
     images: tuple[Image.Image, ...]
+    clips: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ def question_of(sample: Mapping[str, Any], transform: Any, visual_ids: Collectio
         text=_asked(tokens[:start], transform),
         expected=transform.decode(tokens[start:end]),
         images=tuple(Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in pictures),
+        clips=int((grids[:, 0] > 1).sum()),
     )
 
 

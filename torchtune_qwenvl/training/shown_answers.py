@@ -84,8 +84,10 @@ def _card(answer: Answer) -> Card:
 
 
 def _images(answer: Answer) -> str:
-    count = len(answer.question.images)
-    return f"({count} image{'s' * (count > 1)}) " if count else ""
+    clips = answer.question.clips
+    counts = {"image": len(answer.question.images) - clips, "clip": clips}
+    named = [f"{count} {kind}{'s' * (count > 1)}" for kind, count in counts.items() if count]
+    return f"({', '.join(named)}) " if named else ""
 
 
 def _one_line(text: str, width: int) -> str:
