@@ -13,10 +13,10 @@ n tokens, k experts per token, E experts, w model width, i inner width of an exp
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchtune.modules import FeedForward
 
+from torchtune_qwenvl.modules.dispatch import collect, spread, weighted_swiglu
 from torchtune_qwenvl.modules.grouped import GroupedLinear, make_grouped_linear
 from torchtune_qwenvl.modules.lora import Adapter
 from torchtune_qwenvl.modules.routers import Router, RouterStatistics
@@ -39,8 +39,7 @@ class GroupedExperts(nn.Module):
 
     def forward(self, x: Tensor, counts: Tensor, weights: Tensor) -> Tensor:
         """x [tokens sorted by expert, w], of them counts[e] for expert e, times weights -> the same shape."""
-        gate, up = self.w1(x, counts).chunk(2, dim=-1)
-        return self.w2((F.silu(gate) * up * weights[:, None]).to(x.dtype), counts)
+        return self.w2(weighted_swiglu(self.w1(x, counts), weights), counts)
 
 
 class SparseMoE(nn.Module):
@@ -70,8 +69,8 @@ class SparseMoE(nn.Module):
             self.statistics.record(self, logits.softmax(-1, dtype=torch.float32), chosen)
         order = chosen.flatten().argsort(stable=True)
         counts = torch.bincount(chosen.flatten(), minlength=logits.shape[-1])
-        token = order // chosen.shape[-1]
-        each = self.experts(x.index_select(0, token), counts, weights.flatten().index_select(0, order))
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        out = each.index_select(0, back).unflatten(0, (-1, chosen.shape[-1])).sum(1)
+        token, places = order // chosen.shape[-1], back.view_as(chosen)
+        sorted_weights = spread(weights.flatten(), order, back[:, None])
+        out = collect(self.experts(spread(x, token, places), counts, sorted_weights), token, places)
         return out if self.shared is None else out + self.shared(x)

@@ -30,7 +30,7 @@ class RMSNorm(_RMSNorm):
 class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, scale: Tensor, eps: float) -> Tensor:
-        wide = _at_least_fp32(x)
+        wide = at_least_fp32(x)
         inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
         ctx.save_for_backward(x, scale, inverse)
         return (wide * inverse).mul_(scale).to(x.dtype)
@@ -39,12 +39,13 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         """With u = x * inverse, g = grad * scale: dx = inverse (g - u mean(g u)), dscale = sum(grad u)."""
         x, scale, inverse = ctx.saved_tensors
-        unit, grad = _at_least_fp32(x) * inverse, _at_least_fp32(grad)
+        unit, grad = at_least_fp32(x) * inverse, at_least_fp32(grad)
         pulled = grad * unit
         to_scale = pulled.flatten(0, -2).sum(0).to(scale.dtype)
         shared = (pulled * scale).mean(-1, keepdim=True)
         return (grad * scale).sub_(unit.mul_(shared)).mul_(inverse).to(x.dtype), to_scale, None
 
 
-def _at_least_fp32(x: Tensor) -> Tensor:
+def at_least_fp32(x: Tensor) -> Tensor:
+    """x in fp32, or in fp64 if it is."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()

@@ -52,6 +52,7 @@ class PatchEmbed(nn.Linear):
         if (mean is None) != (std is None) or any(x and len(x) != channels for x in (mean, std)):
             raise ValueError(f"image_mean and image_std need {channels} numbers each, got {mean} and {std}")
         self.scale = None if mean is None or std is None else (tuple(mean), tuple(std))
+        self._scale_there: Tensor | None = None  # on the pixels' device; no buffer, no state
 
     def forward(self, pixels: Tensor) -> Tensor:
         """pixels [n, c * p * p or c * t * p * p], uint8 or float -> [n, d]."""
@@ -77,7 +78,9 @@ class PatchEmbed(nn.Linear):
                 "pass both to the builder, load the model from a folder with a preprocessor file, or let the "
                 "transform ship floats"
             )
-        mean, std = (255 * torch.tensor(x, device=pixels.device)[:, None] for x in self.scale)
+        if self._scale_there is None or self._scale_there.device != pixels.device:
+            self._scale_there = 255 * torch.tensor(self.scale, device=pixels.device)[:, :, None]
+        mean, std = self._scale_there
         return pixels.float().unflatten(-1, (self.channels, -1)).sub_(mean).div_(std).flatten(-2)
 
 

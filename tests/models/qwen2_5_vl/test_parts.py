@@ -143,3 +143,13 @@ def test_a_layout_from_the_host_gives_the_same_loss(hf):
     for given in (layout, {**layout, "visual": visual}):
         again, same = model(**batch, layout=given)
         assert torch.equal(loss, again) and n == same
+
+
+def test_the_statistics_of_images_go_to_a_device_once_and_into_no_state(hf, raw):
+    embed = ours_like(hf, **SCALE).vision_encoder.patch_embed
+    names = embed.state_dict().keys()
+    first, again = embed(raw), embed(raw)
+    kept = embed._scale_there
+    assert torch.equal(first, again) and kept.device == raw.device
+    assert embed(raw) is not None and embed._scale_there is kept
+    assert embed.state_dict().keys() == names and not list(embed.buffers())
