@@ -66,7 +66,7 @@ def test_summary_says_what_is_cut_and_repeated(tiny_folder: Path, source: Path) 
 
 def test_a_mix_is_read_once_and_whole(tiny_folder: Path, source: Path) -> None:
     entry = {"source": str(source), "weight": 0.5}
-    entries = [{**entry, "name": "a"}, {**entry, "name": "b", "split": "train[:2]"}]
+    entries = [{**entry, "label": "a"}, {**entry, "label": "b", "split": "train[:2]"}]
     dataset = mixed_dataset(Examiner(load_transform(tiny_folder)), datasets=entries)
     assert [f.index for f in read_facts(dataset)] == [*range(7)]
 
