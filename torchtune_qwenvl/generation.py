@@ -5,7 +5,8 @@
     texts = [transform.decode(row) for row in rows]
 
 Unusual: rows of a batch are right-padded and never see each other or their padding, and every row draws from
-a random generator of its own. A row therefore gives the same tokens alone and in any batch.
+a random generator of its own. A row therefore gives the same tokens alone and in any batch. Of a sharded
+model every rank calls with the same prompts; all take rank 0's tokens, so that they stop together.
 
 b rows, s tokens of the longest prompt, v vocabulary.
 """
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from torchtune_qwenvl.data import collate
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
@@ -104,9 +106,12 @@ def stream(
     state: _Decoding = (_Cached if use_cache else _Uncached)(model, batch, lengths, max_new_tokens)
     draws = [torch.Generator().manual_seed(sampling.seed + row) for row in range(len(samples))]
     going = [True] * len(samples)
+    sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
     logits = state.first()
     for step in range(max_new_tokens):
         tokens = choose(logits, sampling, draws)
+        if sharded:  # a last bit that differs between devices must not let one rank go on alone
+            torch.distributed.broadcast(tokens, src=0)
         chosen = tokens.tolist()
         going = [on and token not in stop_tokens for on, token in zip(going, chosen, strict=True)]
         if not any(going):
