@@ -23,6 +23,13 @@ PARTS = {
     "stage3": {"fusion", "decoder"},
 }
 FAMILY = [name for name in packaged_names() if name.startswith("qwen2_5_vl/")]
+# Of other families. 8B and 235B-A22B: counted in the published files; the others follow from our tables.
+LARGE = {
+    "qwen2_vl/72B_lora": 73_405_560_320,
+    "qwen3_vl/8B_qlora": 8_767_123_696,
+    "qwen3_vl/32B_lora": 33_357_390_064,
+    "qwen3_vl_moe/235B_A22B_lora": 235_670_022_896,
+}
 
 
 def test_all_are_there() -> None:
@@ -47,6 +54,18 @@ def test_builds_the_published_model(name: str) -> None:
     assert all(0 < rate < 1e-3 for rate in learning_rates(cfg, parts).values())
 
 
+@pytest.mark.parametrize("name", LARGE)
+def test_large_ones_train_adapters_alone(name: str) -> None:
+    with torch.device("meta"):
+        model = instantiate(resolve(name).model)
+    assert sum(p.numel() for n, p in model.named_parameters() if not is_adapter(n)) == LARGE[name]
+    parts = trainable_by_part(model)
+    assert set(parts) == {"decoder"} and all(is_adapter(n) for n in parts["decoder"])
+    assert any(isinstance(p, NF4Tensor) for p in model.parameters()) == name.endswith("_qlora")
+
+
 @pytest.mark.parametrize("name", packaged_names())
 def test_resolves_without_anything_left_open(name: str) -> None:
-    assert "${" not in OmegaConf.to_yaml(resolve(name), resolve=True)
+    cfg = resolve(name)
+    assert "${" not in OmegaConf.to_yaml(cfg, resolve=True)
+    assert bool(cfg.model.get("quantize_base")) == name.endswith("_qlora")
