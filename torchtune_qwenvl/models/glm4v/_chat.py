@@ -80,7 +80,10 @@ class RoleTokenChat(ChatFormat):
 class ReasoningChat(RoleTokenChat):
     """GLM-4.6V's: an answer opens with its reasoning, which is empty in answers before the last question.
 
-    `<think>` and the tools' tags are text: the tokenizer has them as tokens that are not special.
+    `<think>` and the tools' tags are text here. Which tokens are special is the folder's to say:
+    GLM-4.1V-9B-Base names 16, `<|endoftext|>` to `<|video|>`, no `<think>` (ai-bot-pro/achatbot#168);
+    GLM-4.6V's were not to be found. Not built: `enable_thinking=False` of GLM's templates, which writes
+    "/nothink" behind a question.
     """
 
     roles: dict[str, str] = field(default_factory=lambda: _ROLES | {"ipython": "<|observation|>"})

@@ -1,14 +1,16 @@
-"""Published sizes, as config.json of zai-org/GLM-4.1V-9B-* and zai-org/GLM-4.6V-Flash has them.
+"""Published sizes of zai-org/GLM-4.1V-9B-* and zai-org/GLM-4.6V-Flash.
 
-Read in a public copy with fewer layers (tiny-random/glm-4v) and in the script that writes them, transformers'
-glm4v/convert_glm4v_mgt_weights_to_hf.py; both checkpoints hold 10,292,777,472 parameters, 20.6 GB in bf16.
+4.1V: the config of GLM-4.1V-9B-Base printed in ai-bot-pro/achatbot#168 (language model, context, image
+token), the encoder as transformers' `Glm4vVisionConfig`. 4.6V-Flash: its config.json was not to be found; the
+same architecture by a user's test in zai-org/GLM-V#220, token ids assumed to be GLM-4.5V's, 128K of context
+as providers list it. A folder's config.json decides.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-# Of the published preprocessor_config.json: OpenAI CLIP's channel statistics.
+# Of transformers' `Glm4vImageProcessor`: OpenAI CLIP's channel statistics.
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 

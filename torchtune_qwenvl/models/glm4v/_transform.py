@@ -1,6 +1,7 @@
 """GLM-4.1V's and GLM-4.6V's transform: chat formats, image settings and the resize that counts frames.
 
-Sources: the published checkpoints' preprocessor_config.json and tokenizer.json; `Glm4vImageProcessor`.
+Source: transformers' `Glm4vImageProcessor`, whose defaults these are; a folder's preprocessor_config.json
+decides.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""Published size of GLM-4.5V (zai-org/GLM-4.5V), as its config.json has it.
+"""Published size of GLM-4.5V (zai-org/GLM-4.5V).
 
-Read in descriptions of that file: the language model's sizes in NVIDIA's Megatron-Bridge documentation of
-GLM-4.5V and in THUDM/slime, scripts/models/glm4.5-106B-A12B.sh; context, rotary base and encoder in
-ggml-org/llama.cpp#16600; token ids and router entries in NVIDIA-NeMo/Megatron-Bridge's conversion test of
-GLM-4.5V, a copy of the file with fewer layers. GLM-4.6V has the same shapes, but its context and rotary base
-were not to be found: load it by its folder.
+Read in a public copy of its config with the shapes of all tensors: 107,710,933,120 parameters, as built here.
+Encoder also in ggml-org/llama.cpp#16600, token ids and router entries in NVIDIA-NeMo/Megatron-Bridge's
+conversion test of GLM-4.5V. GLM-4.6V's config was not to be found: load it by its folder.
 """
 
 from __future__ import annotations

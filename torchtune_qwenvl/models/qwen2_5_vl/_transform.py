@@ -48,6 +48,7 @@ ADDED_TOKENS = (
 )
 
 MIN_PIXELS = 56 * 56
+# transformers' default; the published folders say 12,845,056, which counts when one is loaded.
 MAX_PIXELS = 28 * 28 * 1280
 IMAGE: dict[str, Any] = {
     "patch_size": 14,

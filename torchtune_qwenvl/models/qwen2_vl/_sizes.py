@@ -1,6 +1,8 @@
-"""Published sizes, as config.json of each checkpoint (Qwen/Qwen2-VL-*-Instruct) has them.
+"""Published sizes of Qwen/Qwen2-VL-*-Instruct.
 
-The same in arXiv:2409.12191, table 1: a ViT of 675 M parameters before each of the three.
+2B: its config.json, read in a copy with fewer layers; their number from KerasHub's presets. 7B: the printed
+modules of the checkpoint in zhenhua32/Qwen2-VL, READ.md. 72B: its config.json was not to be found; the inner
+width is in QwenLM/Qwen3-VL#231, the rest inferred from Qwen2.5-72B's (vllm-project/vllm#8691).
 """
 
 from __future__ import annotations

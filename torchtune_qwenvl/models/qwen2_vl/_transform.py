@@ -1,6 +1,8 @@
 """Qwen2-VL's transform: Qwen2.5-VL's template and image settings, with the first 14 of its added tokens.
 
-Sources: the published checkpoints' tokenizer_config.json, chat template and preprocessor_config.json.
+Sources: the published 2B's config.json, chat template and preprocessor_config.json. Its tokenizer_config.json
+was not to be found: that the tokens are 14 is in QwenLM/Qwen3-VL#603 (151,657 in all), seven ids
+in config.json; that names and order are Qwen2.5-VL's is inferred.
 """
 
 from __future__ import annotations

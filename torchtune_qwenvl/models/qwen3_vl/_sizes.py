@@ -1,8 +1,8 @@
-"""Published sizes, as config.json of each checkpoint (Qwen/Qwen3-VL-*) has them; Instruct and Thinking agree.
+"""Published sizes of Qwen/Qwen3-VL-*-Instruct; Thinking is taken to have the same.
 
-Read in configs of their fine-tuned copies on the hub (4B: amburger66/robometer-4b-lora-robotsmith-task03, 8B:
-Steinate/Cortex, 32B: quanliang/F1), 2B and 8B also in pytorch/torchtitan,
-torchtitan/experiments/qwen3_vl/__init__.py.
+2B and 8B: pytorch/torchtitan, torchtitan/experiments/qwen3_vl/__init__.py; 2B's config.json in a copy with
+fewer layers; 8B's, and 4B's, whole in public copies (8B: 8,767,123,696 parameters listed, as built here).
+32B: its config.json was not to be found; inferred from Qwen3-32B's language model and 8B's encoder.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Published sizes, as config.json of each checkpoint (Qwen/Qwen3-VL-*-A*) has them, Instruct and Thinking.
+"""Published sizes of Qwen/Qwen3-VL-30B-A3B and 235B-A22B, Instruct; Thinking is taken to have the same.
 
-Read in pytorch/torchtitan, torchtitan/experiments/qwen3_vl/__init__.py; the language model's also in
-arXiv:2505.09388, table 2.
+Read in public copies of config.json with the shapes of all tensors (31,070,754,032 and 235,670,022,896
+parameters, as built here) and in pytorch/torchtitan, torchtitan/experiments/qwen3_vl/__init__.py.
 """
 
 from __future__ import annotations
