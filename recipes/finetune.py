@@ -36,11 +36,7 @@ from torchtune_qwenvl.training.export import export
 from torchtune_qwenvl.training.flops import FlopCounter
 from torchtune_qwenvl.training.folder import CheckpointFolder
 from torchtune_qwenvl.training.history import History, read_curves
-from torchtune_qwenvl.training.layers import (
-    checkpoint_activations,
-    compile_layers,
-    offload_activations,
-)
+from torchtune_qwenvl.training.layers import checkpoint_activations, compile_layers, offload_activations
 from torchtune_qwenvl.training.loading import load_weights
 from torchtune_qwenvl.training.metrics import Meter, Work, peak_flops
 from torchtune_qwenvl.training.optim import (
@@ -52,12 +48,7 @@ from torchtune_qwenvl.training.optim import (
     learning_rates,
 )
 from torchtune_qwenvl.training.order import check_has_length, member_names, order_of
-from torchtune_qwenvl.training.parts import (
-    GradientCheck,
-    gradient_norm,
-    trainable_by_part,
-    trainable_table,
-)
+from torchtune_qwenvl.training.parts import GradientCheck, gradient_norm, trainable_by_part, trainable_table
 from torchtune_qwenvl.training.precision import autocast, compute_dtype, set_parameter_dtypes
 from torchtune_qwenvl.training.profiling import build_profiler
 from torchtune_qwenvl.training.samples import log_samples
@@ -112,17 +103,22 @@ class FinetuneRecipe:
         self.check_gradients = GradientCheck(self.parts)
         self.members = member_names(dataset)
         self.meter = Meter(world, peak_flops(world.device, cfg.device_peak_tflops), self.members)
-        self.logger = None
-        if world.is_main and not cfg.dry_run:
+        self.logger: History | None = None
+        if world.is_main:
+            self.announce(found, rates, dataset)
+
+    def announce(self, found: Path | None, rates: dict[str, float], dataset: Dataset) -> None:
+        """Open the logs, and say what trains, for how long and from where."""
+        cfg = self.cfg
+        if not cfg.dry_run:
             self.logger = History(instantiate(cfg.metric_logger), self.output_dir, self.progress.step, found)
             self.logger.log_config(cfg)
-        if world.is_main:
-            start = f"resumed from {found}, step {self.progress.step}" if found else "from the checkpoint"
-            if cfg.log_samples:
-                log_samples(dataset, self.transform, cfg.on_bad_sample)
-            if cfg.pack_to is not None or cfg.batch_tokens is not None:
-                start = f"{self.loader.sampler}; {start}"
-            log.info(f"{trainable_table(self.model, rates)}\n{self.total_steps} steps, {start}")
+        if cfg.log_samples:
+            log_samples(dataset, self.transform, cfg.on_bad_sample)
+        start = f"resumed from {found}, step {self.progress.step}" if found else "from the checkpoint"
+        if cfg.pack_to is not None or cfg.batch_tokens is not None:
+            start = f"{self.loader.sampler}; {start}"
+        log.info(f"{trainable_table(self.model, rates)}\n{self.total_steps} steps, {start}")
 
     def build_model(self) -> VisionLanguageModel:
         """Built without storage, sharded, then filled: a rank reads of the checkpoint what it keeps."""
