@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -104,6 +105,38 @@ def compare_processes(
     for process in processes:
         process.join()
     return result
+
+
+def in_process(target: Callable[..., None], *arguments: Any) -> Any:
+    """What `target(pipe, *arguments)` sends, called in a process of its own."""
+    context = mp.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=target, args=(theirs, *arguments))
+    process.start()
+    theirs.close()  # so that a process that dies ends the run
+    result = ours.recv()
+    process.join()
+    return result
+
+
+def training_step(model: torch.nn.Module, loss_of: Callable[[], torch.Tensor]) -> Side:
+    """Forward, backward and fused AdamW of what trains in a model; the side returns its loss."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
+
+    def run() -> float:
+        loss = loss_of()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return run
+
+
+def mean_loss(model: Callable[..., Any], batch: dict[str, Any]) -> torch.Tensor:
+    """Of our model: per labelled token."""
+    loss_sum, n = model(**batch)
+    return loss_sum / n
 
 
 def compare_steps(

@@ -10,12 +10,11 @@ its steps and of waiting for data, first and last step included; run it on a qui
 from __future__ import annotations
 
 import argparse
-import multiprocessing as mp
 import random
 import tempfile
 from pathlib import Path
 
-from common import describe_machine
+from common import describe_machine, in_process
 from savers import TEXT, VISION
 from workload import write_workload
 
@@ -51,17 +50,6 @@ def run(pipe, config: str, overrides: list[str], threads: int) -> None:
         pipe.send((peak_memory_gib(recipe.world.device), figures["seconds_per_step"]))
 
 
-def in_process(config: Path, overrides: list[str], threads: int) -> tuple[float, float]:
-    context = mp.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=run, args=(theirs, str(config), overrides, threads))
-    process.start()
-    theirs.close()  # so that a run that dies ends this one
-    result = ours.recv()
-    process.join()
-    return result
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -78,8 +66,8 @@ def main() -> None:
         config = write_workload(Path(temporary), rows, {**TEXT, **SMALLER}, VISION)
         overrides = ["batch_size=4", "dtype=fp32", *arguments.overrides]
         for _ in range(arguments.repeats):
-            dry = in_process(config, [*overrides, "dry_run=true"], arguments.threads)
-            real = in_process(config, overrides, arguments.threads)
+            dry = in_process(run, str(config), [*overrides, "dry_run=true"], arguments.threads)
+            real = in_process(run, str(config), overrides, arguments.threads)
             for name, predicted, taken in zip(("peak GiB", "seconds per step"), dry, real, strict=True):
                 print(f"| {name} | {predicted:.3f} | {taken:.3f} | {predicted / taken:.2f} |", flush=True)
 

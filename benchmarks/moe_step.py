@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 import torch
-from common import compare_steps
+from common import compare_steps, mean_loss, training_step
 
 ROWS, IMAGE_TOKENS, TEXT_TOKENS, LABELLED = 8, 256, 130, 128
 GRID = (1, 32, 32)  # patches; 2 x 2 of them make one token
@@ -83,7 +83,6 @@ def reference_side(folder: Path, dtype: torch.dtype, text: bool = False):
 
     model = Qwen3VLMoeForConditionalGeneration.from_pretrained(folder, dtype=dtype).train()
     model.model.visual.requires_grad_(not text)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
     tokens, labels = make_tokens(text)
     inputs = {"input_ids": tokens, "labels": labels, "attention_mask": torch.ones_like(tokens)}
     if not text:
@@ -93,15 +92,7 @@ def reference_side(folder: Path, dtype: torch.dtype, text: bool = False):
             "image_grid_thw": torch.tensor([GRID] * ROWS),
             "mm_token_type_ids": (tokens == IMAGE_TOKEN).int(),
         }
-
-    def run() -> float:
-        loss = model(**inputs).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
-
-    return run
+    return training_step(model, lambda: model(**inputs).loss)
 
 
 def our_side(folder: Path, dtype: torch.dtype, text: bool = False):
@@ -111,7 +102,6 @@ def our_side(folder: Path, dtype: torch.dtype, text: bool = False):
     scale = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     modes = {"encoder_trainable": not text, "fusion_trainable": not text}
     model = load_model(folder, dtype=dtype, **scale, **modes).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
     tokens, labels = make_tokens(text)
     pixels = make_pixels().chunk(ROWS)
     samples = [
@@ -130,16 +120,7 @@ def our_side(folder: Path, dtype: torch.dtype, text: bool = False):
         for row in range(ROWS)
     ]
     batch = collate(samples, padding_idx=0, ignore_idx=-100)
-
-    def run() -> float:
-        loss_sum, n = model(**batch)
-        loss = loss_sum / n
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
-
-    return run
+    return training_step(model, lambda: mean_loss(model, batch))
 
 
 def _positions(text: bool) -> torch.Tensor:

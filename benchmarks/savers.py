@@ -12,14 +12,13 @@ uncompiled.
 from __future__ import annotations
 
 import argparse
-import multiprocessing as mp
 import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
-from common import describe_machine
+from common import describe_machine, in_process
 from workload import write_workload
 
 TEXT = {
@@ -95,18 +94,6 @@ def measure(pipe, config: str, overrides: tuple[str, ...] | None, threads: int, 
     pipe.send((1024 * peak_memory_gib(device), statistics.median(seconds[1:] or seconds)))
 
 
-def row(config: Path, overrides: tuple[str, ...] | None, threads: int, steps: int) -> tuple[float, float]:
-    """`measure` in a process of its own."""
-    context = mp.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=measure, args=(theirs, str(config), overrides, threads, steps))
-    process.start()
-    theirs.close()  # so that a row that dies ends the run
-    result = ours.recv()
-    process.join()
-    return result
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -119,10 +106,11 @@ def main() -> None:
     print("| saver | peak MB | above imports | seconds per step |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         config = write_workload(Path(temporary), CONVERSATIONS, TEXT, VISION)
-        floor, _ = row(config, None, arguments.threads, 0)
+        floor, _ = in_process(measure, str(config), None, arguments.threads, 0)
         print(f"| (imports) | {floor:.0f} | | |", flush=True)
         for name in arguments.row or ROWS:
-            peak, seconds = row(config, ROWS[name], arguments.threads, arguments.steps)
+            given = (str(config), ROWS[name], arguments.threads, arguments.steps)
+            peak, seconds = in_process(measure, *given)
             print(f"| {name} | {peak:.0f} | {peak - floor:.0f} | {seconds:.2f} |", flush=True)
 
 

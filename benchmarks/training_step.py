@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from common import compare_steps
+from common import compare_steps, mean_loss, training_step
 
 BATCH, IMAGE_TOKENS, TEXT_TOKENS, LABELLED = 2, 256, 130, 128
 GRID = (1, 32, 32)  # patches; 2 x 2 of them make one token
@@ -72,27 +72,20 @@ def reference_side(folder: Path, dtype: torch.dtype):
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     tokens, labels = make_tokens()
     mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
     frames = (make_pixels().view(-1, 3, 1, 196) / 255 - mean) / std
     pixel_values = frames.expand(-1, 3, 2, 196).reshape(-1, 3 * 2 * 196).to(dtype)
 
-    def run() -> float:
-        output = model(
-            input_ids=tokens,
-            attention_mask=torch.ones_like(tokens),
-            labels=labels,
-            pixel_values=pixel_values,
-            image_grid_thw=torch.tensor([GRID] * BATCH),
-            mm_token_type_ids=(tokens == IMAGE_TOKEN).int(),
-        )
-        output.loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return output.loss.item()
-
-    return run
+    inputs = {
+        "input_ids": tokens,
+        "attention_mask": torch.ones_like(tokens),
+        "labels": labels,
+        "pixel_values": pixel_values,
+        "image_grid_thw": torch.tensor([GRID] * BATCH),
+        "mm_token_type_ids": (tokens == IMAGE_TOKEN).int(),
+    }
+    return training_step(model, lambda: model(**inputs).loss)
 
 
 def our_side(folder: Path, dtype: torch.dtype):
@@ -100,7 +93,6 @@ def our_side(folder: Path, dtype: torch.dtype):
     from torchtune_qwenvl.data import collate
 
     model = load_model(folder, dtype=dtype, image_mean=MEAN, image_std=STD).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     tokens, labels = make_tokens()
     pixels = make_pixels().chunk(BATCH)
     samples = [
@@ -114,16 +106,7 @@ def our_side(folder: Path, dtype: torch.dtype):
         for row in range(BATCH)
     ]
     batch = collate(samples, padding_idx=0, ignore_idx=-100)
-
-    def run() -> float:
-        loss_sum, n = model(**batch)
-        loss = loss_sum / n
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
-
-    return run
+    return training_step(model, lambda: mean_loss(model, batch))
 
 
 def _positions() -> torch.Tensor:

@@ -7,6 +7,7 @@ without reading what lies before (files, parquet), or reads and drops it (iterab
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ class Stream(Protocol):
         """The share of a process, in pass `number` (from 0), from its start or from a state of that pass."""
 
 
-class CursorBase:
+class CursorBase(ABC):
     """A cursor over a generator that sets `_state` before it hands a record out.
 
     Behind the end the state is empty: with it, the next pass opens at its start.
@@ -91,5 +92,6 @@ class CursorBase:
     def state_dict(self) -> State:
         return dict(self._state)
 
+    @abstractmethod
     def _read(self) -> Iterator[Item]:
-        raise NotImplementedError
+        """The records; `_state` is set before each to the place behind it."""

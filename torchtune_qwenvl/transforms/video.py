@@ -9,6 +9,7 @@ Axes: t temporal patches, n patches, c channels, T frames per patch, p patch sid
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -94,13 +95,13 @@ class VideoTransform(Transform):
         media = {"pixel_values_videos": patches, "video_grid_thw": torch.tensor([grid])}
         return {**sample, **media, **self.about_time(video)}
 
+    @abstractmethod
     def sample(self, clip: Clip, wanted: VideoSettings) -> Sequence[int]:
         """Numbers of the frames to read, ascending: the family's rule."""
-        raise NotImplementedError
 
+    @abstractmethod
     def resize_to(self, height: int, width: int, n_frames: int, limits: VideoSettings) -> tuple[int, int]:
         """(height, width) to which frames of this size are resized: the family's rule."""
-        raise NotImplementedError
 
     def about_time(self, video: PlannedVideo) -> dict[str, Any]:
         """What the family's text or positions say about time, under the names that transformers uses."""
