@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torchtune_qwenvl.recipes.finetune", "torchtune_qwenvl.cli.main"])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["torchtune_qwenvl.recipes.finetune", "torchtune_qwenvl.cli.main"])
 
 # Every kind of part at once: LoRA in both towers, with dropout, and a merger that trains fully.
 LORA = (
@@ -72,11 +72,9 @@ def run(
     argv = ["--config", str(config), f"output_dir={output_dir}", "device=cpu", *overrides]
     output_dir.mkdir(parents=True, exist_ok=True)
     printed = [output_dir.parent / f"{output_dir.name}_rank_{rank}.txt" for rank in range(processes)]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     ranks = [
-        _context.Process(
+        FORKS.Process(
             target=_rank,
             args=(rank, processes, port, argv, str(printed[rank]), kill_at, dict(environment)),
         )
@@ -92,9 +90,22 @@ def run(
     return Run([process.exitcode for process in ranks], text, output_dir)
 
 
+def free_port() -> int:
+    """A port on which the ranks of a run may meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def take_place(rank: int, size: int, port: int) -> None:
+    """The environment in which torchrun starts a rank."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
+    os.environ.update({key: str(value) for key, value in place.items()}, MASTER_ADDR="127.0.0.1")
+
+
 def command(printed: Path, argv: list[str]) -> tuple[int, str]:
     """Run `tune-qwenvl argv` in a process of its own; returns exit code and what it printed."""
-    process = _context.Process(target=_command, args=(str(printed), argv))
+    process = FORKS.Process(target=_command, args=(str(printed), argv))
     process.start()
     process.join(timeout=120)
     assert process.exitcode is not None, f"tune-qwenvl {' '.join(argv)} hangs: {printed.read_text()}"
@@ -125,8 +136,7 @@ def _rank(
 ) -> None:
     _become(printed)
     if size > 1:
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
-        os.environ.update({key: str(value) for key, value in place.items()}, MASTER_ADDR="127.0.0.1")
+        take_place(rank, size, port)
     os.environ.update(environment)
     import torch
 
