@@ -12,6 +12,13 @@ import pytest
 import tiny
 import torch
 
+LONGEST = {"demo", "recipes", "test_packaging.py", "test_public_api.py"}  # whole runs, whole installations
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: neither process is left alone with one of them at the end."""
+    items.sort(key=lambda item: LONGEST.isdisjoint(item.path.parts))
+
 
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:

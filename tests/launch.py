@@ -18,6 +18,8 @@ from types import MappingProxyType
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["torchtune_qwenvl.recipes.finetune", "torchtune_qwenvl.cli.main"])
 
+HANGS_AFTER = 300  # seconds: a busy machine compiles for more than a hundred
+
 # Every kind of part at once: LoRA in both towers, with dropout, and a merger that trains fully.
 LORA = (
     "model.encoder_trainable=lora",
@@ -83,7 +85,7 @@ def run(
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(timeout=120)
+        process.join(timeout=HANGS_AFTER)
     hung = [process.kill() for process in ranks if process.is_alive()]
     assert not hung, f"{len(hung)} ranks hang; they printed: {''.join(path.read_text() for path in printed)}"
     text = "".join(path.read_text() for path in printed)
@@ -107,7 +109,7 @@ def command(printed: Path, argv: list[str]) -> tuple[int, str]:
     """Run `tune-qwenvl argv` in a process of its own; returns exit code and what it printed."""
     process = FORKS.Process(target=_command, args=(str(printed), argv))
     process.start()
-    process.join(timeout=120)
+    process.join(timeout=HANGS_AFTER)
     assert process.exitcode is not None, f"tune-qwenvl {' '.join(argv)} hangs: {printed.read_text()}"
     return process.exitcode, printed.read_text()
 

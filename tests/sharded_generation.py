@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from launch import FORKS, free_port, take_place
+from launch import FORKS, HANGS_AFTER, free_port, take_place
 
 
 def generate_on_ranks(folder: Path, samples: list[dict[str, Any]], size: int, **options: Any) -> list[Any]:
@@ -18,7 +18,7 @@ def generate_on_ranks(folder: Path, samples: list[dict[str, Any]], size: int, **
         process.start()
     for _, pipe in pipes:
         pipe.close()  # so that a rank that dies is an EOFError here
-    rows = [ours.recv() if ours.poll(timeout=120) else "hangs" for ours, _ in pipes]
+    rows = [ours.recv() if ours.poll(timeout=HANGS_AFTER) else "hangs" for ours, _ in pipes]
     for process in ranks:
         process.kill()
     return rows
