@@ -9,14 +9,16 @@ import pytest
 import tiny
 import torch
 from fake_wandb import FakeWandb
+from torch._dynamo.utils import counters
 from torchtune.data import Message
 from torchtune.training.metric_logging import WandBLogger
 
 from torchtune_qwenvl import load_model, load_transform
-from torchtune_qwenvl.data import SkippedSample
+from torchtune_qwenvl.data import SkippedSample, collate
 from torchtune_qwenvl.generation import generate
 from torchtune_qwenvl.training.answers import Answer, ValidationAnswers
 from torchtune_qwenvl.training.history import History
+from torchtune_qwenvl.training.layers import compile_layers
 from torchtune_qwenvl.training.shown_answers import as_text, show_answers
 
 
@@ -67,6 +69,21 @@ def test_answers_are_those_of_prompts_from_messages(asked: ValidationAnswers, ti
     (row,) = generate(model.eval(), [prompt], **options)
     assert answers[0].given == transform.decode(row)
     assert torch.equal(prompt["input_pos"], asked.questions[0].prompt["input_pos"])
+
+
+def test_compiled_layers_answer_without_being_compiled_again(
+    asked: ValidationAnswers, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_COMPILE_BACKEND", "eager")
+    torch._dynamo.reset()
+    plain, compiled = load_model(tiny_folder), load_model(tiny_folder)
+    compile_layers(compiled)
+    batch = collate([asked.questions[0].prompt], padding_idx=asked.transform.pad_id)
+    batch.pop("labels")
+    assert torch.allclose(compiled(**batch), plain(**batch), atol=1e-5)
+    before = counters["stats"]["unique_graphs"]
+    assert [answer.given for answer in asked(compiled)] == [answer.given for answer in asked(plain)]
+    assert counters["stats"]["unique_graphs"] == before > 0
 
 
 def test_terminal_shows_them_aligned_and_cut(asked: ValidationAnswers) -> None:
