@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from torchtune_qwenvl.modules.grouped import GroupedLoRALinear, grouped_linear
+from torchtune_qwenvl.modules.grouped import GroupedLoRALinear, grouped_linear, grouped_mm_takes
 from torchtune_qwenvl.modules.lora import Adapter
 from torchtune_qwenvl.modules.moe import GroupedExperts, SparseMoE
 from torchtune_qwenvl.modules.routers import Router, RouterStatistics
@@ -95,3 +95,21 @@ def test_load_balance_loss_is_least_for_an_even_load_and_leaves_padding_out():
     padded = torch.cat([even, skewed]), torch.cat([chosen, torch.zeros(8, 1, dtype=torch.int64)])
     real = torch.arange(16) < 8
     torch.testing.assert_close(loss(*padded, real), torch.tensor(1.0))
+
+
+def test_grouped_product_of_cuda_gets_only_what_it_takes():
+    """torch checks forward's and backward's strides on the meta device as its CUDA kernel does."""
+    taken, dtype = set(), torch.bfloat16
+    for width, out in [(w, o) for w in (4, 6, 8, 12, 16) for o in (2, 4, 8, 24)]:
+        weight = torch.empty(3, out, width, dtype=dtype, device="meta", requires_grad=True)
+        x = torch.empty(10, width, dtype=dtype, device="meta", requires_grad=True)
+        offsets = torch.empty(3, dtype=torch.int32, device="meta")
+        try:
+            y = F.grouped_mm(x, weight.transpose(1, 2), offs=offsets)
+            torch.autograd.grad(y, [x, weight], torch.empty(10, out, dtype=dtype, device="meta"))
+        except RuntimeError:
+            assert not grouped_mm_takes(weight), (width, out)
+        else:
+            taken.add((width, out))
+            assert grouped_mm_takes(weight), (width, out)
+    assert (8, 8) in taken and (6, 2) not in taken

@@ -82,13 +82,21 @@ def init_lora_a(weight: Tensor) -> None:
 def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """Each expert's matrix on its own rows: [n, in], [E, out, in], [E] rows per expert -> [n, out].
 
-    torch's grouped product on CUDA, without waiting for the counts; a product per expert elsewhere.
+    torch's grouped product on CUDA, without waiting for the counts; a product per expert elsewhere, and for
+    widths that it does not take.
     """
     weight = weight.to(x.dtype)  # autocast does not know the grouped product
-    if x.is_cuda:
+    if x.is_cuda and grouped_mm_takes(weight):
         return F.grouped_mm(x, weight.transpose(1, 2), offs=counts.cumsum(0, dtype=torch.int32))
     out: Tensor = _ProductPerExpert.apply(x, weight, counts.tolist())
     return out
+
+
+def grouped_mm_takes(weight: Tensor) -> bool:
+    """Whether rows of [E, out, in] and of what goes in and comes out are multiples of 16 bytes: of LoRA's
+    matrices in bf16 those are whose rank is a multiple of 8.
+    """
+    return all(width * weight.element_size() % 16 == 0 for width in weight.shape[1:])
 
 
 class _ProductPerExpert(torch.autograd.Function):
