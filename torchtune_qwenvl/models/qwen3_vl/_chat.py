@@ -18,13 +18,12 @@ from torchtune.data import Message
 
 from torchtune_qwenvl.transforms.chat import ChatFormat, Turn, has_media
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.pieces import MediaSlot, Piece, Special, VideoFormat
+from torchtune_qwenvl.transforms.pieces import Piece, Special, VideoFormat
 
 _RESULT = ("\n<tool_response>\n", "\n</tool_response>")
 _VIDEO = VideoFormat(
     patch=("<|vision_start|>", "<|video_pad|>", "<|vision_end|>"), before="<{seconds:.1f} seconds>"
 )
-_MEDIA_ROLES = ("user", "ipython")
 
 
 @dataclass(frozen=True)
@@ -36,19 +35,16 @@ class Qwen3Chat(ChatFormat):
     """
 
     video: VideoFormat = _VIDEO
+    media_roles: tuple[str, ...] | None = ("user", "ipython")
     thinking: bool = False
 
     def turn(self, messages: Sequence[Message], number: int, content: list[Piece]) -> Turn:
         """See `ChatFormat.turn`."""
-        message, where = messages[number], f"message {number}"
-        if message.role not in _MEDIA_ROLES and any(isinstance(piece, MediaSlot) for piece in content):
-            raise BadSample(
-                f"an image or a video in a message of role {message.role!r}",
-                where=where,
-                fix="this model's chat template has them in user messages and tool results only",
-            )
+        message = messages[number]
         if message.role == "system" and number:
-            raise BadSample("a system message behind the first", where=where, fix="put it first")
+            raise BadSample(
+                "a system message behind the first", where=f"message {number}", fix="put it first"
+            )
         if message.role == "ipython":
             return self._tool_result(messages, number, content)
         if message.role == "assistant" and self.thinking:
