@@ -6,7 +6,7 @@ So that token is what an answer has to end with, and it is trained on as its end
 stops on it. An answer at the end of a training example gets `<|user|>` behind it, which the template does
 not write.
 
-Sources: chat_template.jinja of zai-org/GLM-4.1V-9B-Thinking, revision 3c1471e5; that of zai-org/GLM-OCR, a copy
+Sources: chat_template.jinja of zai-org/GLM-4.1V-9B-Thinking, revision 3c1471e5; zai-org/GLM-OCR's, a copy
 in leehack/llamadart, test/unit/core/template/chat_template_engine_test.dart at 05779e1b, as long as
 GLM-4.6V-Flash's (4.61 kB at revision 411bb4d). GLM-4.5V's own was not to be found; ms-swift writes all three
 alike (swift/template/templates/glm.py at 3602360a). The end: huggingface/trl#6044, LLaMA-Factory's `glm4v`.
