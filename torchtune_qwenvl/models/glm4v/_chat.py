@@ -82,7 +82,7 @@ class ReasoningChat(RoleTokenChat):
 
     `<think>` and the tools' tags are text here. Which tokens are special is the folder's to say:
     GLM-4.1V-9B-Base names 16, `<|endoftext|>` to `<|video|>`, no `<think>` (ai-bot-pro/achatbot#168);
-    GLM-OCR's tokenizer_config.json (textagent/GLM-OCR-ONNX) has 36 with GLM-4.6V's ids, `/nothink` among them.
+    GLM-OCR's tokenizer_config.json (textagent/GLM-OCR-ONNX) has 36, GLM-4.6V's ids, `/nothink` among them.
 
     Args:
         question_mark: special token that ends every question, what the template's `enable_thinking=False`
