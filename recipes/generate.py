@@ -23,7 +23,8 @@ from torchtune.data import Message
 from torchtune_qwenvl import load_model, load_transform
 from torchtune_qwenvl.generation import Sampling, stream
 
-LIMITS = ("max_pixels", "fps", "max_frames", "video_total_pixels")  # handed to the transform
+# Handed to the transform.
+OF_TRANSFORM = ("max_pixels", "fps", "max_frames", "video_total_pixels", "enable_thinking")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -40,6 +41,7 @@ class Settings:
     fps: float | None = None  # frames read per second of video; None: the folder's, else 2
     max_frames: int | None = None  # per video; None: the folder's, else 768
     video_total_pixels: int | None = 1605632  # per video, two frames counted once: 2,048 tokens of 28 x 28
+    enable_thinking: bool | None = None  # of chat templates that have it, see `PublishedTransform`
     max_new_tokens: int = 512
     temperature: float = 0.0  # 0: always the likeliest token
     top_k: int = 0
@@ -99,8 +101,8 @@ def main(argv: Sequence[str]) -> str:
     """Generate, printing as tokens come; returns the whole text."""
     settings = parse(argv)
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    limits = {name: getattr(settings, name) for name in LIMITS}
-    transform = load_transform(settings.checkpoint_dir, **limits)
+    overrides = {name: getattr(settings, name) for name in OF_TRANSFORM}
+    transform = load_transform(settings.checkpoint_dir, **overrides)
     sample = transform({"messages": messages_of(settings)}, inference=True)
     model = load_model(settings.checkpoint_dir, dtype=DTYPES.get(settings.dtype or ""), device=device).eval()
     steps = stream(

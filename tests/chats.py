@@ -115,7 +115,7 @@ def random_text(rng: np.random.Generator) -> str:
 def random_conversation(rng: np.random.Generator) -> Conversation:
     """System or none, one to four exchanges, some tool results, some masked answers.
 
-    A question has up to three images and videos, a third of them videos.
+    A question has up to three images and videos, a tool result sometimes one; a third of them are videos.
     """
     conversation = Conversation([], [], [])
     if rng.random() < 0.4:
@@ -123,15 +123,19 @@ def random_conversation(rng: np.random.Generator) -> Conversation:
     for _ in range(rng.integers(1, 5)):
         parts: list[Any] = [random_text(rng) for _ in range(rng.integers(1, 3))]
         for _ in range(rng.choice([0, 0, 1, 1, 2, 3])):
-            medium = _random_clip(rng) if rng.random() < 1 / 3 else _random_size(rng)
-            parts.insert(int(rng.integers(0, len(parts) + 1)), medium)
+            parts.insert(int(rng.integers(0, len(parts) + 1)), _random_medium(rng))
         _add(conversation, "user", parts)
         for _ in range(rng.choice([0, 0, 0, 0, 1, 2])):
             _add(conversation, "assistant", [random_text(rng)])
             for _ in range(rng.integers(1, 3)):
-                _add(conversation, "tool", [random_text(rng)])
+                found = [_random_medium(rng)] if rng.random() < 0.25 else []
+                _add(conversation, "tool", [random_text(rng), *found])
         _add(conversation, "assistant", [random_text(rng)], masked=rng.random() < 0.15)
     return conversation
+
+
+def _random_medium(rng: np.random.Generator) -> Size | Clip:
+    return _random_clip(rng) if rng.random() < 1 / 3 else _random_size(rng)
 
 
 def _random_size(rng: np.random.Generator) -> Size:

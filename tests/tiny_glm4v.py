@@ -36,6 +36,7 @@ GLM_TEMPLATE = """\
 
 # Renders what the published template of GLM-4.6V renders without tools.
 GLM_REASONING_TEMPLATE = """\
+{%- set quiet = enable_thinking is defined and not enable_thinking -%}
 {%- set seen = namespace(question=-1) -%}
 {%- for message in messages -%}
 {%- if message['role'] == 'user' -%}{%- set seen.question = loop.index0 -%}{%- endif -%}
@@ -55,7 +56,8 @@ GLM_REASONING_TEMPLATE = """\
 {%- for message in messages -%}
 {%- if message['role'] == 'tool' -%}
 {{- '' if loop.previtem and loop.previtem['role'] == 'tool' else '<|observation|>' -}}
-{{- '\\n<tool_response>\\n' + message['content'] + '\\n</tool_response>\\n' -}}
+{{- '\\n<tool_response>\\n' + text(message['content']) + '\\n</tool_response>' -}}
+{{- '\\n' if message['content'] is string else '' -}}
 {%- else -%}
 {{- '<|' + message['role'] + '|>\\n' -}}
 {%- set content = text(message['content']) -%}
@@ -69,9 +71,14 @@ GLM_REASONING_TEMPLATE = """\
 {%- set content = '\\n' + answer.strip() if answer.strip() else '' -%}
 {%- endif -%}
 {{- content -}}
+{%- if message['role'] == 'user' and quiet -%}
+{{- '' if content.endswith('/nothink') else '/nothink' -}}
+{%- endif -%}
 {%- endif -%}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|assistant|>\\n' -}}{%- endif -%}
+{%- if add_generation_prompt -%}
+{{- '<|assistant|>\\n' + ('<think></think>\\n' if quiet else '') -}}
+{%- endif -%}
 """
 
 # Half of a head is rotated, a table of 6 x 6 positions; the files fuse gate and up.

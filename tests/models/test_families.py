@@ -24,6 +24,16 @@ COUNTS = {
     (glm4v, "glm4_1v_9b"): 10_292_777_472,
     (glm4v, "glm4_6v_flash"): 10_292_777_472,
     (glm4v_moe, "glm4_5v"): 107_710_933_120,
+    (glm4v_moe, "glm4_6v"): 107_710_933_120,
+}
+# What no parameter shows: context and rotary base of the published files.
+ROTARY = {
+    (qwen2_vl, "qwen2_vl_72b"): (32768, 1e6),
+    (qwen3_vl, "qwen3_vl_32b"): (262144, 5e6),
+    (glm4v, "glm4_1v_9b"): (65536, 1e4),
+    (glm4v, "glm4_6v_flash"): (131072, 5e5),
+    (glm4v_moe, "glm4_5v"): (65536, 1e4),
+    (glm4v_moe, "glm4_6v"): (131072, 5e5),
 }
 
 
@@ -37,6 +47,14 @@ def test_published_parameter_counts(builder, count):
     assert sum(p.numel() for p in model.parameters()) == count
     assert sum(p.numel() for p in (*theirs.parameters(), *constants(theirs).values())) == count
     assert not list(model.buffers())
+
+
+@pytest.mark.parametrize(("builder", "published"), ROTARY.items(), ids=[name for _, name in ROTARY])
+def test_published_contexts_and_rotary_bases(builder, published):
+    family, name = builder
+    with torch.device("meta"):
+        text = getattr(family, name)().config["text_config"]
+    assert (text["max_position_embeddings"], text["rope_parameters"]["rope_theta"]) == published
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

@@ -40,6 +40,13 @@ def test_prints_what_generate_gives(tiny_folder, image, capsys):
     assert main([*arguments, "temperature=5", "seed=3"]) != text
 
 
+def test_a_switch_that_the_template_lacks_is_refused(tiny_folder):
+    with pytest.raises(
+        ValueError, match="enable_thinking=False: this model's chat template has no such switch"
+    ):
+        main([f"checkpoint_dir={tiny_folder}", "enable_thinking=false"])
+
+
 def test_arguments_are_literal_and_images_add_up(tmp_path):
     settings = parse(
         ["checkpoint_dir=d", "image=a.png", "image=b,[1].png", "prompt=a: {b} = [c]", "top_p=0.5"]

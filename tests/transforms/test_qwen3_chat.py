@@ -3,14 +3,16 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import tiny
+from chats import random_conversation
 from torchtune.data import Message
 
 from torchtune_qwenvl import load_transform
 from torchtune_qwenvl.models.qwen3_vl._chat import INSTRUCT, THINKING
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.template_check import check_template
+from torchtune_qwenvl.transforms.template_check import check_template, render_jinja
 
 IMAGE = {"type": "image", "content": "x.png"}
 THOUGHT = "<think>\nHm.\n</think>\n\n"
@@ -55,6 +57,20 @@ def test_only_the_last_answer_keeps_its_reasoning():
     assert written(THINKING, messages[:3], generation_prompt=True).endswith(
         "<|im_start|>assistant\n<think>\n"
     )
+
+
+def test_random_conversations_equal_the_thinking_template():
+    rng = np.random.default_rng(3)
+    for _ in range(600):
+        messages = random_conversation(rng).messages
+        if rng.random() < 0.1:  # a tool result written as text, media in it
+            parts = [{"type": "text", "content": text} for text in ("<tool_response>", "</tool_response>")]
+            order = [0, IMAGE, 1] if rng.random() < 0.5 else [0, 1, IMAGE]
+            messages[-1:-1] = [Message("user", [part if part is IMAGE else parts[part] for part in order])]
+        for prompt in (False, True):
+            shown = messages[: len(messages) - prompt]
+            expected = render_jinja(tiny.QWEN3_THINKING_TEMPLATE, shown, generation_prompt=prompt)
+            assert written(THINKING, shown, generation_prompt=prompt) == expected
 
 
 @pytest.mark.parametrize(

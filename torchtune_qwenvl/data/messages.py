@@ -132,6 +132,7 @@ class MessageParser:
     def __call__(self, record: Mapping[str, Any]) -> list[Message]:
         """The record's messages; image and video parts hold what the record names."""
         record = self._rename(record)
+        _refuse_tools(record.get("tools"))
         _, parse = STYLES[self.style if self.style != "auto" else _detect(record)]
         messages = parse(record)
         if self.new_system_prompt is not None:
@@ -176,6 +177,16 @@ def split_tags(text: str, pools: Pools, where: str) -> list[dict[str, Any]]:
         elif piece.strip():
             parts.append({"type": "text", "content": piece.strip()})
     return parts or [{"type": "text", "content": ""}]
+
+
+def _refuse_tools(tools: Any) -> None:
+    # Left out in silence, the model would learn to call what it was never told of.
+    if tools not in (None, [], "", "[]"):
+        raise BadSample(
+            "a list of tools, which is not written into the conversation",
+            where="tools",
+            fix="write it into a system message as the model's chat template does, and remove the column",
+        )
 
 
 def _detect(record: Mapping[str, Any]) -> str:

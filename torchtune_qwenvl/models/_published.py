@@ -39,9 +39,15 @@ class Published:
     video_limits_of_images: bool = False
     video_formats: dict[str, VideoFormat] = field(default_factory=dict)
 
-    def chat(self, name: str | None, video_processor: str | None = None) -> ChatFormat:
-        """The chat format of this name, with videos as this processor writes them; None: the first."""
-        chat = _named(self.chats, name, "chat")
+    def chat(
+        self, name: str | None, video_processor: str | None = None, enable_thinking: bool | None = None
+    ) -> ChatFormat:
+        """The chat format of this name, with videos as this processor writes them; None: the first.
+
+        Raises:
+            ValueError: an unknown name, or a format without the switch `enable_thinking`.
+        """
+        chat = _named(self.chats, name, "chat").with_thinking(enable_thinking)
         video = self.video_formats.get(video_processor or next(iter(self.videos)))
         return chat if video is None else replace(chat, video=video)
 

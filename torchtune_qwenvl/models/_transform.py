@@ -16,6 +16,7 @@ from torchtune.data._prompt_templates import _get_prompt_template, _TemplateType
 
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.models._published import Published
+from torchtune_qwenvl.transforms.chat import ChatFormat
 from torchtune_qwenvl.transforms.folder import extra_tokens, read_processor_folder
 from torchtune_qwenvl.transforms.template_check import VIDEO_PROBES, check_template
 from torchtune_qwenvl.transforms.tokenizer import BPETokenizer
@@ -33,6 +34,8 @@ class PublishedTransform(VisionLanguageTransform):
         path: vocab.json or tokenizer.json.
         merges_file: merges.txt beside a vocab.json.
         chat: name of the chat format, one of `published.chats`; default the first.
+        enable_thinking: that of the chat template, where it has it (GLM-4.5V's and GLM-4.6V's): False asks
+            for answers without reasoning, in training as in prompts; None: what the template does by itself.
         patch_size, temporal_patch_size, merge_size, min_pixels, max_pixels, image_mean, image_std, dtype,
             max_image_pixels: of `ImageTransform`; None: the family's.
         fps, num_frames, min_frames, max_frames, max_duration, video_min_pixels, video_max_pixels,
@@ -54,6 +57,7 @@ class PublishedTransform(VisionLanguageTransform):
         merges_file: str | Path | None = None,
         *,
         chat: str | None = None,
+        enable_thinking: bool | None = None,
         patch_size: int | None = None,
         temporal_patch_size: int | None = None,
         merge_size: int | None = None,
@@ -113,7 +117,7 @@ class PublishedTransform(VisionLanguageTransform):
         }
         super().__init__(
             tokenizer,
-            self.published.chat(chat, video_processor),
+            self.published.chat(chat, video_processor, enable_thinking),
             self.published.image(**_given(patches | image)),
             self.published.video_rules(video_processor)(**_given(patches | video)),
             tokens_per_second=tokens_per_second or self.published.tokens_per_second,
@@ -178,8 +182,10 @@ class PublishedTransform(VisionLanguageTransform):
         }
         values |= {name: value for name, value in overrides.items() if value is not None}
         if chat_template == "folder" and files.template is not None:
-            values["chat"] = cls._matching_chat(files.template, values.get("chat"))
-            values["no_video"] = values["no_video"] or cls._video_problem(values["chat"], files.template)
+            thinking = values.get("enable_thinking")
+            values["chat"] = cls._matching_chat(files.template, values.get("chat"), thinking)
+            chat = cls.published.chat(values["chat"], enable_thinking=thinking)
+            values["no_video"] = values["no_video"] or _video_problem(chat, files.template)
         template = None if prompt_template is None else _get_prompt_template(prompt_template)
         transform = cls(tokenizer=files.tokenizer(), prompt_template=template, **values)
         files.check_token_id("image_token_id", transform.image_token_id)
@@ -187,21 +193,13 @@ class PublishedTransform(VisionLanguageTransform):
         return transform
 
     @classmethod
-    def _video_problem(cls, chat: str, template: tuple[str, str]) -> str | None:
-        try:
-            check_template(cls.published.chat(chat), *template, probes=VIDEO_PROBES)
-        except ValueError as error:
-            return f"a video, which the folder's chat template writes otherwise: {error}"
-        return None
-
-    @classmethod
-    def _matching_chat(cls, template: tuple[str, str], wanted: str | None) -> str:
+    def _matching_chat(cls, template: tuple[str, str], wanted: str | None, thinking: bool | None) -> str:
         """Name of the first chat format that renders as the folder's template does."""
         names = [wanted] if wanted is not None else list(cls.published.chats)
         problems = []
         for name in names:
             try:
-                check_template(cls.published.chat(name), *template)
+                check_template(cls.published.chat(name, enable_thinking=thinking), *template)
                 return name
             except ValueError as error:
                 problems.append(str(error) if len(names) == 1 else f"as {name}: {error}")
@@ -216,6 +214,14 @@ class PublishedTransform(VisionLanguageTransform):
             return BPETokenizer(path, merges_file, extra_tokens=extra_tokens(listed))
         tokens = () if merges_file is None else cls.published.added_tokens
         return BPETokenizer(path, merges_file, extra_tokens=tokens)
+
+
+def _video_problem(chat: ChatFormat, template: tuple[str, str]) -> str | None:
+    try:
+        check_template(chat, *template, probes=VIDEO_PROBES)
+    except ValueError as error:
+        return f"a video, which the folder's chat template writes otherwise: {error}"
+    return None
 
 
 def _given(arguments: dict[str, Any]) -> dict[str, Any]:

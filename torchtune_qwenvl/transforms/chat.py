@@ -43,6 +43,8 @@ class ChatFormat:
         tool_call: text around the content of a message that is a tool call (`Message.ipython`).
         answer_opening: text behind the header of the answer that a generation prompt opens.
         stops: special tokens that end an answer beside the tokenizer's end of turn.
+        media_roles: torchtune's roles whose images and videos the template writes; None: every role.
+        template_arguments: what the folder's Jinja is given by name to render the same.
     """
 
     roles: Mapping[str, str]
@@ -54,6 +56,8 @@ class ChatFormat:
     tool_call: tuple[str, str] = ("<tool_call>\n", "\n</tool_call>")
     answer_opening: str = ""
     stops: tuple[str, ...] = ()
+    media_roles: tuple[str, ...] | None = None
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def special_names(self) -> tuple[str, ...]:
@@ -73,6 +77,7 @@ class ChatFormat:
             turns.append(self._turn("system", [self.default_system], trained=False))
         n_media = 0
         for number, message in enumerate(messages):
+            self._check_media(message, number)
             content = _content_pieces(message, number, n_media)
             n_media += sum(isinstance(piece, MediaSlot) for piece in content)
             if message.ipython:
@@ -82,6 +87,18 @@ class ChatFormat:
             opening = [self.answer_opening] if self.answer_opening else []
             turns.append(Turn("assistant", [*self._header("assistant"), *opening]))
         return turns
+
+    def with_thinking(self, enabled: bool | None) -> ChatFormat:
+        """This format as the template writes it for `enable_thinking=enabled`; None: for none given.
+
+        Raises:
+            ValueError: the template has no such switch.
+        """
+        if enabled is None:
+            return self
+        raise ValueError(
+            f"enable_thinking={enabled}: this model's chat template has no such switch; leave it out"
+        )
 
     def turn(self, messages: Sequence[Message], number: int, content: list[Piece]) -> Turn:
         """The turn of `messages[number]` with the pieces `content`; a family may write it otherwise."""
@@ -102,6 +119,14 @@ class ChatFormat:
     def write(self, turns: Sequence[Turn]) -> str:
         """The turns as one string, media as a single placeholder: what the Jinja template gives."""
         return "".join(self._write_piece(piece) for turn in turns for piece in turn.pieces)
+
+    def _check_media(self, message: Message, number: int) -> None:
+        if self.media_roles is not None and message.role not in self.media_roles and has_media(message):
+            raise BadSample(
+                f"an image or a video in a message of role {message.role!r}",
+                where=f"message {number}",
+                fix=f"this model's chat template has them in messages of {', '.join(self.media_roles)} only",
+            )
 
     def _write_piece(self, piece: Piece) -> str:
         if isinstance(piece, MediaSlot):

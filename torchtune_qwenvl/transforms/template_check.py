@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from torchtune.data import Message
 
-from torchtune_qwenvl.transforms.chat import ChatFormat
+from torchtune_qwenvl.transforms.chat import ChatFormat, has_media
 
 _IMAGE = {"type": "image", "content": "probe.png"}
 _VIDEO = {"type": "video", "content": "probe.mp4"}
@@ -36,6 +36,13 @@ PROBES: dict[str, list[Message]] = {
         Message("ipython", "43"),
         Message("assistant", "85."),
     ],
+    "image in a tool answer": [
+        Message("user", "Hello"),
+        Message("assistant", "Wait."),
+        Message("ipython", [_TEXT, _IMAGE]),
+        Message("ipython", "43"),
+        Message("assistant", "Two cats."),
+    ],
     "reasoning": [
         Message("user", "Hello"),
         Message("assistant", "<think>\nA greeting.\n</think>\n\nHello."),
@@ -52,8 +59,16 @@ VIDEO_PROBES: dict[str, list[Message]] = {
 }
 
 
-def render_jinja(template: str, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
+def render_jinja(
+    template: str, messages: Sequence[Message], *, generation_prompt: bool = False, **arguments: Any
+) -> str:
     """What the template gives, rendered with the settings and names that transformers gives a template.
+
+    Args:
+        template: Jinja source.
+        messages: the conversation.
+        generation_prompt: whether the assistant's turn is opened at the end.
+        **arguments: further names, such as `enable_thinking`.
 
     Raises:
         ValueError: the template cannot be compiled or raises.
@@ -65,7 +80,9 @@ def render_jinja(template: str, messages: Sequence[Message], *, generation_promp
     environment.globals["raise_exception"] = _raise
     try:
         return environment.from_string(template).render(
-            messages=[_plain(message) for message in messages], add_generation_prompt=generation_prompt
+            messages=[_plain(message) for message in messages],
+            add_generation_prompt=generation_prompt,
+            **arguments,
         )
     except (TemplateError, TypeError, KeyError) as error:
         raise ValueError(f"the Jinja chat template fails: {error}") from error
@@ -83,17 +100,22 @@ def check_template(
         probes: conversations by name.
     """
     hint = 'pass chat_template="builtin" to go on with the built-in rendering'
-    known = {name: probe for name, probe in probes.items() if {m.role for m in probe} <= set(chat.roles)}
+    known = {name: probe for name, probe in probes.items() if _can_write(chat, probe)}
     for name, messages in known.items():
         for prompt in (False, True):
             ours = chat.write(chat.render(messages, generation_prompt=prompt))
             try:
-                theirs = render_jinja(template, messages, generation_prompt=prompt)
+                theirs = render_jinja(template, messages, generation_prompt=prompt, **chat.template_arguments)
             except ValueError as error:
                 raise ValueError(f"{source}: on the probe {name!r}: {error}; {hint}") from error
             if ours != theirs:
                 span = _first_difference(ours, theirs)
                 raise ValueError(f"{source}: on the probe {name!r} {span}; {hint}")
+
+
+def _can_write(chat: ChatFormat, messages: Sequence[Message]) -> bool:
+    media_roles = chat.roles if chat.media_roles is None else chat.media_roles
+    return all(m.role in chat.roles and (m.role in media_roles or not has_media(m)) for m in messages)
 
 
 def _first_difference(ours: str, theirs: str, margin: int = 30) -> str:

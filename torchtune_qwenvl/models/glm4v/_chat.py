@@ -6,27 +6,30 @@ So that token is what an answer has to end with, and it is trained on as its end
 stops on it. An answer at the end of a training example gets `<|user|>` behind it, which the template does
 not write.
 
-Sources: chat_template.jinja of zai-org/GLM-4.1V-9B-Thinking, revision 3c1471e5, and that of zai-org/GLM-OCR,
-as long as GLM-4.6V-Flash's (4,606 bytes). The end: huggingface/trl#6044, LLaMA-Factory's template `glm4v`.
+Sources: chat_template.jinja of zai-org/GLM-4.1V-9B-Thinking, revision 3c1471e5; zai-org/GLM-OCR's, a copy
+in leehack/llamadart, test/unit/core/template/chat_template_engine_test.dart at 05779e1b, as long as
+GLM-4.6V-Flash's (4.61 kB at revision 411bb4d). GLM-4.5V's own was not to be found; ms-swift writes all three
+alike (swift/template/templates/glm.py at 3602360a). The end: huggingface/trl#6044, LLaMA-Factory's `glm4v`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
+from itertools import pairwise, takewhile
 
 from torchtune.data import Message
 
-from torchtune_qwenvl.transforms.chat import ChatFormat, Turn
+from torchtune_qwenvl.transforms.chat import ChatFormat, Turn, has_media
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.pieces import Marks, MediaSlot, Piece, Special, VideoFormat
+from torchtune_qwenvl.transforms.pieces import Marks, Piece, Special, VideoFormat
 
 PREFIX = ("[gMASK]", "<sop>")
 _IMAGE = ("<|begin_of_image|>", "<|image|>", "<|end_of_image|>")
 _VIDEO = ("<|begin_of_video|>", "<|video|>", "<|end_of_video|>")
 WHOLE_SECONDS = VideoFormat(marks=_VIDEO, patch=_IMAGE, behind="{whole_seconds}")
 TENTHS_OF_SECONDS = VideoFormat(marks=_VIDEO, patch=_IMAGE, behind="{seconds:.1f} seconds")
+_NO_THINKING = "/nothink"
 _ROLES = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
 
 
@@ -39,6 +42,7 @@ class RoleTokenChat(ChatFormat):
     image: Marks = _IMAGE
     video: VideoFormat = WHOLE_SECONDS
     stops: tuple[str, ...] = ("<|user|>",)
+    media_roles: tuple[str, ...] | None = ("user",)
 
     @property
     def special_names(self) -> tuple[str, ...]:
@@ -61,10 +65,6 @@ class RoleTokenChat(ChatFormat):
         where = f"message {number}"
         if messages[number].ipython and "ipython" not in self.roles:
             raise BadSample("a tool call", where=where, fix="this model's chat template knows no tools")
-        if messages[number].role != "user" and any(isinstance(piece, MediaSlot) for piece in content):
-            raise BadSample(
-                "an image or a video outside a user's message", where=where, fix="move it to the question"
-            )
         return super().turn(messages, number, content)
 
     def _header(self, role: str) -> list[Piece]:
@@ -82,24 +82,53 @@ class ReasoningChat(RoleTokenChat):
 
     `<think>` and the tools' tags are text here. Which tokens are special is the folder's to say:
     GLM-4.1V-9B-Base names 16, `<|endoftext|>` to `<|video|>`, no `<think>` (ai-bot-pro/achatbot#168);
-    GLM-4.6V's were not to be found. Not built: `enable_thinking=False` of GLM's templates, which writes
-    "/nothink" behind a question.
+    GLM-OCR's tokenizer_config.json (textagent/GLM-OCR-ONNX) has 36, GLM-4.6V's ids, `/nothink` among them.
+
+    Args:
+        question_mark: special token that ends every question, what the template's `enable_thinking=False`
+            writes; a question that ends in its letters gets it in their place.
     """
 
     roles: dict[str, str] = field(default_factory=lambda: _ROLES | {"ipython": "<|observation|>"})
     stops: tuple[str, ...] = ("<|user|>", "<|observation|>")
     tool_call: tuple[str, str] = ("<tool_call>", "\n</tool_call>")
+    media_roles: tuple[str, ...] | None = ("system", "user", "ipython")
+    question_mark: str | None = None
+
+    @property
+    def special_names(self) -> tuple[str, ...]:
+        return (*super().special_names, *filter(None, [self.question_mark]))
+
+    def with_thinking(self, enabled: bool | None) -> ChatFormat:
+        if enabled is None or enabled:
+            return self
+        return replace(
+            self,
+            question_mark=_NO_THINKING,
+            answer_opening="<think></think>\n",
+            template_arguments={"enable_thinking": False},
+        )
 
     def turn(self, messages: Sequence[Message], number: int, content: list[Piece]) -> Turn:
         turn = super().turn(messages, number, content)
         if turn.role == "assistant":
             last_question = max((i for i, m in enumerate(messages) if m.role == "user"), default=-1)
             turn.content = [_with_reasoning("".join(map(str, content)), shown=number > last_question)]
+        elif turn.role == "user" and self.question_mark is not None:
+            turn.content = [*_without_ending(content, self.question_mark), Special(self.question_mark)]
         elif turn.role == "ipython":
             first = number == 0 or messages[number - 1].role != "ipython"
             turn.header = [*turn.header[: 1 if first else 0], "\n<tool_response>\n"]
-            turn.ending = ["\n</tool_response>\n"]
+            # The template writes a string with a newline behind it, a list of parts without.
+            turn.ending = ["\n</tool_response>" if has_media(messages[number]) else "\n</tool_response>\n"]
         return turn
+
+
+def _without_ending(content: Sequence[Piece], ending: str) -> list[Piece]:
+    """`content`, the text at its end taken together, without `ending`."""
+    texts = list(takewhile(lambda piece: isinstance(piece, str), reversed(content)))
+    text = "".join(map(str, reversed(texts)))
+    return [*content[: len(content) - len(texts)], text.removesuffix(ending)]
 
 
 def _with_reasoning(text: str, *, shown: bool) -> str:

@@ -1,9 +1,8 @@
 """Published sizes of zai-org/GLM-4.1V-9B-* and zai-org/GLM-4.6V-Flash.
 
-4.1V: the config of GLM-4.1V-9B-Base printed in ai-bot-pro/achatbot#168 (language model, context, image
-token), the encoder as transformers' `Glm4vVisionConfig`. 4.6V-Flash: its config.json was not to be found; the
-same architecture by a user's test in zai-org/GLM-V#220, token ids assumed to be GLM-4.5V's, 128K of context
-as providers list it. A folder's config.json decides.
+Copies of config.json of GLM-4.1V-9B-Thinking and GLM-4.6V-Flash: hlky/dinoml_v2 at 6b8c0acb,
+agents/plans/transformers/glm4v_moe/_sources and glm46v/_sources. Base and Flash are also printed in
+ai-bot-pro/achatbot#168 and, as a loader's dump, in ggml-org/llama.cpp#18164. A folder's config.json decides.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ from typing import Any
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
-#               context  image   video
+#               context  theta  image   video
 _SIZES = {
-    "4.1v_9b": (65536, 151343, 151344),
-    "4.6v_flash": (131072, 151363, 151364),
+    "4.1v_9b": (65536, 1e4, 151343, 151344),
+    "4.6v_flash": (131072, 5e5, 151363, 151364),
 }
 
 
 def published_config(size: str) -> dict[str, Any]:
     """What config.json of "4.1v_9b" or "4.6v_flash" says about the architecture."""
-    context, image, video = _SIZES[size]
+    context, theta, image, video = _SIZES[size]
     return {
         "model_type": "glm4v",
         "image_token_id": image,
@@ -42,7 +41,7 @@ def published_config(size: str) -> dict[str, Any]:
             "rms_norm_eps": 1e-5,
             "max_position_embeddings": context,
             "partial_rotary_factor": 0.5,
-            "rope_theta": 10000.0,
+            "rope_theta": theta,
             "rope_scaling": {"rope_type": "default", "mrope_section": [8, 12, 12]},
         },
         "vision_config": {

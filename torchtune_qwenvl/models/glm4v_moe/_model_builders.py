@@ -1,4 +1,4 @@
-"""GLM-4.5V, or any mixture of experts of the family (GLM-4.6V) by its config.json."""
+"""GLM-4.5V and GLM-4.6V, or any mixture of experts of the family by its config.json."""
 
 from __future__ import annotations
 
@@ -53,4 +53,5 @@ def glm4v_moe_from_config(config: Mapping[str, Any] | str | Path, **arguments: A
 
 
 _size = published_sizes(glm4v_moe_from_config, published_config, IMAGE_MEAN, IMAGE_STD)
-glm4_5v = _size("glm4_5v", "106b_a12b", "GLM-4.5V, 107,710,933,120 parameters.")
+glm4_5v = _size("glm4_5v", "4.5v", "GLM-4.5V, 107,710,933,120 parameters.")
+glm4_6v = _size("glm4_6v", "4.6v", "GLM-4.6V, 107,710,933,120 parameters: GLM-4.5V with a longer context.")

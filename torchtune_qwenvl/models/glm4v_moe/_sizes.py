@@ -1,8 +1,9 @@
-"""Published size of GLM-4.5V (zai-org/GLM-4.5V).
+"""Published sizes of zai-org/GLM-4.5V and zai-org/GLM-4.6V: one architecture, two contexts.
 
-Read in a public copy of its config with the shapes of all tensors: 107,710,933,120 parameters, as built here.
-Encoder also in ggml-org/llama.cpp#16600, token ids and router entries in NVIDIA-NeMo/Megatron-Bridge's
-conversion test of GLM-4.5V. GLM-4.6V's config was not to be found: load it by its folder.
+4.5V: a printed config with the shapes of all tensors, 107,710,933,120 parameters, as built here; encoder also
+in ggml-org/llama.cpp#16600, token ids and router entries in NVIDIA-NeMo/Megatron-Bridge's conversion test.
+4.6V: a copy of GLM-4.6V-FP8's config.json in hlky/dinoml_v2 at 6b8c0acb,
+agents/plans/transformers/glm46v/_sources; report.md beside it finds GLM-4.6V's the same.
 """
 
 from __future__ import annotations
@@ -14,11 +15,16 @@ from torchtune_qwenvl.models.glm4v._sizes import published_config as dense_confi
 
 __all__ = ["IMAGE_MEAN", "IMAGE_STD", "published_config"]
 
+#       context  theta
+_SIZES = {
+    "4.5v": (65536, 1e4),
+    "4.6v": (131072, 5e5),
+}
+
 
 def published_config(size: str) -> dict[str, Any]:
-    """What config.json of "106b_a12b" says about the architecture."""
-    if size != "106b_a12b":
-        raise ValueError(f"expected the size 106b_a12b, got {size}")
+    """What config.json of "4.5v" or "4.6v", 106B-A12B both, says about the architecture."""
+    context, theta = _SIZES[size]
     dense = dense_config("4.6v_flash")
     return {
         **dense,
@@ -31,7 +37,8 @@ def published_config(size: str) -> dict[str, Any]:
             "head_dim": 128,
             "intermediate_size": 10944,
             "attention_bias": True,
-            "max_position_embeddings": 65536,
+            "max_position_embeddings": context,
+            "rope_theta": theta,
             "moe_intermediate_size": 1408,
             "n_routed_experts": 128,
             "n_shared_experts": 1,

@@ -33,7 +33,8 @@ class GLM4VMoeTransform(PublishedTransform):
 
     published = Published(
         chats={
-            "glm4.5v": replace(ReasoningChat(), video=RoleTokenChat().video),
+            # Images in tool results came with GLM-4.6V, says its model card.
+            "glm4.5v": replace(ReasoningChat(), video=RoleTokenChat().video, media_roles=("user",)),
             "glm4.6v": ReasoningChat(),
         },
         added_tokens=(),

@@ -1,8 +1,8 @@
 """Published sizes of Qwen/Qwen2-VL-*-Instruct.
 
 2B: its config.json, read in a copy with fewer layers; their number from KerasHub's presets. 7B: the printed
-modules of the checkpoint in zhenhua32/Qwen2-VL, READ.md. 72B: its config.json was not to be found; the inner
-width is in QwenLM/Qwen3-VL#231, the rest inferred from Qwen2.5-72B's (vllm-project/vllm#8691).
+modules of the checkpoint in zhenhua32/Qwen2-VL, READ.md. 72B: its config.json as a row of a table, which has
+the two others right, in hlky/dinoml_v2 at 6b8c0acb, agents/plans/transformers/qwen2_vl/report.md.
 """
 
 from __future__ import annotations

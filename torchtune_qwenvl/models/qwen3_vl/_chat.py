@@ -6,7 +6,8 @@ Thinking format an answer behind the last question begins with what was thought,
     user "A?"   assistant "<think> x </think> 1"     ->  <|im_start|>assistant 1<|im_end|>
     user "B?"   assistant "<think> y </think> 2"     ->  <|im_start|>assistant <think> y </think> 2<|im_end|>
 
-Source: chat_template of the published checkpoints (Qwen/Qwen3-VL-*-Instruct, -Thinking).
+Source: chat_template of the published checkpoints; Thinking's in tokenizer_config.json of
+Qwen3-VL-32B-Thinking-FP8, a copy in hlky/dinoml_v2 at 6b8c0acb, agents/plans/transformers/qwen3_vl/_sources.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from dataclasses import dataclass
 
 from torchtune.data import Message
 
-from torchtune_qwenvl.transforms.chat import ChatFormat, Turn, has_media
+from torchtune_qwenvl.transforms.chat import ChatFormat, Turn
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.pieces import MediaSlot, Piece, Special, VideoFormat
+from torchtune_qwenvl.transforms.pieces import Piece, Special, VideoFormat
 
+_MEDIUM = "<>"  # in the place of an image or a video
 _RESULT = ("\n<tool_response>\n", "\n</tool_response>")
 _VIDEO = VideoFormat(
     patch=("<|vision_start|>", "<|video_pad|>", "<|vision_end|>"), before="<{seconds:.1f} seconds>"
 )
-_MEDIA_ROLES = ("user", "ipython")
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,16 @@ class Qwen3Chat(ChatFormat):
     """
 
     video: VideoFormat = _VIDEO
+    media_roles: tuple[str, ...] | None = ("user", "ipython")
     thinking: bool = False
 
     def turn(self, messages: Sequence[Message], number: int, content: list[Piece]) -> Turn:
         """See `ChatFormat.turn`."""
-        message, where = messages[number], f"message {number}"
-        if message.role not in _MEDIA_ROLES and any(isinstance(piece, MediaSlot) for piece in content):
-            raise BadSample(
-                f"an image or a video in a message of role {message.role!r}",
-                where=where,
-                fix="this model's chat template has them in user messages and tool results only",
-            )
+        message = messages[number]
         if message.role == "system" and number:
-            raise BadSample("a system message behind the first", where=where, fix="put it first")
+            raise BadSample(
+                "a system message behind the first", where=f"message {number}", fix="put it first"
+            )
         if message.role == "ipython":
             return self._tool_result(messages, number, content)
         if message.role == "assistant" and self.thinking:
@@ -79,9 +77,9 @@ def _last_question(messages: Sequence[Message]) -> int:
     for number in reversed(range(len(messages))):
         if messages[number].role != "user":
             continue
-        text = messages[number].text_content
-        pure = not has_media(messages[number])
-        if not (pure and text.startswith("<tool_response>") and text.endswith("</tool_response>")):
+        parts = messages[number].content
+        text = "".join(part["content"] if part["type"] == "text" else _MEDIUM for part in parts)
+        if not (text.startswith("<tool_response>") and text.endswith("</tool_response>")):
             return number
     return len(messages) - 1
 

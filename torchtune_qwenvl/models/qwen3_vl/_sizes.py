@@ -2,7 +2,8 @@
 
 2B and 8B: pytorch/torchtitan, torchtitan/experiments/qwen3_vl/__init__.py; 2B's config.json in a copy with
 fewer layers; 8B's, and 4B's, whole in public copies (8B: 8,767,123,696 parameters listed, as built here).
-32B: its config.json was not to be found; inferred from Qwen3-32B's language model and 8B's encoder.
+32B: a copy of Qwen3-VL-32B-Thinking-FP8's config.json in hlky/dinoml_v2 at 6b8c0acb,
+agents/plans/transformers/qwen3_vl/_sources.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Qwen3-VL's transform: the published tokens, chat formats and image settings, or a folder's own instead.
 
-Sources: the published checkpoints' tokenizer_config.json, chat template and preprocessor_config.json.
+Sources: the published checkpoints' tokenizer_config.json (Qwen3-VL-32B-Thinking-FP8's, see `_chat.py`), chat
+template and preprocessor_config.json.
 """
 
 from __future__ import annotations
