@@ -1,4 +1,4 @@
-"""What a model family is to the rest of the package: three entries, found by config.json's model_type."""
+"""What a model family is to the rest of the package: four entries, found by config.json's model_type."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from torchtune_qwenvl.models._model import Slots
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 if TYPE_CHECKING:
@@ -18,12 +19,14 @@ class Family:
 
     Attributes:
         model_type: as config.json has it.
+        slots: what its config.json means.
         from_config: (config.json as a dict, *, image_mean, image_std, **builder arguments) -> model.
         weights: names of the files' tensors beside ours.
         transform: (folder, **overrides) -> the transform of a checkpoint folder.
     """
 
     model_type: str
+    slots: Slots
     from_config: Callable[..., VisionLanguageModel]
     weights: WeightTable
     transform: Callable[..., Any]

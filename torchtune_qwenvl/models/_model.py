@@ -147,6 +147,25 @@ def published_sizes(
     return size_builder
 
 
+def architecture(slots: Slots, config: Config) -> dict[str, Any]:
+    """All that a parsed config.json, in any of its forms, says about a model: sizes and constants by name.
+
+    Args:
+        slots: the family's.
+        config: what a model was built from, or a folder has.
+
+    Raises:
+        ValueError: as `build_model`.
+    """
+    config = slots.normalise(config)
+    vision, text = _tower_arguments(slots, config)
+    return {
+        **{f"vision encoder's {name}": value for name, value in vision.items()},
+        **{f"decoder's {name}": value for name, value in text.items()},
+        **{name: config[name] for name in ("image_token_id", "video_token_id")},
+    }
+
+
 def _assemble(
     slots: Slots,
     config: Config | str | Path,
@@ -156,16 +175,16 @@ def _assemble(
     **options: Any,
 ) -> VisionLanguageModel:
     config = slots.normalise(read_config(config))
+    of_encoder, of_decoder = _tower_arguments(slots, config)
     encoder = slots.vision_encoder(
-        **_arguments({**_VISION, **slots.vision}, config["vision_config"]),
+        **of_encoder,
         image_mean=scale[0],
         image_std=scale[1],
         adapter=training.adapters["encoder"],
         merger_adapter=training.adapters["fusion"],
     )
     decoder = slots.decoder(
-        **_arguments({**_TEXT, **slots.text}, config["text_config"]),
-        tied=config["tie_word_embeddings"],
+        **of_decoder,
         adapter=training.adapters["decoder"],
         **(text or {}),
     )
@@ -178,6 +197,13 @@ def _assemble(
         config=config,
         **options,
     )
+
+
+def _tower_arguments(slots: Slots, config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a normalised config says to the builders of encoder and decoder."""
+    vision = _arguments({**_VISION, **slots.vision}, config["vision_config"])
+    text = _arguments({**_TEXT, **slots.text}, config["text_config"])
+    return vision, {**text, "tied": config["tie_word_embeddings"]}
 
 
 def _arguments(entries: Entries, config: Config) -> dict[str, Any]:

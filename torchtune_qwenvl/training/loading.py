@@ -18,13 +18,17 @@ from torchtune.modules.peft import DoRALinear, LoRALinear
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.grouped import GroupedLoRALinear, init_lora_a
 from torchtune_qwenvl.modules.nf4 import dequantised, is_nf4, quantised
+from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
+from torchtune_qwenvl.training.architecture import check_architecture
 from torchtune_qwenvl.training.distributed import like, local
 from torchtune_qwenvl.training.folder import CheckpointFolder
 from torchtune_qwenvl.training.weight_plan import plan_weights
 
 
 @torch.no_grad()
-def load_weights(model: nn.Module, files: CheckpointFolder, device: torch.device, part: str = "") -> None:
+def load_weights(
+    model: VisionLanguageModel, files: CheckpointFolder, device: torch.device, part: str = ""
+) -> None:
     """Give a model on meta storage on `device` and the values of `files`; dtypes stay the model's.
 
     Args:
@@ -34,8 +38,9 @@ def load_weights(model: nn.Module, files: CheckpointFolder, device: torch.device
         part: path of the submodule to load; the rest stays on meta. Empty for everything.
 
     Raises:
-        ValueError: names or shapes of the folder and the model do not fit; names file and tensor.
+        ValueError: the folder's config.json, names or shapes do not fit the model; names file and tensor.
     """
+    check_architecture(model, files)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     plan = plan_weights(files, get_family(files.config).weights, shapes)
     loaded = model.get_submodule(part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torchtune_qwenvl.models._family import Family
-from torchtune_qwenvl.models.qwen2_vl._model_builders import qwen2_vl_from_config
+from torchtune_qwenvl.models.qwen2_vl._model_builders import SLOTS, qwen2_vl_from_config
 from torchtune_qwenvl.models.qwen2_vl._weights import QWEN2_VL_WEIGHTS
 
 
@@ -15,4 +15,4 @@ def _load_transform(folder: Any, **overrides: Any) -> Any:
     return load_qwen2_vl_transform(folder, **overrides)
 
 
-QWEN2_VL = Family("qwen2_vl", qwen2_vl_from_config, QWEN2_VL_WEIGHTS, _load_transform)
+QWEN2_VL = Family("qwen2_vl", SLOTS, qwen2_vl_from_config, QWEN2_VL_WEIGHTS, _load_transform)

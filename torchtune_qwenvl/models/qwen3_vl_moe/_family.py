@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torchtune_qwenvl.models._family import Family
 from torchtune_qwenvl.models.qwen3_vl._family import QWEN3_VL
-from torchtune_qwenvl.models.qwen3_vl_moe._model_builders import qwen3_vl_moe_from_config
+from torchtune_qwenvl.models.qwen3_vl_moe._model_builders import SLOTS, qwen3_vl_moe_from_config
 from torchtune_qwenvl.models.qwen3_vl_moe._weights import QWEN3_VL_MOE_WEIGHTS
 
-QWEN3_VL_MOE = Family("qwen3_vl_moe", qwen3_vl_moe_from_config, QWEN3_VL_MOE_WEIGHTS, QWEN3_VL.transform)
+QWEN3_VL_MOE = Family(
+    "qwen3_vl_moe", SLOTS, qwen3_vl_moe_from_config, QWEN3_VL_MOE_WEIGHTS, QWEN3_VL.transform
+)

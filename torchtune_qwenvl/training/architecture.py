@@ -1,0 +1,34 @@
+"""Is the model that a config builds the one that the checkpoint holds?
+
+Shapes alone do not tell: with another rotary base, norm epsilon or set of windowed layers all weights fit,
+and what is trained is wrong.
+"""
+
+from __future__ import annotations
+
+from torchtune_qwenvl.models import get_family
+from torchtune_qwenvl.models._model import architecture
+from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
+from torchtune_qwenvl.training.folder import CONFIG, CheckpointFolder
+
+
+def check_architecture(model: VisionLanguageModel, files: CheckpointFolder) -> None:
+    """Compare what `model` was built from with the folder's config.json.
+
+    Raises:
+        ValueError: another family, or a size or constant that differs; all of them are named.
+    """
+    path, family = files.path / CONFIG, get_family(files.config)
+    if get_family(model.config).slots is not family.slots:
+        raise ValueError(
+            f"{path} is of a {family.model_type} model, but the builder made a {model.config['model_type']}: "
+            "set model._component_ to the checkpoint's builder, or checkpoint_dir to the builder's checkpoint"
+        )
+    built, stored = architecture(family.slots, model.config), architecture(family.slots, files.config)
+    if different := [name for name in stored if stored[name] != built[name]]:
+        named = ", ".join(f"{name} is {stored[name]} (built with {built[name]})" for name in different)
+        raise ValueError(
+            f"{path}: the model was built for another checkpoint: {named}. Set model._component_ to the "
+            f"builder of the checkpoint's size, or to {family.from_config.__name__} with model.config: "
+            f"{files.path}"
+        )
