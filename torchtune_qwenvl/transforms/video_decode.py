@@ -17,7 +17,7 @@ import torch
 from torchtune_qwenvl.transforms.decode import MAX_IMAGE_PIXELS, ImageSource, check_size, open_image
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.video_file import Deadline, read_header, read_packets
-from torchtune_qwenvl.transforms.video_stream import decode_frames, to_rgb
+from torchtune_qwenvl.transforms.video_stream import ToRgb, decode_frames
 
 DECODE_TIMEOUT = 120.0
 VideoSource = str | Path | bytes | Sequence[ImageSource] | np.ndarray | torch.Tensor
@@ -131,11 +131,11 @@ def _open_file(source: str | Path | bytes, where: str, threads: int, seconds: fl
     header, packets = read_header(source, threads, Deadline(seconds))
 
     def decode(indices: Sequence[int]) -> Iterator[torch.Tensor]:
-        deadline = Deadline(seconds)
+        deadline, to_rgb = Deadline(seconds), ToRgb(header.rotation)
         listed = packets or read_packets(source, header.n_frames, deadline)
         frames = decode_frames(source, listed, sorted(set(indices)), threads, deadline)
         for (_, repeats), frame in zip(groupby(indices), frames, strict=True):
-            pixels = to_rgb(frame, header.rotation)
+            pixels = to_rgb(frame)
             if pixels.shape[1:] != (header.height, header.width):
                 raise BadSample(
                     f"its first frame is {header.height} x {header.width}, a later one "

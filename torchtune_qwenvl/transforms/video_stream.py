@@ -21,7 +21,7 @@ import torch
 
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.rgb import array_to_rgb, hwc_to_chw
-from torchtune_qwenvl.transforms.video_file import FIX, Deadline, File, Packets, opened_stream
+from torchtune_qwenvl.transforms.video_file import FIX, Deadline, File, Packets, opened_stream, pyav
 
 # Codecs whose decoders know the frames that no other is made from, and skip them.
 _SKIPS = ("h264", "mpeg4", "mpeg2video", "mpeg1video")
@@ -69,11 +69,24 @@ def decode_frames(
     yield from _by_counting(source, wanted[done:], threads, deadline)
 
 
-def to_rgb(frame: Any, turns: int) -> torch.Tensor:
-    """A frame of PyAV as uint8 RGB [3, h, w], channels-last strides: alpha on white, turned upright."""
-    alpha = any(component.is_alpha for component in frame.format.components)
-    values = np.rot90(frame.to_ndarray(format="rgba" if alpha else "rgb24"), turns)
-    return array_to_rgb(values) if alpha else hwc_to_chw(np.ascontiguousarray(values))
+class ToRgb:
+    """Frames of PyAV to uint8 RGB [3, h, w], channels-last strides: alpha on white, turned upright.
+
+    One converter for a whole clip, on one thread. `frame.to_ndarray` alone makes one for every frame, with as
+    many threads as the machine has cores; starting these takes longer than converting, for the same pixels.
+
+    Args:
+        turns: quarter turns counterclockwise.
+    """
+
+    def __init__(self, turns: int) -> None:
+        self._turns, self._converter = turns, pyav().video.reformatter.VideoReformatter()
+
+    def __call__(self, frame: Any) -> torch.Tensor:
+        alpha = any(component.is_alpha for component in frame.format.components)
+        converted = self._converter.reformat(frame, format="rgba" if alpha else "rgb24", threads=1)
+        values = np.rot90(converted.to_ndarray(), self._turns)
+        return array_to_rgb(values) if alpha else hwc_to_chw(np.ascontiguousarray(values))
 
 
 def plan_runs(packets: Packets, wanted: Sequence[int]) -> list[Run]:
