@@ -7,6 +7,7 @@ where the container does not, to see that a file is whole, and to know which pac
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.transforms.matroska import Bytes, check_elements
 
 FIX = "repair or remove the file, or set on_bad_sample: skip"
 # No playlists: they would name files and addresses of their own.
@@ -91,7 +93,8 @@ def opened_stream(source: File, threads: int) -> Iterator[tuple[Any, Any]]:
     else:
         raise BadSample("no such video file", fix="check the path and image_root")
     try:
-        with av.open(file, options=_OPEN_OPTIONS) as container:
+        # Titles in whatever encoding are none of our business.
+        with av.open(file, options=_OPEN_OPTIONS, metadata_errors="ignore") as container:
             stream = container.streams.best("video")  # not the picture of an album
             if stream is None:
                 kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
@@ -165,34 +168,23 @@ def _check_whole(container: Any, source: File, shown: int, expected: int | None)
         raise BadSample("a video with no frames", fix=FIX)
     if expected is not None and shown != expected:
         raise BadSample(f"its header says {expected} frames, {shown} are in it: cut off?", fix=FIX)
-    name, size = container.format.name, len(source) if isinstance(source, bytes) else os.path.getsize(source)
-    # Two containers end without a word where the file does.
-    if name.startswith("matroska") and (end := _matroska_end(_bytes_at(source, 0))) > size:
-        raise BadSample(f"its header says {end} bytes, it has {size}: cut off", fix=FIX)
-    if name == "gif" and not _bytes_at(source, max(0, size - 64)).rstrip(b"\0").endswith(b";"):
-        raise BadSample("a GIF without an end: cut off", fix=FIX)
+    # Two containers end, or go on behind damage, without a word.
+    if container.format.name.startswith("matroska"):
+        with _mapped(source) as data:
+            check_elements(data, FIX)
+    if container.format.name == "gif":
+        with _mapped(source) as data:
+            if not data[max(0, len(data) - 64) :].rstrip(b"\0").endswith(b";"):
+                raise BadSample("a GIF without an end: cut off", fix=FIX)
 
 
-def _bytes_at(source: File, offset: int) -> bytes:
+@contextmanager
+def _mapped(source: File) -> Iterator[Bytes]:
     if isinstance(source, bytes):
-        return source[offset : offset + 4096]
-    with open(source, "rb") as file:
-        file.seek(offset)
-        return file.read(4096)
-
-
-def _matroska_end(head: bytes) -> int:
-    """Where the segment, the element that holds everything, ends; 0 where it was left open.
-
-    Behind its name stands its length, a number whose leading zero bits say how many bytes it has: RFC 8794.
-    """
-    at = head.find(b"\x18\x53\x80\x67") + 4
-    if at < 4 or not head[at]:
-        return 0
-    width = 9 - head[at].bit_length()
-    length = int.from_bytes(head[at : at + width], "big") - (1 << 7 * width)
-    unknown = (1 << 7 * width) - 1
-    return 0 if length == unknown else at + width + length
+        yield source
+        return
+    with open(source, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        yield data
 
 
 def _first_frame(stream: Any, deadline: Deadline) -> Any:
