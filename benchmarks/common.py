@@ -56,11 +56,17 @@ def compare(
 def _serve(make_side: Callable[[], Side], threads: int, pipe) -> None:
     torch.set_num_threads(threads)
     run = make_side()
+    before = _peak_mb()
     while pipe.recv() == "run":
         start, cpu = time.perf_counter(), time.process_time()
         value = run()
         pipe.send((time.perf_counter() - start, time.process_time() - cpu, value))
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    pipe.send((before, _peak_mb()))
+
+
+def _peak_mb() -> float:
+    """Peak resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def compare_processes(
@@ -73,7 +79,8 @@ def compare_processes(
 
     Returns:
         name -> {"seconds": median, "cpu_seconds": median of all threads' CPU time, which other work on the
-        machine disturbs less, "peak_mb": peak resident memory of the process, "value": the last run's}
+        machine disturbs less, "peak_mb": peak resident memory of the process, "start_mb": the same before the
+        first run, "value": the last run's}
     """
     context = mp.get_context("spawn")
     pipes, processes = {}, []
@@ -95,11 +102,12 @@ def compare_processes(
     result = {}
     for name, pipe in pipes.items():
         pipe.send("stop")
-        peak = pipe.recv()
+        start_mb, peak_mb = pipe.recv()
         result[name] = {
             "seconds": statistics.median(seconds[name]),
             "cpu_seconds": statistics.median(cpu[name]),
-            "peak_mb": peak,
+            "peak_mb": peak_mb,
+            "start_mb": start_mb,
             "value": values[name],
         }
     for process in processes:

@@ -4,8 +4,10 @@
 
 The reference is transformers' way for a path: `load_video` with its decoder, then the family's video
 processor (torchvision backend). torchcodec is the decoder its processors take, where that and FFmpeg are
-installed; PyAV is `load_video`'s default. Both sides read two frames a second with the same limits, each in a
-process of its own. Clips are a photograph under a moving window, H.264 with x264's own choice of key frames.
+installed; PyAV is `load_video`'s default. Both sides read two frames a second (under GLM-4.6V's rules as many
+as these say) with the same limits, each in a process of its own. Clips are a photograph under a moving
+window, H.264 with x264's own choice of key frames. Memory is the peak of the whole process, in brackets what
+it rose by after the side was imported and made.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import functools
 import importlib
 import tempfile
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,19 +25,22 @@ import numpy as np
 from common import compare_processes, describe_machine
 from PIL import Image
 
+Pair = tuple[float, float]
 # name -> frames, height, width; 30 a second
 CLIPS = {
     "3 s, 320x240": (90, 240, 320),
     "30 s, 1280x720": (900, 720, 1280),
     "120 s, 640x360": (3600, 360, 640),
 }
-# family -> our module and class, transformers' model folder and class
+# rules -> our module and class, transformers' model folder and class
 FAMILIES = {
     "qwen2_5_vl": ("qwen2_5_vl", "Qwen2_5_VLVideoTransform", "qwen2_vl", "Qwen2VLVideoProcessor"),
     "qwen3_vl": ("qwen3_vl", "Qwen3VLVideoTransform", "qwen3_vl", "Qwen3VLVideoProcessor"),
     "glm4v": ("glm4v", "GLM4VVideoTransform", "glm4v", "Glm4vVideoProcessor"),
+    "glm46v": ("glm4v", "GLM46VVideoTransform", "glm46v", "Glm46VVideoProcessor"),
 }
-FPS = 2.0
+# GLM-4.6V goes by the length of a clip: six frames a second of up to 30 seconds, then two.
+SAMPLING = {family: {} if family == "glm46v" else {"fps": 2.0} for family in FAMILIES}
 
 
 def write_clip(path: Path, n_frames: int, height: int, width: int) -> None:
@@ -60,8 +66,8 @@ def reference_side(path: Path, family: str, backend: str):
 
     _, _, folder, name = FAMILIES[family]
     module = importlib.import_module(f"transformers.models.{folder}.video_processing_{folder}")
-    processor = getattr(module, name)(fps=FPS, do_sample_frames=True)
-    sample = functools.partial(processor.sample_frames, fps=FPS)
+    processor = getattr(module, name)(do_sample_frames=True, **SAMPLING[family])
+    sample = functools.partial(processor.sample_frames, **SAMPLING[family])
 
     def run():
         video, metadata = load_video(str(path), backend=backend, sample_indices_fn=sample)
@@ -76,7 +82,7 @@ def reference_side(path: Path, family: str, backend: str):
 def our_side(path: Path, family: str, dtype: str):
     module, name, *_ = FAMILIES[family]
     made = importlib.import_module(f"torchtune_qwenvl.models.{module}")
-    transform = getattr(made, name)(fps=FPS, dtype=dtype)
+    transform = getattr(made, name)(dtype=dtype, **SAMPLING[family])
     return lambda: len(transform({"video": path})["pixel_values_videos"])
 
 
@@ -91,7 +97,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of torch; a data worker has one")
     arguments = parser.parse_args()
     print(f"{describe_machine(arguments.threads)}, PyAV {av.__version__}, {arguments.family}")
-    print(f"reference: transformers decoding with {arguments.backend}; ms: wall, in brackets CPU time")
+    print(f"reference: transformers decoding with {arguments.backend}; ms: wall, in brackets CPU time;")
+    print("MB: peak of the process, in brackets without what was there before the first clip")
     print("| clip | reference ms | ours float32 ms | ratio | ours uint8 ms | ratio |", end="")
     print(" reference MB | float32 MB | ratio | uint8 MB | ratio |\n|---|" + "---|" * 10)
     with tempfile.TemporaryDirectory() as temporary:
@@ -110,17 +117,30 @@ def main() -> None:
 
 def row(result: dict[str, dict]) -> str:
     """Times, then peaks of memory, each of ours with its ratio to the reference."""
-    cells, reference = [], result["reference"]
+    times = cells(result, lambda side: (1e3 * side["seconds"], 1e3 * side["cpu_seconds"]), faster)
+    memory = cells(result, lambda side: (side["peak_mb"], side["peak_mb"] - side["start_mb"]), share)
+    return " | ".join(times + memory)
+
+
+def cells(
+    result: dict[str, dict], values: Callable[[dict], Pair], ratio: Callable[[Pair, Pair], str]
+) -> list[str]:
+    """Of each side two values, the second in brackets; of ours their ratios to the reference's."""
+    found, reference = [], values(result["reference"])
     for name, side in result.items():
-        cells.append(f"{1e3 * side['seconds']:.0f} ({1e3 * side['cpu_seconds']:.0f})")
+        first, second = values(side)
+        found.append(f"{first:.0f} ({second:.0f})")
         if name != "reference":
-            wall, cpu = (reference[key] / side[key] for key in ("seconds", "cpu_seconds"))
-            cells.append(f"{wall:.2f} ({cpu:.2f})")
-    for name, side in result.items():
-        cells.append(f"{side['peak_mb']:.0f}")
-        if name != "reference":
-            cells.append(f"{side['peak_mb'] / reference['peak_mb']:.2f}")
-    return " | ".join(cells)
+            found.append(ratio(reference, (first, second)))
+    return found
+
+
+def faster(reference: Pair, ours: Pair) -> str:
+    return f"{reference[0] / ours[0]:.2f} ({reference[1] / ours[1]:.2f})"
+
+
+def share(reference: Pair, ours: Pair) -> str:
+    return f"{ours[0] / reference[0]:.2f} ({ours[1] / reference[1]:.2f})"
 
 
 if __name__ == "__main__":
