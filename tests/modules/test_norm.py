@@ -17,10 +17,12 @@ def by_formula(norm, x):
     return x / (x.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.scale.double()
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 3e-7), (torch.bfloat16, 4e-3)])
-def test_value_and_gradients(dtype, bound):
+def test_value_and_gradients(dtype, bound, compiled):
     norm, x = make(dtype)
-    out, expected = norm(x), by_formula(norm, x)
+    called = torch.compile(norm, backend="aot_eager") if compiled else norm
+    out, expected = called(x), by_formula(norm, x)
     assert out.dtype == dtype and (out - expected).norm() <= bound * expected.norm()
     weights = torch.randn(x.shape).to(dtype)
     ours = torch.autograd.grad((out * weights).sum(), (x, norm.scale))

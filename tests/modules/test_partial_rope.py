@@ -19,9 +19,10 @@ def turned(x, angles, neighbours):
     return torch.cat([pairs, x[..., 2 * f :]], -1)
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("neighbours", [False, True])
 @pytest.mark.parametrize("width", [HEAD, HEAD // 2])
-def test_rotation_and_gradient(neighbours, width):
+def test_rotation_and_gradient(neighbours, width, compiled):
     axes = [0, 1, 2, 0, 1, 2, 0, 1][: width // 2]
     frequencies = inverse_frequencies(width, 100.0)
     rotary = AxialRotary(frequencies, axes, neighbours=neighbours)
@@ -29,7 +30,8 @@ def test_rotation_and_gradient(neighbours, width):
     angles = positions[:, axes] * frequencies
     x = torch.randn(N, HEADS, HEAD, requires_grad=True)
     y = x.detach().clone().requires_grad_()
-    ours, expected = rotate(x, rotary(positions)), turned(y, angles, neighbours)
+    called = torch.compile(rotate, backend="aot_eager") if compiled else rotate
+    ours, expected = called(x, rotary(positions)), turned(y, angles, neighbours)
     assert (ours - expected).abs().max() <= 2e-6
     weights = torch.randn_like(ours)
     (ours * weights).sum().backward()

@@ -29,7 +29,7 @@ _CPU_FP32_UP_TO = 512
 _VARLEN_SHARES_KV_HEADS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # absent in torch 2.11
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: torch 2.11 would compile anew for each number of runs in one that is
 class Segments:
     """Which neighbouring tokens attend to each other.
 

@@ -20,11 +20,12 @@ class RMSNorm(_RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., w] -> [..., w], in x's dtype."""
-        if not x.is_cuda:
-            return _Normalise.apply(x, self.scale, self.eps)
-        if x.dtype == self.scale.dtype:
+        if x.is_cuda and x.dtype == self.scale.dtype:
             return F.rms_norm(x, self.normalized_shape, self.scale, self.eps)
-        return super().forward(x)
+        # torch 2.11 would compile `_Normalise`, which works in place, to a gradient of zero.
+        if x.is_cuda or torch.compiler.is_compiling():
+            return super().forward(x)
+        return _Normalise.apply(x, self.scale, self.eps)
 
 
 class _Normalise(torch.autograd.Function):

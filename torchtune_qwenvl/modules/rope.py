@@ -88,15 +88,6 @@ class _Rotate(torch.autograd.Function):
 def _turn(x: Tensor, rotation: Rotation, sign: int) -> Tensor:
     """(a, b) -> (a cos - b sin, b cos + a sin), in the tables' dtype and back to x's."""
     cos, sin, _ = rotation
-    if torch.compiler.is_compiling():  # a compiler fuses this by itself, and knows no views to write into
-        a, b = _pairs(x.to(cos.dtype), rotation)
-        first, second = a * cos - sign * b * sin, b * cos + sign * a * sin
-        joined = (
-            torch.stack((first, second), -1).flatten(-2)
-            if rotation.neighbours
-            else torch.cat((first, second), -1)
-        )
-        return torch.cat((joined, x[..., 2 * cos.shape[-1] :].to(cos.dtype)), -1).to(x.dtype)
     out = torch.empty(x.shape, dtype=cos.dtype, device=x.device)
     a, b = _pairs(x.to(cos.dtype), rotation)
     out_a, out_b = _pairs(out, rotation)
@@ -105,6 +96,15 @@ def _turn(x: Tensor, rotation: Rotation, sign: int) -> Tensor:
     turned = 2 * cos.shape[-1]
     out[..., turned:] = x[..., turned:]
     return out.to(x.dtype)
+
+
+def _turn_compiled(x: Tensor, rotation: Rotation) -> Tensor:
+    """The same forwards without views to write into; the compiler fuses it and finds the gradient itself."""
+    cos, sin, neighbours = rotation
+    a, b = _pairs(x.to(cos.dtype), rotation)
+    pairs = (a * cos - b * sin, b * cos + a * sin)
+    turned = torch.stack(pairs, -1).flatten(-2) if neighbours else torch.cat(pairs, -1)
+    return torch.cat((turned, x[..., 2 * cos.shape[-1] :].to(cos.dtype)), -1).to(x.dtype)
 
 
 def _pairs(x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
@@ -117,6 +117,10 @@ def _pairs(x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate queries or keys [n, h, d]; computed in the tables' dtype, returned in x's."""
+    # torch 2.11 compiles a Function that writes into what it has made, as `_Rotate` does, to one whose
+    # gradient is zero.
+    if torch.compiler.is_compiling():
+        return _turn_compiled(x, rotation)
     return _Rotate.apply(x, *rotation)
 
 
