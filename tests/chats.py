@@ -95,6 +95,28 @@ def positions_by_walk(tokens: list[int], visual: set[int], blocks: list[Block]) 
     return out
 
 
+def mask_by_search(
+    tokens: list[int], answer: tuple[int, ...], stops: set[int], skipped: int, behind: int, masked: list[bool]
+) -> list[bool]:
+    """The rule for labels on finished ids: behind each `answer`, train to the next of `stops`.
+
+    Args:
+        tokens: the sample's.
+        answer: ids that open an answer, counted in `skipped` with the newline behind them.
+        stops: ids that end it; only those in front of the end of the sample count.
+        skipped: ids that are left to the header.
+        behind: ids trained on from the stop on, itself included.
+        masked: of each answer in turn; it is left out.
+    """
+    mask, answers = [True] * len(tokens), iter(masked)
+    for start in range(len(tokens)):
+        if tuple(tokens[start : start + len(answer)]) == answer and not next(answers):
+            end = next(i for i in range(start + 1, len(tokens)) if tokens[i] in stops) + behind
+            mask[start + skipped : end] = [False] * (end - start - skipped)
+    assert next(answers, None) is None
+    return mask
+
+
 def asked_about_a_file(transform: Any, processor: Any, folder: Path, **options: Any) -> tuple[Any, Any]:
     """Our prompt and the processor's inputs for a question about 7 seconds of video, 25 frames a second."""
     path = encode(folder / "clip.mp4", 175, 40, 60, rate=25, codec="mpeg4", options={"g": "25"})

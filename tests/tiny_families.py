@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from tiny_glm4v import GLM4V, GLM4V_MOE
+from tiny_glm4v import GLM4V, GLM4V_MOE, TOOLS_INTRO
 from transformers import (
     Glm4vConfig,
     Glm4vForConditionalGeneration,
@@ -84,30 +84,49 @@ QWEN3_TEMPLATE = """\
 {%- endif -%}
 {%- endif -%}
 {%- endfor -%}
+{%- if tools -%}
+{{- '<|im_start|>system\\n' -}}
+{%- if messages[0].role == 'system' -%}{{- show(messages[0].content) + '\\n\\n' -}}{%- endif -%}
+{{- 'TOOLS_INTRO' -}}
+{%- for tool in tools -%}{{- '\\n' + (tool | tojson) -}}{%- endfor -%}
+{{- '\\n</tools>\\n\\nFor each function call, return a json object with function name and arguments ' -}}
+{{- 'within <tool_call></tool_call> XML tags:\\n<tool_call>\\n{"name": <function-name>, ' -}}
+{{- '"arguments": <args-json-object>}\\n</tool_call><|im_end|>\\n' -}}
+{%- endif -%}
 {%- for message in messages -%}
 {%- set text = show(message.content) -%}
-{%- if message.role == 'tool' -%}
+{%- if tools and loop.first and message.role == 'system' -%}
+{%- elif message.role == 'tool' -%}
 {%- if loop.first or loop.previtem.role != 'tool' -%}{{- '<|im_start|>user' -}}{%- endif -%}
 {{- '\\n<tool_response>\\n' + text + '\\n</tool_response>' -}}
 {%- if loop.last or loop.nextitem.role != 'tool' -%}{{- '<|im_end|>\\n' -}}{%- endif -%}
 {%- else -%}
-{%- set thought = namespace(text='') -%}
+{%- set thought = namespace(text='', answer=text) -%}
 {%- if thinking and message.role == 'assistant' -%}
 {%- if '</think>' in text -%}
 {%- set thought.text = text.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') -%}
 {%- set text = text.split('</think>')[-1].lstrip('\\n') -%}
 {%- endif -%}
+{%- set thought.answer = text -%}
 {%- if loop.index0 > state.question and (loop.last or thought.text) -%}
 {%- set text = '<think>\\n' + thought.text.strip('\\n') + '\\n</think>\\n\\n' + text.lstrip('\\n') -%}
 {%- endif -%}
 {%- endif -%}
-{{- '<|im_start|>' + message.role + '\\n' + text + '<|im_end|>\\n' -}}
+{{- '<|im_start|>' + message.role + '\\n' + text -}}
+{%- for call in message.tool_calls or [] -%}
+{%- set function = call.function or call -%}
+{{- '\\n' if thought.answer or not loop.first else '' -}}
+{{- '<tool_call>\\n{"name": "' + function.name + '", "arguments": ' -}}
+{{- function.arguments if function.arguments is string else function.arguments | tojson -}}
+{{- '}\\n</tool_call>' -}}
+{%- endfor -%}
+{{- '<|im_end|>\\n' -}}
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
 {{- '<|im_start|>assistant\\n' + ('<think>\\n' if thinking else '') -}}
 {%- endif -%}
-"""
+""".replace("TOOLS_INTRO", TOOLS_INTRO)
 QWEN3_THINKING_TEMPLATE = "{%- set thinking = true -%}\n" + QWEN3_TEMPLATE
 
 

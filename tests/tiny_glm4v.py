@@ -34,7 +34,13 @@ GLM_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{- '<|assistant|>\\n' -}}{%- endif -%}
 """
 
-# Renders what the published template of GLM-4.6V renders without tools.
+# What Qwen3-VL's and GLM-4.6V's templates write in front of the tools.
+TOOLS_INTRO = (
+    "# Tools\\n\\nYou may call one or more functions to assist with the user query.\\n\\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\\n<tools>"
+)
+
+# Renders what the published template of GLM-4.6V renders.
 GLM_REASONING_TEMPLATE = """\
 {%- set quiet = enable_thinking is defined and not enable_thinking -%}
 {%- set seen = namespace(question=-1) -%}
@@ -53,6 +59,16 @@ GLM_REASONING_TEMPLATE = """\
 {%- endif -%}
 {%- endmacro -%}
 {{- '[gMASK]<sop>' -}}
+{%- if tools -%}
+{{- '<|system|>\\nTOOLS_INTRO' -}}
+{%- for tool in tools -%}{{- '\\n' + (tool | tojson(ensure_ascii=False)) -}}{%- endfor -%}
+{{- '\\n</tools>\\n\\nFor each function call, output the function name and arguments within ' -}}
+{{- 'the following XML format:\\n<tool_call>{function-name}\\n' -}}
+{%- for i in '12' -%}
+{{- '<arg_key>{arg-key-' + i + '}</arg_key>\\n<arg_value>{arg-value-' + i + '}</arg_value>\\n' -}}
+{%- endfor -%}
+{{- '...\\n</tool_call>' -}}
+{%- endif -%}
 {%- for message in messages -%}
 {%- if message['role'] == 'tool' -%}
 {{- '' if loop.previtem and loop.previtem['role'] == 'tool' else '<|observation|>' -}}
@@ -71,6 +87,15 @@ GLM_REASONING_TEMPLATE = """\
 {%- set content = '\\n' + answer.strip() if answer.strip() else '' -%}
 {%- endif -%}
 {{- content -}}
+{%- for call in message['tool_calls'] or [] -%}
+{%- set function = call['function'] or call -%}
+{{- '\\n<tool_call>' + function['name'] + '\\n' -}}
+{%- for key, value in function['arguments'].items() -%}
+{{- '<arg_key>' + key + '</arg_key>\\n<arg_value>' -}}
+{{- value if value is string else value | tojson(ensure_ascii=False) -}}{{- '</arg_value>\\n' -}}
+{%- endfor -%}
+{{- '</tool_call>' -}}
+{%- endfor -%}
 {%- if message['role'] == 'user' and quiet -%}
 {{- '' if content.endswith('/nothink') else '/nothink' -}}
 {%- endif -%}
@@ -79,7 +104,7 @@ GLM_REASONING_TEMPLATE = """\
 {%- if add_generation_prompt -%}
 {{- '<|assistant|>\\n' + ('<think></think>\\n' if quiet else '') -}}
 {%- endif -%}
-"""
+""".replace("TOOLS_INTRO", TOOLS_INTRO)
 
 # Half of a head is rotated, a table of 6 x 6 positions; the files fuse gate and up.
 GLM4V: dict[str, Any] = dict(

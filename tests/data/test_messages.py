@@ -227,12 +227,6 @@ BAD = [
         {"messages": [user([{"type": "image", "path": "a", "min_pixels": 9, "max_pixels": 8}]), ANSWER]},
         "min_pixels 9 is above max_pixels 8",
     ),
-    ({"messages": [user("q"), {**ANSWER, "tool_calls": [1]}]}, r"messages\[1\]: tool_calls"),
-    (
-        {"messages": [user("q"), ANSWER], "tools": [{"name": "f"}]},
-        "tools: a list of tools.*remove the column",
-    ),
-    ({"conversations": [human("q"), GPT], "tools": '[{"name": "f"}]'}, "tools: a list of tools"),
     ({"conversations": [human("<image><image>q"), GPT], "image": "a"}, "more <image> tags than the 1 image"),
     ({"conversations": [human("q"), GPT], "image": "a"}, r"1 image\(s\), but only 0 <image> tags.*remove"),
     (
@@ -250,11 +244,6 @@ BAD = [
     ({"question": "q", "answer": "a", "image": "a", "images": ["b"]}, "both columns, image and images"),
     ({"text": "q"}, "expected the columns messages, or conversations.*got text.*column_map"),
 ]
-
-
-@pytest.mark.parametrize("tools", [None, [], "", "[]"])
-def test_an_empty_list_of_tools_is_none(tools: Any) -> None:
-    assert len(MessageParser()({"messages": [user("q"), ANSWER], "tools": tools})) == 2
 
 
 @pytest.mark.parametrize(("record", "message"), BAD, ids=[message[:40] for _, message in BAD])

@@ -134,11 +134,11 @@ def test_split_slices(folder: Path) -> None:
 
 
 def test_parquet_images_stay_encoded(tmp_path: Path) -> None:
-    """Also inside lists: decoding is the transform's, behind its pixel limit."""
+    """Also inside lists: decoding is the transform's, behind its pixel limit. What is None is not there."""
     png = io.BytesIO()
     Image.new("RGB", (4, 4), "red").save(png, "PNG")
     features = datasets.Features({"images": datasets.List(datasets.Image()), "image": datasets.Image()})
-    image = {"bytes": png.getvalue(), "path": None}
+    image, stored = {"bytes": png.getvalue(), "path": None}, {"bytes": png.getvalue()}
     table = datasets.Dataset.from_dict({"images": [[image, image]], "image": [image]}, features=features)
     table.to_parquet(str(tmp_path / "x.parquet"))
     table.save_to_disk(str(tmp_path / "saved"))
@@ -146,7 +146,7 @@ def test_parquet_images_stay_encoded(tmp_path: Path) -> None:
     for source in (tmp_path / "x.parquet", table, tmp_path / "saved", tmp_path / "two"):
         records = open_source(source)
         assert len(records) == 1
-        assert records[0] == {"images": [image, image], "image": image}
+        assert records[0] == {"images": [stored, stored], "image": stored}
     assert len(open_source(tmp_path / "two", split="test")) == 1
 
 

@@ -1,13 +1,12 @@
 """Tokens, labels and positions of random conversations against the published files and written-out rules."""
 
-import itertools
 import json
 
 import numpy as np
 import pytest
 import tiny
 import torch
-from chats import Block, Clip, asked_about_a_file, positions_by_walk, random_conversation
+from chats import Block, Clip, asked_about_a_file, mask_by_search, positions_by_walk, random_conversation
 from torchtune.data import Message
 from transformers import AutoProcessor
 
@@ -74,18 +73,9 @@ def test_a_file_is_sampled_and_told_as_by_the_processor(transform, processor, tm
 def test_labels_follow_the_qwen_teams_rule(samples):
     for conversation, sample, _ in samples:
         answers = [m for m in conversation.messages if m.role == "assistant"]
-        assert sample["mask"] == mask_by_search(sample["tokens"], [m.masked for m in answers])
-
-
-def mask_by_search(tokens: list[int], masked: list[bool]) -> list[bool]:
-    """The rule on finished ids: behind `<|im_start|>assistant\\n`, train to `<|im_end|>` and one more."""
-    mask, answers = [True] * len(tokens), iter(masked)
-    for start, pair in enumerate(itertools.pairwise(tokens)):
-        if pair == (IM_START, ASSISTANT):
-            end = tokens.index(IM_END, start)
-            if not next(answers):
-                mask[start + 3 : end + 2] = [False] * (end + 2 - (start + 3))
-    return mask
+        masked = [m.masked for m in answers]
+        rule = mask_by_search(sample["tokens"], (IM_START, ASSISTANT), {IM_END}, 3, 2, masked)
+        assert sample["mask"] == rule
 
 
 def test_positions_equal_a_walk_over_the_tokens(samples, config):

@@ -15,6 +15,7 @@ from torchtune.modules.transforms import Transform
 
 from torchtune_qwenvl.transforms.decode import image_size
 from torchtune_qwenvl.transforms.errors import SampleTooLong
+from torchtune_qwenvl.transforms.tools import Tools, to_json
 
 
 @dataclass(frozen=True)
@@ -64,39 +65,41 @@ class Examiner(Transform):
 
     def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> dict[str, Any]:
         """The transform's sample, or without decoding its tokens and mask alone, with `facts`."""
-        messages = list(sample["messages"])
+        messages, tools = list(sample["messages"]), sample.get("tools") or ()
         if self.decode:
             made = self.unlimited(sample)
         else:
-            tokens, mask = self.unlimited.tokenize_messages(messages)
+            tokens, mask = self.unlimited.tokenize_messages(messages, tools=tools)
             made = {"tokens": tokens, "mask": mask}
-        return {**made, "facts": self._facts(messages, made["tokens"], made["mask"])}
+        return {**made, "facts": self._facts(messages, tools, made["tokens"], made["mask"])}
 
-    def _facts(self, messages: Sequence[Message], tokens: Sequence[int], mask: Sequence[bool]) -> Facts:
+    def _facts(
+        self, messages: Sequence[Message], tools: Tools, tokens: Sequence[int], mask: Sequence[bool]
+    ) -> Facts:
         limit = self.transform.image_transform.max_image_pixels
         images = [part["content"] for part in _parts(messages, "image")]
         return Facts(
             tokens=len(tokens),
             visual_tokens=sum(token in self.visual_ids for token in tokens),
             trained_tokens=len(mask) - sum(mask),
-            kept_tokens=self._kept(messages, len(tokens)),
+            kept_tokens=self._kept(messages, tools, len(tokens)),
             images=tuple(image_size(image, max_image_pixels=limit) for image in images),
             videos=len(_parts(messages, "video")),
-            fingerprint=fingerprint(messages),
+            fingerprint=fingerprint(messages, tools),
         )
 
-    def _kept(self, messages: Sequence[Message], n_tokens: int) -> int:
+    def _kept(self, messages: Sequence[Message], tools: Tools, n_tokens: int) -> int:
         if self.transform.max_seq_len is None or n_tokens <= self.transform.max_seq_len:
             return n_tokens
         try:
-            return len(self.transform.tokenize_messages(messages)[0])
+            return len(self.transform.tokenize_messages(messages, tools=tools)[0])
         except SampleTooLong:
             return 0
 
 
-def fingerprint(messages: Sequence[Message]) -> bytes:
-    """Of roles, texts and what the parts name: paths by their names, bytes by their content."""
-    digest = hashlib.blake2b(digest_size=12)
+def fingerprint(messages: Sequence[Message], tools: Tools = ()) -> bytes:
+    """Of tools, roles, texts and what the parts name: paths by their names, bytes by their content."""
+    digest = hashlib.blake2b(to_json(list(tools)).encode("utf-8", "surrogatepass"), digest_size=12)
     for message in messages:
         for part in message.content:
             content = part["content"]

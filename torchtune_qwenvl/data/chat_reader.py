@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torchtune.data import CROSS_ENTROPY_IGNORE_IDX, Message
+from torchtune.data import CROSS_ENTROPY_IGNORE_IDX
 
 from torchtune_qwenvl.data.images import MediaFinder
 from torchtune_qwenvl.data.messages import MessageParser
+from torchtune_qwenvl.transforms.chat import MEDIA
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.size import SampleSize
 
@@ -16,9 +17,9 @@ class ChatReader:
     """A record with its images and videos to a sample; safe to call from workers.
 
     Args:
-        parse: record -> messages.
+        parse: record -> messages and tools.
         find: what a record names, the file's folder, and image or video -> a path, bytes or image.
-        transform: ``{"messages": [...]}`` -> sample.
+        transform: ``{"messages": [...]}``, with ``"tools": [...]`` where there are some -> sample.
     """
 
     def __init__(
@@ -31,24 +32,24 @@ class ChatReader:
 
     def sample(self, record: Any, folder: Path | None) -> dict[str, Any]:
         """The transform's sample with ``labels`` (its tokens, ignored where masked)."""
-        sample = dict(self.transform({"messages": self._messages(record, folder)}))
+        sample = dict(self.transform(self._parsed(record, folder)))
         pairs = zip(sample["tokens"], sample["mask"], strict=True)
         sample["labels"] = [CROSS_ENTROPY_IGNORE_IDX if masked else token for token, masked in pairs]
         return sample
 
     def size(self, record: Any, folder: Path | None) -> SampleSize:
         """Tokens and patches of the sample; with our transforms nothing is decoded for it."""
-        sample = {"messages": self._messages(record, folder)}
+        sample = self._parsed(record, folder)
         if hasattr(self.transform, "size"):
             return self.transform.size(sample)
         return SampleSize.of(self.transform(sample))
 
-    def _messages(self, record: Any, folder: Path | None) -> list[Message]:
+    def _parsed(self, record: Any, folder: Path | None) -> dict[str, Any]:
         if not isinstance(record, Mapping):
             raise BadSample(f"expected an object with the columns of a sample, got {type(record).__name__}")
-        messages = self.parse(record)
+        messages, tools = self.parse(record), self.parse.tools(record)
         for message in messages:
             for part in message.content:
-                if part["type"] != "text":
+                if part["type"] in MEDIA:
                     part["content"] = self.find(part["content"], folder, part["type"])
-        return messages
+        return {"messages": messages, "tools": tools} if tools else {"messages": messages}

@@ -9,7 +9,7 @@
 Videos stand like images: `{"type": "video", "path": "a.mp4"}`, the columns `video` and `videos`, `<video>`.
 Only "conversations" reads `<image>` and `<video>` in a user's text as places of images and videos (and strips
 the text around them, as the Qwen team's trainer does); in the other two text is text. Both stay what the
-record names, a path or bytes; `data/images.py` finds them.
+record names, a path or bytes; `data/images.py` finds them. Tools and their calls: `data/tools.py`.
 """
 
 import re
@@ -19,6 +19,7 @@ from typing import Any
 from torchtune.data import Message
 
 from torchtune_qwenvl.data.parts import KINDS, Pools, open_pools, parse_part
+from torchtune_qwenvl.data.tools import parse_calls, parse_tools, tool_calls
 from torchtune_qwenvl.transforms.errors import BadSample
 
 _TAGS = {kind.tag: kind for kind in KINDS.values()}
@@ -30,7 +31,10 @@ ROLES = {
     "assistant": "assistant",
     "tool": "ipython",
     "ipython": "ipython",
+    "tool_response": "ipython",
 }
+# Their text is JSON: one call or a list of calls.
+CALLERS = ("tool_call", "function_call")
 SPEAKERS = {**ROLES, "human": "user", "gpt": "assistant", "observation": "ipython"}
 
 
@@ -41,18 +45,17 @@ def messages_style(record: Mapping[str, Any]) -> list[Message]:
     ``videos`` (or ``video``) column. An assistant message with ``weight: 0`` is not trained on.
     """
     pools = open_pools(record)
-    messages = []
+    messages: list[Message] = []
     for number, turn in enumerate(_turns(record, "messages")):
         where = f"messages[{number}]"
+        masked, content = turn.get("weight") == 0, turn.get("content")
+        if turn.get("role") in CALLERS:
+            _add_calls(messages, parse_calls(content, f"{where}.content"), masked)
+            continue
         role = _role(turn.get("role"), ROLES, where)
-        if turn.get("tool_calls"):
-            raise BadSample(
-                "tool_calls, which the chat template does not render",
-                where=where,
-                fix="write the call into content",
-            )
-        content = _parts(turn.get("content"), pools, where)
-        messages.append(_message(role, content, masked=turn.get("weight") == 0))
+        calls = tool_calls(turn, role, where)
+        parts = _parts("" if calls and content is None else content, pools, where)
+        messages.append(_message(role, [*parts, *calls], masked=masked))
     for kind, pool in pools.items():
         pool.check_empty(f"{kind} parts", f"add a part of type {kind} for each, or remove them")
     return messages
@@ -65,13 +68,18 @@ def conversations_style(record: Mapping[str, Any]) -> list[Message]:
     only.
     """
     pools = open_pools(record)
-    messages = []
+    messages: list[Message] = []
     for number, turn in enumerate(_turns(record, "conversations")):
         where = f"conversations[{number}]"
-        role = _role(turn.get("from", turn.get("role")), SPEAKERS, where)
-        text = _text(turn.get("value", turn.get("content")), f"{where}.value")
+        speaker, value = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
+        if speaker in CALLERS:
+            _add_calls(messages, parse_calls(value, f"{where}.value"))
+            continue
+        role = _role(speaker, SPEAKERS, where)
+        calls = tool_calls(turn, role, where)
+        text = "" if calls and value is None else _text(value, f"{where}.value")
         parts = split_tags(text, pools, where) if role == "user" else [{"type": "text", "content": text}]
-        messages.append(_message(role, parts))
+        messages.append(_message(role, [*parts, *calls]))
     for pool in pools.values():
         tag = pool.kind.tag
         pool.check_empty(f"{tag} tags", f"put one {tag} into a user turn for each, or remove them")
@@ -96,7 +104,7 @@ STYLES: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], list[Mess
     "qa": (("question", "answer"), qa_style),
 }
 COLUMNS = (
-    *("messages", "conversations", "question", "answer"),
+    *("messages", "conversations", "question", "answer", "tools"),
     *(column for kind in KINDS.values() for column in kind.columns),
 )
 
@@ -132,7 +140,6 @@ class MessageParser:
     def __call__(self, record: Mapping[str, Any]) -> list[Message]:
         """The record's messages; image and video parts hold what the record names."""
         record = self._rename(record)
-        _refuse_tools(record.get("tools"))
         _, parse = STYLES[self.style if self.style != "auto" else _detect(record)]
         messages = parse(record)
         if self.new_system_prompt is not None:
@@ -144,6 +151,10 @@ class MessageParser:
                 fix="add the answer to train on, or remove the sample",
             )
         return messages
+
+    def tools(self, record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """The functions that the record's conversation may call, as OpenAI's API takes them."""
+        return parse_tools(self._rename(record).get("tools"))
 
     def _rename(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
         missing = [theirs for theirs in self.column_map.values() if theirs not in record]
@@ -179,14 +190,12 @@ def split_tags(text: str, pools: Pools, where: str) -> list[dict[str, Any]]:
     return parts or [{"type": "text", "content": ""}]
 
 
-def _refuse_tools(tools: Any) -> None:
-    # Left out in silence, the model would learn to call what it was never told of.
-    if tools not in (None, [], "", "[]"):
-        raise BadSample(
-            "a list of tools, which is not written into the conversation",
-            where="tools",
-            fix="write it into a system message as the model's chat template does, and remove the column",
-        )
+def _add_calls(messages: list[Message], calls: list[dict[str, Any]], masked: bool = False) -> None:
+    """Behind an answer, or behind calls, they belong to its turn."""
+    if messages and messages[-1].role == "assistant" and messages[-1].masked == masked:
+        messages[-1].content.extend(calls)
+    else:
+        messages.append(_message("assistant", calls, masked))
 
 
 def _detect(record: Mapping[str, Any]) -> str:

@@ -103,7 +103,7 @@ class ArrowRecords:
         return len(self._table)
 
     def __getitem__(self, index: int) -> Any:
-        return self._table[index : index + 1].to_pylist()[0]
+        return without_absent(self._table[index : index + 1].to_pylist()[0])
 
     def where(self, index: int) -> str:
         return f"{self._name}, sample {index} (from 0)"
@@ -165,6 +165,23 @@ class SlicedRecords:
 
     def fingerprint(self) -> object:
         return self._source.fingerprint(), zlib.crc32(array("q", self._indices).tobytes())
+
+
+def without_absent(record: Any) -> Any:
+    """A table's record without the entries that are None in objects inside it.
+
+    Arrow gives every object of a column the keys of all of them, filled with None; a tool's parameters would
+    be told to the model with the names of every other tool's.
+    """
+    return {column: _without_none(value) for column, value in record.items()}
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list) and value and isinstance(value[0], (dict, list)):
+        return [_without_none(inner) for inner in value]
+    return value
 
 
 def _index_lines(path: Path) -> Iterator[tuple[int, int, int]]:

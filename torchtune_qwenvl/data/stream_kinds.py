@@ -11,7 +11,7 @@ import datasets
 from datasets.distributed import split_dataset_by_node
 
 from torchtune_qwenvl.data.mixture import seed_of
-from torchtune_qwenvl.data.records import Records
+from torchtune_qwenvl.data.records import Records, without_absent
 from torchtune_qwenvl.data.streams import Cursor, CursorBase, Item, Share, State
 
 
@@ -93,9 +93,8 @@ class _TableCursor(CursorBase):
         share = f" of process {self._share.rank}" if self._share.world_size > 1 else ""
         for number, record in enumerate(self._table, start=self._state["records"]):
             self._state = {"records": number + 1}
-            yield Item(
-                record, number, f"{self._stream.name}, sample {number}{share} (from 0)", self._stream.folder
-            )
+            where = f"{self._stream.name}, sample {number}{share} (from 0)"
+            yield Item(without_absent(record), number, where, self._stream.folder)
 
     def state_dict(self) -> State:
         # Asked for only where it is needed: a copy of all its levels.

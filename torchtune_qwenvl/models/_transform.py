@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,9 +17,13 @@ from torchtune.data._prompt_templates import _get_prompt_template, _TemplateType
 
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.models._published import Published
-from torchtune_qwenvl.transforms.chat import ChatFormat
 from torchtune_qwenvl.transforms.folder import extra_tokens, read_processor_folder
-from torchtune_qwenvl.transforms.template_check import VIDEO_PROBES, check_template
+from torchtune_qwenvl.transforms.template_check import (
+    PROBE_TOOLS,
+    TOOL_PROBES,
+    VIDEO_PROBES,
+    check_template,
+)
 from torchtune_qwenvl.transforms.tokenizer import BPETokenizer
 from torchtune_qwenvl.transforms.truncation import Policy
 from torchtune_qwenvl.transforms.vision_language import VisionLanguageTransform
@@ -42,6 +47,7 @@ class PublishedTransform(VisionLanguageTransform):
             video_frame_pixels, video_total_pixels, decode_timeout: of `VideoSettings`; None: the family's.
         video_processor: name of the rules for videos, one of `published.videos`; default the first.
         tokens_per_second, no_video: of `VisionLanguageTransform`; None: the family's, videos are taken.
+        no_tools: why lists of tools and calls are refused; None: they are taken if the chat format has them.
         max_seq_len, truncation, prompt_template, stop_tokens: of `VisionLanguageTransform`.
         special_tokens_path: a tokenizer.json or tokenizer_config.json that lists the added tokens; default:
             the family's with a vocab.json, the file's own with a tokenizer.json.
@@ -82,6 +88,7 @@ class PublishedTransform(VisionLanguageTransform):
         video_processor: str | None = None,
         tokens_per_second: float | None = None,
         no_video: str | None = None,
+        no_tools: str | None = None,
         special_tokens_path: str | Path | None = None,
         prompt_template: PromptTemplateInterface | None = None,
         stop_tokens: Sequence[int] | None = None,
@@ -115,9 +122,12 @@ class PublishedTransform(VisionLanguageTransform):
             "max_frame_pixels": max_image_pixels,
             "decode_timeout": decode_timeout,
         }
+        chat_format = self.published.chat(chat, video_processor, enable_thinking)
+        if no_tools is not None:
+            chat_format = replace(chat_format, tools=None, no_tools=no_tools)
         super().__init__(
             tokenizer,
-            self.published.chat(chat, video_processor, enable_thinking),
+            chat_format,
             self.published.image(**_given(patches | image)),
             self.published.video_rules(video_processor)(**_given(patches | video)),
             tokens_per_second=tokens_per_second or self.published.tokens_per_second,
@@ -185,7 +195,13 @@ class PublishedTransform(VisionLanguageTransform):
             thinking = values.get("enable_thinking")
             values["chat"] = cls._matching_chat(files.template, values.get("chat"), thinking)
             chat = cls.published.chat(values["chat"], enable_thinking=thinking)
-            values["no_video"] = values["no_video"] or _video_problem(chat, files.template)
+            otherwise = "a video, which the folder's chat template writes otherwise"
+            video_problem = _problem(otherwise, chat, *files.template, probes=VIDEO_PROBES)
+            values["no_video"] = values["no_video"] or video_problem
+            if chat.tools is not None:
+                otherwise = "the folder's chat template writes tools otherwise"
+                told = {"probes": TOOL_PROBES, "tools": PROBE_TOOLS}
+                values.setdefault("no_tools", _problem(otherwise, chat, *files.template, **told))
         template = None if prompt_template is None else _get_prompt_template(prompt_template)
         transform = cls(tokenizer=files.tokenizer(), prompt_template=template, **values)
         files.check_token_id("image_token_id", transform.image_token_id)
@@ -216,11 +232,11 @@ class PublishedTransform(VisionLanguageTransform):
         return BPETokenizer(path, merges_file, extra_tokens=tokens)
 
 
-def _video_problem(chat: ChatFormat, template: tuple[str, str]) -> str | None:
+def _problem(words: str, *checked: Any, **probes: Any) -> str | None:
     try:
-        check_template(chat, *template, probes=VIDEO_PROBES)
+        check_template(*checked, **probes)
     except ValueError as error:
-        return f"a video, which the folder's chat template writes otherwise: {error}"
+        return f"{words}: {error}"
     return None
 
 

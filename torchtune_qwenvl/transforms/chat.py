@@ -26,6 +26,7 @@ from torchtune_qwenvl.transforms.pieces import (
     Special,
     VideoFormat,
 )
+from torchtune_qwenvl.transforms.tools import TOOL_CALL, ToolFormat, Tools, calls_of
 
 MEDIA = ("image", "video")
 
@@ -41,6 +42,8 @@ class ChatFormat:
         image: special tokens before, for (repeated once per visual token) and after an image.
         video: how a video is written.
         tool_call: text around the content of a message that is a tool call (`Message.ipython`).
+        tools: how the list of tools and the calls of an answer are written; None: they are refused.
+        no_tools: why.
         answer_opening: text behind the header of the answer that a generation prompt opens.
         stops: special tokens that end an answer beside the tokenizer's end of turn.
         media_roles: torchtune's roles whose images and videos the template writes; None: every role.
@@ -54,6 +57,8 @@ class ChatFormat:
     image: Marks = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
     video: VideoFormat = ONE_BLOCK
     tool_call: tuple[str, str] = ("<tool_call>\n", "\n</tool_call>")
+    tools: ToolFormat | None = None
+    no_tools: str = "this model's chat template knows no tools"
     answer_opening: str = ""
     stops: tuple[str, ...] = ()
     media_roles: tuple[str, ...] | None = None
@@ -64,11 +69,13 @@ class ChatFormat:
         """Every special token that a rendered conversation can hold."""
         return (self.turn_start, self.turn_end, *self.image, *self.video.special_names)
 
-    def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> list[Turn]:
+    def render(
+        self, messages: Sequence[Message], *, generation_prompt: bool = False, tools: Tools = ()
+    ) -> list[Turn]:
         """The conversation's turns, the default system turn and the opened answer included.
 
         Raises:
-            BadSample: no message, an unknown role or part.
+            BadSample: no message, an unknown role or part, tools or calls that the template does not know.
         """
         if not messages:
             raise BadSample("the conversation is empty", fix="give at least a user and an assistant message")
@@ -82,7 +89,13 @@ class ChatFormat:
             n_media += sum(isinstance(piece, MediaSlot) for piece in content)
             if message.ipython:
                 content = [self.tool_call[0], *content, self.tool_call[1]]
-            turns.append(self.turn(messages, number, content))
+            turn = self.turn(messages, number, content)
+            if calls := calls_of(message):
+                self._add_calls(turn, message, calls, where=f"message {number}")
+            turn.calls = message.ipython or bool(calls)
+            turns.append(turn)
+        if tools:
+            self._add_tools(turns, tools)
         if generation_prompt:
             opening = [self.answer_opening] if self.answer_opening else []
             turns.append(Turn("assistant", [*self._header("assistant"), *opening]))
@@ -120,6 +133,32 @@ class ChatFormat:
         """The turns as one string, media as a single placeholder: what the Jinja template gives."""
         return "".join(self._write_piece(piece) for turn in turns for piece in turn.pieces)
 
+    def calls_on_new_line(self, message: Message, turn: Turn) -> bool:
+        """Whether a newline stands in front of the first call; `turn` has the answer without its calls."""
+        return any(turn.content)
+
+    def _add_calls(
+        self, turn: Turn, message: Message, calls: Sequence[Mapping[str, Any]], where: str
+    ) -> None:
+        if message.role != "assistant":
+            raise BadSample(f"a tool call in a message of role {message.role!r}", where=where)
+        text = self._tool_format("a tool call", where).write_calls(calls)
+        turn.content.append(f"\n{text}" if self.calls_on_new_line(message, turn) else text)
+
+    def _add_tools(self, turns: list[Turn], tools: Tools) -> None:
+        tool_format = self._tool_format("a list of tools", "tools")
+        text = tool_format.write_tools(tools)
+        if turns[0].role == "system" and not tool_format.own_turn:
+            turns[0].content.append(f"\n\n{text}")
+        else:
+            turns.insert(0, self._turn("system", [text], trained=False))
+
+    def _tool_format(self, what: str, where: str) -> ToolFormat:
+        if self.tools is None:
+            fix = "write tools and calls as text, or leave them out"
+            raise BadSample(f"{what}, but {self.no_tools}", where=where, fix=fix)
+        return self.tools
+
     def _check_media(self, message: Message, number: int) -> None:
         if self.media_roles is not None and message.role not in self.media_roles and has_media(message):
             raise BadSample(
@@ -148,13 +187,17 @@ class ChatFormat:
 
 @dataclass
 class Turn:
-    """One turn: header, content and ending as pieces; `trained`: content and ending count in the loss."""
+    """One turn: header, content and ending as pieces.
+
+    `trained`: content and ending count in the loss; `calls`: the answer ends in calls of tools.
+    """
 
     role: str
     header: list[Piece]
     content: list[Piece] = field(default_factory=list)
     ending: list[Piece] = field(default_factory=list)
     trained: bool = False
+    calls: bool = False
 
     @property
     def pieces(self) -> list[Piece]:
@@ -185,7 +228,7 @@ def _content_pieces(message: Message, number: int, n_media: int) -> list[Piece]:
             n_media += 1
         elif kind == "text" and isinstance(part.get("content"), str):
             pieces.append(part["content"])
-        else:
+        elif kind != TOOL_CALL:
             came = f"{kind!r} with {type(part.get('content')).__name__} content"
             raise BadSample(
                 f"a content part is a text with a string, an image or a video, not {came}",

@@ -15,6 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from torchtune.data import Message
 
 from torchtune_qwenvl.transforms.chat import ChatFormat, has_media
+from torchtune_qwenvl.transforms.tools import TOOL_CALL, Tools, calls_of
 
 _IMAGE = {"type": "image", "content": "probe.png"}
 _VIDEO = {"type": "video", "content": "probe.mp4"}
@@ -58,6 +59,23 @@ VIDEO_PROBES: dict[str, list[Message]] = {
     ],
 }
 
+# Apart: a template that writes tools otherwise, or not at all, is good for conversations without any.
+_ADD = {"name": "add", "description": "<a> + é", "parameters": {"type": "object", "properties": {"a": {}}}}
+PROBE_TOOLS = ({"type": "function", "function": _ADD}, {"type": "function", "function": {"name": "now"}})
+_CALLS = [
+    {"type": TOOL_CALL, "content": {"name": "add", "arguments": {"a": ["é", None, 1.5], "b": "x"}}},
+    {"type": TOOL_CALL, "content": {"name": "now", "arguments": {}}},
+]
+TOOL_PROBES: dict[str, list[Message]] = {
+    "tools": [
+        Message("user", "Add."),
+        Message("assistant", [{"type": "text", "content": "Wait."}, *_CALLS]),
+        Message("ipython", "42"),
+        Message("assistant", _CALLS),
+    ],
+    "tools behind a system message": [Message("system", "Be brief."), Message("user", "Hello")],
+}
+
 
 def render_jinja(
     template: str, messages: Sequence[Message], *, generation_prompt: bool = False, **arguments: Any
@@ -68,7 +86,7 @@ def render_jinja(
         template: Jinja source.
         messages: the conversation.
         generation_prompt: whether the assistant's turn is opened at the end.
-        **arguments: further names, such as `enable_thinking`.
+        **arguments: further names, such as `enable_thinking` and `tools`.
 
     Raises:
         ValueError: the template cannot be compiled or raises.
@@ -76,7 +94,9 @@ def render_jinja(
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
-    environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+    environment.filters["tojson"] = lambda value, **options: json.dumps(
+        value, **{"ensure_ascii": False, **options}
+    )
     environment.globals["raise_exception"] = _raise
     try:
         return environment.from_string(template).render(
@@ -89,7 +109,11 @@ def render_jinja(
 
 
 def check_template(
-    chat: ChatFormat, template: str, source: str, probes: Mapping[str, list[Message]] = PROBES
+    chat: ChatFormat,
+    template: str,
+    source: str,
+    probes: Mapping[str, list[Message]] = PROBES,
+    tools: Tools = (),
 ) -> None:
     """ValueError naming the first differing span if `chat` and `template` render a probe differently.
 
@@ -98,14 +122,16 @@ def check_template(
         template: Jinja source.
         source: the file it came from, for the message.
         probes: conversations by name.
+        tools: that they are told of.
     """
+    arguments = {**chat.template_arguments, **({"tools": list(tools)} if tools else {})}
     hint = 'pass chat_template="builtin" to go on with the built-in rendering'
     known = {name: probe for name, probe in probes.items() if _can_write(chat, probe)}
     for name, messages in known.items():
         for prompt in (False, True):
-            ours = chat.write(chat.render(messages, generation_prompt=prompt))
+            ours = chat.write(chat.render(messages, generation_prompt=prompt, tools=tools))
             try:
-                theirs = render_jinja(template, messages, generation_prompt=prompt, **chat.template_arguments)
+                theirs = render_jinja(template, messages, generation_prompt=prompt, **arguments)
             except ValueError as error:
                 raise ValueError(f"{source}: on the probe {name!r}: {error}; {hint}") from error
             if ours != theirs:
@@ -130,14 +156,17 @@ def _first_difference(ours: str, theirs: str, margin: int = 30) -> str:
 
 
 def _plain(message: Message) -> dict[str, Any]:
-    role = "tool" if message.role == "ipython" else message.role
-    if all(part["type"] == "text" for part in message.content):
-        return {"role": role, "content": message.text_content}
-    parts = [
+    plain: dict[str, Any] = {"role": "tool" if message.role == "ipython" else message.role}
+    if calls := calls_of(message):
+        plain["tool_calls"] = [{"type": "function", "function": call} for call in calls]
+    if not has_media(message):
+        return {**plain, "content": message.text_content}
+    plain["content"] = [
         {"type": "text", "text": part["content"]} if part["type"] == "text" else {"type": part["type"]}
         for part in message.content
+        if part["type"] != TOOL_CALL
     ]
-    return {"role": role, "content": parts}
+    return plain
 
 
 def _raise(message: str) -> None:

@@ -23,6 +23,7 @@ from torchtune_qwenvl.transforms.media import MediaPlanner, PlannedMedium
 from torchtune_qwenvl.transforms.positions import mrope_positions
 from torchtune_qwenvl.transforms.size import SampleSize
 from torchtune_qwenvl.transforms.tokenizer import BPETokenizer
+from torchtune_qwenvl.transforms.tools import Tools, calls_of
 from torchtune_qwenvl.transforms.truncation import Policy, turns_that_fit
 from torchtune_qwenvl.transforms.turns import (
     Medium,
@@ -120,25 +121,26 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         return self._encode_turn(turn, [planned.medium for planned in self._plan([message])]).tokens
 
     def tokenize_messages(
-        self, messages: Sequence[Message], *, add_eos: bool = True
+        self, messages: Sequence[Message], *, add_eos: bool = True, tools: Tools = ()
     ) -> tuple[list[int], list[bool]]:
         """(tokens, mask) of a conversation, cut by the policy; media are counted from their headers.
 
         Args:
             messages: the conversation.
             add_eos: False leaves the last turn open, without its end.
+            tools: see the call.
         """
-        turns, _, _ = self._encode_messages(messages, add_eos=add_eos)
+        turns, _, _ = self._encode_messages(messages, tools, add_eos=add_eos)
         return join_turns(turns)
 
     def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> dict[str, Any]:
-        """`{"messages": [...]}` to one example of the model's input.
+        """`{"messages": [...]}`, or with `"tools": [...]` beside it, to one example of the model's input.
 
         Image parts hold a path, bytes, PIL image, array or tensor under `content`, and may hold `min_pixels,
         max_pixels, resized_height, resized_width`; for video parts see `VideoTransform.plan`.
 
         Args:
-            sample: has `messages`.
+            sample: has `messages`, and may have `tools`, in OpenAI's form; see `transforms/tools.py`.
             inference: open the assistant's turn behind the last message; an empty assistant message at the
                 end, as torchtune's recipes add it, stands for the same. Too long raises: no turn is dropped.
 
@@ -154,7 +156,9 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         messages = list(sample["messages"])
         if inference:
             messages = _without_open_answer(messages)
-        kept, planned, dropped = self._encode_messages(messages, inference=inference)
+        kept, planned, dropped = self._encode_messages(
+            messages, sample.get("tools") or (), inference=inference
+        )
         tokens, mask = join_turns(kept)
         if not inference and all(mask):
             raise BadSample(
@@ -185,32 +189,37 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         Raises:
             BadSample, SampleTooLong: as the call does, where a header or the conversation shows it.
         """
-        kept, planned, _ = self._encode_messages(list(sample["messages"]))
+        kept, planned, _ = self._encode_messages(list(sample["messages"]), sample.get("tools") or ())
         return SampleSize(
             tokens=sum(len(turn.tokens) for turn in kept),
             patches=sum(planned[number].n_patches for number in media_numbers(kept)),
         )
 
     def _encode_messages(
-        self, messages: Sequence[Message], *, inference: bool = False, add_eos: bool = True
+        self, messages: Sequence[Message], tools: Tools, *, inference: bool = False, add_eos: bool = True
     ) -> tuple[list[TurnTokens], list[PlannedMedium], int]:
         """Turns that fit, all images and videos planned, and how many turns were left out."""
         planned = self._plan(messages)
         media = [one.medium for one in planned]
         if self.prompt_template is not None:
             messages = self.prompt_template(list(messages), inference=inference)
-        turns = kept = self._encode_turns(messages, media, inference, add_eos)
+        turns = kept = self._encode_turns(messages, tools, media, inference, add_eos)
         policy = "drop" if inference else self.truncation
         while (n := self._n_fitting(kept, policy)) < len(kept):
             # Rendered again: an answer that becomes the last one may now have its reasoning.
             messages = messages[: len(messages) - (len(kept) - n)]
-            kept = self._encode_turns(messages, media, inference, add_eos)
+            kept = self._encode_turns(messages, tools, media, inference, add_eos)
         return kept, planned, len(turns) - len(kept)
 
     def _encode_turns(
-        self, messages: Sequence[Message], media: Sequence[Medium], inference: bool, add_eos: bool
+        self,
+        messages: Sequence[Message],
+        tools: Tools,
+        media: Sequence[Medium],
+        inference: bool,
+        add_eos: bool,
     ) -> list[TurnTokens]:
-        turns = self.chat.render(messages, generation_prompt=inference)
+        turns = self.chat.render(messages, generation_prompt=inference, tools=tools)
         if not inference:
             self.chat.end(turns)
         if not add_eos:
@@ -233,7 +242,7 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
 def _without_open_answer(messages: list[Message]) -> list[Message]:
     if not messages or messages[-1].role != "assistant":
         return messages
-    if has_media(messages[-1]) or messages[-1].text_content:
+    if has_media(messages[-1]) or messages[-1].text_content or calls_of(messages[-1]):
         raise BadSample(
             "the conversation ends with an answer; inference=True opens the next one",
             fix="leave the last assistant message out",

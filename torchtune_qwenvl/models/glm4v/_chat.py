@@ -23,6 +23,7 @@ from torchtune.data import Message
 from torchtune_qwenvl.transforms.chat import ChatFormat, Turn, has_media
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.pieces import Marks, Piece, Special, VideoFormat
+from torchtune_qwenvl.transforms.tools import Arguments, ToolFormat, Tools, parse_arguments, to_json
 
 PREFIX = ("[gMASK]", "<sop>")
 _IMAGE = ("<|begin_of_image|>", "<|image|>", "<|end_of_image|>")
@@ -48,8 +49,10 @@ class RoleTokenChat(ChatFormat):
     def special_names(self) -> tuple[str, ...]:
         return (*PREFIX, *self.roles.values(), *self.image, *self.video.special_names)
 
-    def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> list[Turn]:
-        turns = super().render(messages, generation_prompt=generation_prompt)
+    def render(
+        self, messages: Sequence[Message], *, generation_prompt: bool = False, tools: Tools = ()
+    ) -> list[Turn]:
+        turns = super().render(messages, generation_prompt=generation_prompt, tools=tools)
         stops = [Special(name) for name in self.stops]
         for turn, following in pairwise(turns):
             if turn.role == "assistant" and following.header[0] in stops:
@@ -59,12 +62,13 @@ class RoleTokenChat(ChatFormat):
 
     def end(self, turns: Sequence[Turn]) -> None:
         if turns[-1].role == "assistant":
-            turns[-1].ending = [Special(self.stops[0])]
+            # Behind a call the model stops for the tool's result.
+            turns[-1].ending = [Special(self.stops[-1 if turns[-1].calls else 0])]
 
     def turn(self, messages: Sequence[Message], number: int, content: list[Piece]) -> Turn:
         where = f"message {number}"
         if messages[number].ipython and "ipython" not in self.roles:
-            raise BadSample("a tool call", where=where, fix="this model's chat template knows no tools")
+            raise BadSample("a tool call", where=where, fix=self.no_tools)
         return super().turn(messages, number, content)
 
     def _header(self, role: str) -> list[Piece]:
@@ -74,6 +78,30 @@ class RoleTokenChat(ChatFormat):
         turn = super()._turn(role, content, trained=trained, where=where)
         turn.ending = []
         return turn
+
+
+def _tagged_call(name: str, arguments: Arguments) -> str:
+    given = parse_arguments(arguments, f"the call of {name}").items()
+    texts = [(key, value if isinstance(value, str) else to_json(value)) for key, value in given]
+    lines = [f"<arg_key>{key}</arg_key>\n<arg_value>{text}</arg_value>\n" for key, text in texts]
+    return f"<tool_call>{name}\n{''.join(lines)}</tool_call>"
+
+
+_TOOLS = ToolFormat(
+    behind="""
+</tools>
+
+For each function call, output the function name and arguments within the following XML format:
+<tool_call>{function-name}
+<arg_key>{arg-key-1}</arg_key>
+<arg_value>{arg-value-1}</arg_value>
+<arg_key>{arg-key-2}</arg_key>
+<arg_value>{arg-value-2}</arg_value>
+...
+</tool_call>""",
+    write_call=_tagged_call,
+    own_turn=True,
+)
 
 
 @dataclass(frozen=True)
@@ -92,6 +120,7 @@ class ReasoningChat(RoleTokenChat):
     roles: dict[str, str] = field(default_factory=lambda: _ROLES | {"ipython": "<|observation|>"})
     stops: tuple[str, ...] = ("<|user|>", "<|observation|>")
     tool_call: tuple[str, str] = ("<tool_call>", "\n</tool_call>")
+    tools: ToolFormat | None = _TOOLS
     media_roles: tuple[str, ...] | None = ("system", "user", "ipython")
     question_mark: str | None = None
 

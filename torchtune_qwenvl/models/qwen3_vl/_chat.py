@@ -1,7 +1,8 @@
 """Qwen3-VL's two chat formats, Instruct and Thinking, as data of one class.
 
-Beside Qwen2.5-VL's: no default system turn, tool results inside a user's turn, several in one. In the
-Thinking format an answer behind the last question begins with what was thought, earlier ones lose it:
+Beside Qwen2.5-VL's: no default system turn, tools behind the system turn's text, tool results inside a user's
+turn, several in one. In the Thinking format an answer behind the last question begins with what was thought,
+earlier ones lose it:
 
     user "A?"   assistant "<think> x </think> 1"     ->  <|im_start|>assistant 1<|im_end|>
     user "B?"   assistant "<think> y </think> 2"     ->  <|im_start|>assistant <think> y </think> 2<|im_end|>
@@ -20,11 +21,30 @@ from torchtune.data import Message
 from torchtune_qwenvl.transforms.chat import ChatFormat, Turn
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.pieces import Piece, Special, VideoFormat
+from torchtune_qwenvl.transforms.tools import Arguments, ToolFormat, to_json
 
 _MEDIUM = "<>"  # in the place of an image or a video
 _RESULT = ("\n<tool_response>\n", "\n</tool_response>")
 _VIDEO = VideoFormat(
     patch=("<|vision_start|>", "<|video_pad|>", "<|vision_end|>"), before="<{seconds:.1f} seconds>"
+)
+
+
+def _json_call(name: str, arguments: Arguments) -> str:
+    # The template takes a string as it came.
+    written = arguments if isinstance(arguments, str) else to_json(arguments)
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {written}}}\n</tool_call>'
+
+
+TOOLS = ToolFormat(
+    behind="""
+</tools>
+
+For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{"name": <function-name>, "arguments": <args-json-object>}
+</tool_call>""",  # noqa: E501
+    write_call=_json_call,
 )
 
 
@@ -38,6 +58,7 @@ class Qwen3Chat(ChatFormat):
 
     video: VideoFormat = _VIDEO
     media_roles: tuple[str, ...] | None = ("user", "ipython")
+    tools: ToolFormat | None = TOOLS
     thinking: bool = False
 
     def turn(self, messages: Sequence[Message], number: int, content: list[Piece]) -> Turn:
@@ -53,6 +74,12 @@ class Qwen3Chat(ChatFormat):
             content = [self._thought(messages, number, "".join(str(piece) for piece in content))]
         return super().turn(messages, number, content)
 
+    def calls_on_new_line(self, message: Message, turn: Turn) -> bool:
+        """See `ChatFormat.calls_on_new_line`; the Thinking template looks at the answer without reasoning."""
+        if self.thinking:
+            return bool(_split_reasoning(message.text_content)[1])
+        return super().calls_on_new_line(message, turn)
+
     def _tool_result(self, messages: Sequence[Message], number: int, content: list[Piece]) -> Turn:
         """Neighbouring results share one turn of the user: the first opens it, the last ends it."""
         opens = number == 0 or messages[number - 1].role != "ipython"
@@ -62,14 +89,20 @@ class Qwen3Chat(ChatFormat):
         return Turn("ipython", header, [_RESULT[0], *content, _RESULT[1]], ending)
 
     def _thought(self, messages: Sequence[Message], number: int, text: str) -> str:
-        reasoning, closed, answer = text.rpartition("</think>")
-        if closed:
-            reasoning = text.split("</think>")[0].rstrip("\n").split("<think>")[-1].strip("\n")
-            answer = answer.lstrip("\n")
+        reasoning, answer = _split_reasoning(text)
         behind_the_question = number > _last_question(messages)
         if behind_the_question and (reasoning or number + 1 == len(messages)):
             return f"<think>\n{reasoning}\n</think>\n\n" + answer.lstrip("\n")
         return answer
+
+
+def _split_reasoning(text: str) -> tuple[str, str]:
+    """(reasoning, the answer behind it)."""
+    reasoning, closed, answer = text.rpartition("</think>")
+    if not closed:
+        return "", text
+    reasoning = text.split("</think>")[0].rstrip("\n").split("<think>")[-1].strip("\n")
+    return reasoning, answer.lstrip("\n")
 
 
 def _last_question(messages: Sequence[Message]) -> int:
