@@ -208,7 +208,7 @@ def test_what_is_no_video(tmp_path):
         open_video(tmp_path / "h264.mp4", max_frame_pixels=3000)
     with pytest.raises(BadSample, match="reading it takes longer than decode_timeout = 0 seconds"):
         open_video(tmp_path / "h264.mp4", decode_timeout=0)
-    with pytest.raises(BadSample, match="source_fps is a positive number, got 0"):
+    with pytest.raises(BadSample, match="source_fps is a positive number, at most 10,000, got 0"):
         open_video(tmp_path / "h264.mp4", source_fps=0)
 
 
