@@ -233,6 +233,16 @@ BAD = [
         "tools: a list of tools.*remove the column",
     ),
     ({"conversations": [human("q"), GPT], "tools": '[{"name": "f"}]'}, "tools: a list of tools"),
+    ({"conversations": [human("q"), GPT], "audios": ["a.wav"]}, "audios: sound, .*remove the column"),
+    (
+        {"messages": [user("<video>q"), ANSWER], "videos": ["a.mp4"]},
+        r"1 video\(s\), but only 0 video parts.*style=conversations dataset.column_map.conversations=",
+    ),
+    ({"conversations": [human("q"), GPT], "system": 3}, "system: expected text, got int"),
+    (
+        {"messages": [{"role": "system", "content": "s"}, user("q"), ANSWER], "system": "t"},
+        "a system turn, and a system column beside it.*keep one",
+    ),
     ({"conversations": [human("<image><image>q"), GPT], "image": "a"}, "more <image> tags than the 1 image"),
     ({"conversations": [human("q"), GPT], "image": "a"}, r"1 image\(s\), but only 0 <image> tags.*remove"),
     (
@@ -255,6 +265,34 @@ BAD = [
 @pytest.mark.parametrize("tools", [None, [], "", "[]"])
 def test_an_empty_list_of_tools_is_none(tools: Any) -> None:
     assert len(MessageParser()({"messages": [user("q"), ANSWER], "tools": tools})) == 2
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": [user("q"), ANSWER]},
+        {"conversations": [human("q"), GPT]},
+        {"question": "q", "answer": "a"},
+    ],
+    ids=lambda record: next(iter(record)),
+)
+def test_a_system_column_is_the_system_message(record: dict[str, Any]) -> None:
+    def texts(parser: MessageParser, system: Any) -> list[tuple[str, str]]:
+        return [(m.role, m.text_content) for m in parser({**record, "system": system})]
+
+    alone = texts(MessageParser(), None)
+    assert [role for role, _ in alone] == ["user", "assistant"]
+    assert texts(MessageParser(), "") == alone
+    assert texts(MessageParser(), "Be brief.") == [("system", "Be brief."), *alone]
+    assert texts(MessageParser(new_system_prompt="Be kind."), "x") == [("system", "Be kind."), *alone]
+    mapped = MessageParser(column_map={"system": "instruction"})({**record, "instruction": "Be brief."})
+    assert mapped[0].role == "system" and mapped[0].text_content == "Be brief."
+
+
+def test_tags_in_messages_are_read_as_the_error_says() -> None:
+    parser = MessageParser("conversations", {"conversations": "messages"})
+    messages = parser({"messages": [user("<video>q"), ANSWER], "videos": ["a.mp4"]})
+    assert [part["content"] for part in messages[0].content] == ["a.mp4", "q"]
 
 
 @pytest.mark.parametrize(("record", "message"), BAD, ids=[message[:40] for _, message in BAD])

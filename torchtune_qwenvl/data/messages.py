@@ -9,7 +9,7 @@
 Videos stand like images: `{"type": "video", "path": "a.mp4"}`, the columns `video` and `videos`, `<video>`.
 Only "conversations" reads `<image>` and `<video>` in a user's text as places of images and videos (and strips
 the text around them, as the Qwen team's trainer does); in the other two text is text. Both stay what the
-record names, a path or bytes; `data/images.py` finds them.
+record names, a path or bytes; `data/images.py` finds them. A filled `system` column is the system message.
 """
 
 import re
@@ -18,6 +18,7 @@ from typing import Any
 
 from torchtune.data import Message
 
+from torchtune_qwenvl.data.columns import refuse_columns
 from torchtune_qwenvl.data.parts import KINDS, Pools, open_pools, parse_part
 from torchtune_qwenvl.transforms.errors import BadSample
 
@@ -32,6 +33,10 @@ ROLES = {
     "ipython": "ipython",
 }
 SPEAKERS = {**ROLES, "human": "user", "gpt": "assistant", "observation": "ipython"}
+
+
+# How ms-swift's records, with tags in `messages`, are read.
+_WITH_TAGS = "dataset.style=conversations dataset.column_map.conversations=messages"
 
 
 def messages_style(record: Mapping[str, Any]) -> list[Message]:
@@ -54,7 +59,10 @@ def messages_style(record: Mapping[str, Any]) -> list[Message]:
         content = _parts(turn.get("content"), pools, where)
         messages.append(_message(role, content, masked=turn.get("weight") == 0))
     for kind, pool in pools.items():
-        pool.check_empty(f"{kind} parts", f"add a part of type {kind} for each, or remove them")
+        fix = f"add a part of type {kind} for each, or remove them"
+        if any(pool.kind.tag in message.text_content for message in messages):
+            fix = f"{pool.kind.tag} is text here; as a place for one it is read with {_WITH_TAGS}"
+        pool.check_empty(f"{kind} parts", fix)
     return messages
 
 
@@ -96,7 +104,7 @@ STYLES: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], list[Mess
     "qa": (("question", "answer"), qa_style),
 }
 COLUMNS = (
-    *("messages", "conversations", "question", "answer"),
+    *("messages", "conversations", "question", "answer", "system"),
     *(column for kind in KINDS.values() for column in kind.columns),
 )
 
@@ -132,12 +140,14 @@ class MessageParser:
     def __call__(self, record: Mapping[str, Any]) -> list[Message]:
         """The record's messages; image and video parts hold what the record names."""
         record = self._rename(record)
-        _refuse_tools(record.get("tools"))
+        refuse_columns(record)
         _, parse = STYLES[self.style if self.style != "auto" else _detect(record)]
         messages = parse(record)
         if self.new_system_prompt is not None:
             messages = [m for m in messages if m.role != "system"]
-            messages.insert(0, _message("system", [{"type": "text", "content": self.new_system_prompt}]))
+            messages.insert(0, _system(self.new_system_prompt))
+        else:
+            messages = _with_system(messages, record.get("system"))
         if not any(message.role == "assistant" for message in messages):
             raise BadSample(
                 f"expected an assistant turn, got {', '.join(m.role for m in messages)}",
@@ -179,14 +189,17 @@ def split_tags(text: str, pools: Pools, where: str) -> list[dict[str, Any]]:
     return parts or [{"type": "text", "content": ""}]
 
 
-def _refuse_tools(tools: Any) -> None:
-    # Left out in silence, the model would learn to call what it was never told of.
-    if tools not in (None, [], "", "[]"):
-        raise BadSample(
-            "a list of tools, which is not written into the conversation",
-            where="tools",
-            fix="write it into a system message as the model's chat template does, and remove the column",
-        )
+def _with_system(messages: list[Message], text: Any) -> list[Message]:
+    """`messages` behind the text of a `system` column, where it has one."""
+    if text is None or text == "":
+        return messages
+    if any(message.role == "system" for message in messages):
+        raise BadSample("a system turn, and a system column beside it", fix="keep one of them")
+    return [_system(_text(text, "system")), *messages]
+
+
+def _system(text: str) -> Message:
+    return _message("system", [{"type": "text", "content": text}])
 
 
 def _detect(record: Mapping[str, Any]) -> str:
