@@ -265,6 +265,15 @@ def test_bad_requests(clip):
     ]:
         with pytest.raises(BadSample, match=f"message 1, .*: {message}"):
             FAMILIES[family][0]().plan(video, where="message 1", **options)
+    for settings, message in [
+        ({"fps": 0}, "fps is a positive number, at most 10,000, got 0"),
+        ({"fps": -1.0}, "fps is a positive number, at most 10,000, got -1.0"),
+        ({"num_frames": 0}, "num_frames is a positive integer, got 0"),
+        ({"total_pixels": "10"}, "total_pixels is a positive integer, got '10'"),
+    ]:
+        for transform, *_ in FAMILIES.values():
+            with pytest.raises(ValueError, match=message):
+                transform(**settings)
     with pytest.raises(TypeError, match="max_framse"):
         Qwen2_5_VLVideoTransform(max_framse=3)
 

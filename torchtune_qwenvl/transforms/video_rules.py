@@ -64,6 +64,12 @@ class VideoSettings:
     decode_threads: int = 1
 
     def __post_init__(self) -> None:
+        if self.fps is not None:
+            check_rate("fps", self.fps)
+        for name in (*SAMPLING_OPTIONS[1:], *PIXEL_OPTIONS):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value <= 0):
+                raise BadSample(f"{name} is a positive integer, got {value!r}")
         for low, high in (("min_pixels", "max_pixels"), ("min_frames", "max_frames")):
             least, most = getattr(self, low), getattr(self, high)
             if least is not None and most is not None and least > most:
@@ -78,11 +84,6 @@ class VideoSettings:
         given = {name: value for name, value in options.items() if value is not None}
         if "fps" in given and "num_frames" in given:
             raise BadSample("fps and num_frames exclude each other", fix="set one of the two")
-        for name in (*SAMPLING_OPTIONS[1:], *PIXEL_OPTIONS):
-            if name in given and (not isinstance(given[name], int) or given[name] <= 0):
-                raise BadSample(f"{name} is a positive integer, got {given[name]!r}")
-        if "fps" in given:
-            check_rate("fps", given["fps"])
         return replace(self, **_without_count(given))
 
 
