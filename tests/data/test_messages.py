@@ -255,6 +255,14 @@ BAD = [
         {"messages": [user([{"type": "video", "video": "a", "path": "b"}]), ANSWER]},
         "one video with two sources, video and path",
     ),
+    (
+        {"messages": [user([{"type": "video", "video": "a", "nframes": 4}]), ANSWER]},
+        "an option nframes of a video .call it num_frames",
+    ),
+    (
+        {"question": "q", "answer": "a", "videos": [{"video": ["0.jpg"], "sample_fps": 2}]},
+        "an option sample_fps of a video .call it source_fps",
+    ),
     ({"conversations": [human(3), GPT]}, r"conversations\[0\].value: expected text, got int"),
     ({"question": "q", "answer": 3}, "answer: expected text, got int.*make it a string"),
     ({"question": "q", "answer": "a", "image": "a", "images": ["b"]}, "both columns, image and images"),
