@@ -227,6 +227,16 @@ BAD = [
         {"messages": [user([{"type": "image", "path": "a", "min_pixels": 9, "max_pixels": 8}]), ANSWER]},
         "min_pixels 9 is above max_pixels 8",
     ),
+    ({"conversations": [human("q"), GPT], "audios": ["a.wav"]}, "audios: sound, .*remove the column"),
+    (
+        {"messages": [user("<video>q"), ANSWER], "videos": ["a.mp4"]},
+        r"1 video\(s\), but only 0 video parts.*style=conversations dataset.column_map.conversations=",
+    ),
+    ({"conversations": [human("q"), GPT], "system": 3}, "system: expected text, got int"),
+    (
+        {"messages": [{"role": "system", "content": "s"}, user("q"), ANSWER], "system": "t"},
+        "a system turn, and a system column beside it.*keep one",
+    ),
     ({"conversations": [human("<image><image>q"), GPT], "image": "a"}, "more <image> tags than the 1 image"),
     ({"conversations": [human("q"), GPT], "image": "a"}, r"1 image\(s\), but only 0 <image> tags.*remove"),
     (
@@ -239,11 +249,47 @@ BAD = [
         {"messages": [user([{"type": "video", "video": "a", "path": "b"}]), ANSWER]},
         "one video with two sources, video and path",
     ),
+    (
+        {"messages": [user([{"type": "video", "video": "a", "nframes": 4}]), ANSWER]},
+        "an option nframes of a video .call it num_frames",
+    ),
+    (
+        {"question": "q", "answer": "a", "videos": [{"video": ["0.jpg"], "sample_fps": 2}]},
+        "an option sample_fps of a video .call it source_fps",
+    ),
     ({"conversations": [human(3), GPT]}, r"conversations\[0\].value: expected text, got int"),
     ({"question": "q", "answer": 3}, "answer: expected text, got int.*make it a string"),
     ({"question": "q", "answer": "a", "image": "a", "images": ["b"]}, "both columns, image and images"),
     ({"text": "q"}, "expected the columns messages, or conversations.*got text.*column_map"),
 ]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": [user("q"), ANSWER]},
+        {"conversations": [human("q"), GPT]},
+        {"question": "q", "answer": "a"},
+    ],
+    ids=lambda record: next(iter(record)),
+)
+def test_a_system_column_is_the_system_message(record: dict[str, Any]) -> None:
+    def texts(parser: MessageParser, system: Any) -> list[tuple[str, str]]:
+        return [(m.role, m.text_content) for m in parser({**record, "system": system})]
+
+    alone = texts(MessageParser(), None)
+    assert [role for role, _ in alone] == ["user", "assistant"]
+    assert texts(MessageParser(), "") == alone
+    assert texts(MessageParser(), "Be brief.") == [("system", "Be brief."), *alone]
+    assert texts(MessageParser(new_system_prompt="Be kind."), "x") == [("system", "Be kind."), *alone]
+    mapped = MessageParser(column_map={"system": "instruction"})({**record, "instruction": "Be brief."})
+    assert mapped[0].role == "system" and mapped[0].text_content == "Be brief."
+
+
+def test_tags_in_messages_are_read_as_the_error_says() -> None:
+    parser = MessageParser("conversations", {"conversations": "messages"})
+    messages = parser({"messages": [user("<video>q"), ANSWER], "videos": ["a.mp4"]})
+    assert [part["content"] for part in messages[0].content] == ["a.mp4", "q"]
 
 
 @pytest.mark.parametrize(("record", "message"), BAD, ids=[message[:40] for _, message in BAD])

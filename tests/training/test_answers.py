@@ -16,7 +16,7 @@ from torchtune.training.metric_logging import WandBLogger
 from torchtune_qwenvl import load_model, load_transform
 from torchtune_qwenvl.data import SkippedSample, collate
 from torchtune_qwenvl.generation import generate
-from torchtune_qwenvl.training.answers import Answer, ValidationAnswers
+from torchtune_qwenvl.training.answers import Answer, ValidationAnswers, question_of
 from torchtune_qwenvl.training.history import History
 from torchtune_qwenvl.training.layers import compile_layers
 from torchtune_qwenvl.training.shown_answers import as_text, show_answers
@@ -114,3 +114,19 @@ def test_picture_and_wandb(asked: ValidationAnswers, tmp_path: Path, monkeypatch
 def test_no_validation_set_no_questions(tiny_folder: Path) -> None:
     model = load_model(tiny_folder)
     assert ValidationAnswers(None, None, model, 4, 8).questions == []
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_clip_is_one_whatever_its_length_and_its_times_are_no_words(family: str, tmp_path: Path) -> None:
+    transform = load_transform(tiny.save_tiny_folder(tmp_path, family=family), dtype="uint8")
+    visual = (transform.image_token_id, transform.video_token_id)
+    for n_frames in (2, 9):
+        clip = [tiny.photo(56, 84, seed=i) for i in range(n_frames)]
+        content: list[Any] = [
+            {"type": "image", "content": clip[0]},
+            {"type": "video", "content": clip, "source_fps": 2.0},
+            {"type": "text", "content": "5 cats?"},
+        ]
+        sample = transform({"messages": [Message("user", content), Message("assistant", "No.")]})
+        question = question_of(sample, transform, visual)
+        assert (question.text, len(question.images), question.clips) == ("5 cats?", 2, 1)

@@ -1,6 +1,7 @@
 """A model built for another checkpoint is refused, also where every weight would fit."""
 
 import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from torchtune.config._utils import _get_component_from_path
 
 from torchtune_qwenvl.models import FAMILIES, get_family
 from torchtune_qwenvl.training.architecture import check_architecture
@@ -86,6 +88,17 @@ def test_what_no_shape_shows_is_compared(folder: Path) -> None:
             message = rf"config.json: the model was built for another checkpoint: {name}\S* is .*_from_config"
             with pytest.raises(ValueError, match=message):
                 load_weights(other, files, torch.device("cpu"))
+
+
+def test_the_builder_that_the_error_names_is_one(folder: Path) -> None:
+    with CheckpointFolder(folder) as files, torch.device("meta"):
+        family = get_family(files.config)
+        config = copy.deepcopy(files.config)
+        config["image_token_id"] += 1
+        with pytest.raises(ValueError, match="what trains and LoRA's arguments") as caught:
+            check_architecture(family.from_config(config), files)
+    named = re.search(r"\S+_from_config", str(caught.value))
+    assert named is not None and _get_component_from_path(named[0]) is family.from_config
 
 
 def test_another_familys_builder(tiny_folder: Path) -> None:

@@ -60,6 +60,12 @@ def test_errors_of_the_command_line(override: str, message: str) -> None:
         resolve(NAME, [override])
 
 
+def test_null_keeps_all_step_folders() -> None:
+    assert resolve(NAME, ["keep_last_n=null"]).keep_last_n is None
+    with pytest.raises(ValueError, match="'batch_size': expected a value like 1, got None"):
+        resolve(NAME, ["batch_size=null"])
+
+
 def test_a_config_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "shared.yaml").write_text("seed: 3\nbatch_size: 4\n")
     (tmp_path / "mine.yaml").write_text(f"include: [{NAME}, shared]\nbatch_size: 5\n")

@@ -238,7 +238,18 @@ def test_bad_requests(clip):
         ("qwen2_vl", four, {"fps": 1.0}, r"no frame rate is known.*set source_fps"),
         ("qwen3_vl", four[:1], {"source_fps": 2.0}, "expected 2 frames or more, got 1"),
         ("qwen2_5_vl", clip, {"fps": 1.0, "num_frames": 2}, "fps and num_frames exclude each other"),
-        ("qwen2_5_vl", clip, {"fps": 0}, "fps is a positive number, got 0"),
+        ("qwen2_5_vl", four[:1], {"source_fps": 2.0, "fps": 2}, "expected 2 frames or more, got 1"),
+        ("qwen3_vl", four[:1], {"source_fps": 2.0, "fps": 2}, "expected 2 frames or more, got 1"),
+        ("qwen2_5_vl", clip, {"num_frames": 1}, r"of its \d+ frames 0 would be read.*raise num_frames"),
+        ("qwen3_vl", clip, {"num_frames": 1}, r"of its \d+ frames 1 would be read.*raise num_frames"),
+        ("qwen2_5_vl", clip, {"fps": 0}, "fps is a positive number, at most 10,000, got 0"),
+        ("qwen2_5_vl", clip, {"fps": "2"}, "fps is a positive number, at most 10,000, got '2'"),
+        ("qwen2_5_vl", clip, {"fps": True}, "fps is a positive number, at most 10,000, got True"),
+        ("qwen3_vl", clip, {"fps": float("inf")}, "fps is a positive number, .* got inf"),
+        ("glm4v", clip, {"fps": 1e9}, "fps is a positive number, at most 10,000, got 1000000000.0"),
+        ("qwen2_vl", clip, {"source_fps": "2"}, "source_fps is a positive number, .* got '2'"),
+        ("qwen2_vl", clip, {"video_start": "0"}, "video_start is a number of seconds, got '0'"),
+        ("qwen2_vl", clip, {"video_end": float("nan")}, "video_end is a number of seconds, got nan"),
         ("qwen2_5_vl", clip, {"max_frames": 2.5}, "max_frames is a positive integer, got 2.5"),
         ("qwen2_5_vl", clip, {"min_frames": 9, "max_frames": 5}, "min_frames 9 is more than max_frames 5"),
         ("qwen2_5_vl", clip, {"min_pixels": 10**9}, "min_pixels 1000000000 is more than max_pixels"),
@@ -254,6 +265,15 @@ def test_bad_requests(clip):
     ]:
         with pytest.raises(BadSample, match=f"message 1, .*: {message}"):
             FAMILIES[family][0]().plan(video, where="message 1", **options)
+    for settings, message in [
+        ({"fps": 0}, "fps is a positive number, at most 10,000, got 0"),
+        ({"fps": -1.0}, "fps is a positive number, at most 10,000, got -1.0"),
+        ({"num_frames": 0}, "num_frames is a positive integer, got 0"),
+        ({"total_pixels": "10"}, "total_pixels is a positive integer, got '10'"),
+    ]:
+        for transform, *_ in FAMILIES.values():
+            with pytest.raises(ValueError, match=message):
+                transform(**settings)
     with pytest.raises(TypeError, match="max_framse"):
         Qwen2_5_VLVideoTransform(max_framse=3)
 

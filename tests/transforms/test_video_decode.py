@@ -9,6 +9,7 @@ import pytest
 import tiny
 import torch
 import videos
+from PIL import Image
 
 from torchtune_qwenvl.transforms import video_stream
 from torchtune_qwenvl.transforms.errors import BadSample
@@ -188,6 +189,9 @@ def test_files_cut_off(tmp_path, name, as_bytes):
 def test_what_is_no_video(tmp_path):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("no video")
+    grey, white = (Image.new("L", (32, 32), shade) for shade in (128, 255))
+    grey.save(tmp_path / "still.mp4", "JPEG")
+    grey.save(tmp_path / "moving.webp", save_all=True, append_images=[white])
     (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nh264.mp4\n#EXT-X-ENDLIST\n")
     videos.encode(tmp_path / "h264.mp4", 4)
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
@@ -197,7 +201,9 @@ def test_what_is_no_video(tmp_path):
         container.mux([*stream.encode(sound), *stream.encode()])
     for name, message in [
         ("gone.mp4", "no such video file"),
-        ("empty.mp4", "cannot be decoded: Invalid data"),
+        ("empty.mp4", "0 bytes, expected a video"),
+        ("still.mp4", r"an image \(JPEG\), expected a video .*give it as an image"),
+        ("moving.webp", r"an image \(WEBP\), expected a video .*list of its frames"),
         ("text.mp4", "cannot be decoded: Invalid data"),
         ("list.m3u8", "cannot be decoded: Invalid data"),
         ("sound.mp4", "no video in it, found audio"),
@@ -208,7 +214,7 @@ def test_what_is_no_video(tmp_path):
         open_video(tmp_path / "h264.mp4", max_frame_pixels=3000)
     with pytest.raises(BadSample, match="reading it takes longer than decode_timeout = 0 seconds"):
         open_video(tmp_path / "h264.mp4", decode_timeout=0)
-    with pytest.raises(BadSample, match="source_fps is a positive number, got 0"):
+    with pytest.raises(BadSample, match="source_fps is a positive number, at most 10,000, got 0"):
         open_video(tmp_path / "h264.mp4", source_fps=0)
 
 

@@ -93,8 +93,8 @@ def vision_chat_dataset(
         image_strings: what a string in an image column or part is: "path" (or URL), or "base64". ``data:``
             URLs and ``{"type": "image", "base64": ...}`` are read either way.
         on_bad_sample: "raise" or "skip".
-        column_map: our column names (messages, conversations, question, answer, tools, image, images, video,
-            videos) to the dataset's.
+        column_map: our column names (messages, conversations, question, answer, system, tools, image, images,
+            video, videos) to the dataset's.
         new_system_prompt: replaces the records' system messages.
         split: of the dataset, slices such as "train[:10%]" included.
         data_files: as for ``datasets.load_dataset``.

@@ -9,7 +9,8 @@
 Videos stand like images: `{"type": "video", "path": "a.mp4"}`, the columns `video` and `videos`, `<video>`.
 Only "conversations" reads `<image>` and `<video>` in a user's text as places of images and videos (and strips
 the text around them, as the Qwen team's trainer does); in the other two text is text. Both stay what the
-record names, a path or bytes; `data/images.py` finds them. Tools and their calls: `data/tools.py`.
+record names, a path or bytes; `data/images.py` finds them. A filled `system` column is the system message.
+Tools and their calls: `data/tools.py`.
 """
 
 import re
@@ -18,6 +19,7 @@ from typing import Any
 
 from torchtune.data import Message
 
+from torchtune_qwenvl.data.columns import refuse_columns
 from torchtune_qwenvl.data.parts import KINDS, Pools, open_pools, parse_part
 from torchtune_qwenvl.data.tools import parse_calls, parse_tools, tool_calls
 from torchtune_qwenvl.transforms.errors import BadSample
@@ -36,6 +38,10 @@ ROLES = {
 # Their text is JSON: one call or a list of calls.
 CALLERS = ("tool_call", "function_call")
 SPEAKERS = {**ROLES, "human": "user", "gpt": "assistant", "observation": "ipython"}
+
+
+# How ms-swift's records, with tags in `messages`, are read.
+_WITH_TAGS = "dataset.style=conversations dataset.column_map.conversations=messages"
 
 
 def messages_style(record: Mapping[str, Any]) -> list[Message]:
@@ -57,7 +63,10 @@ def messages_style(record: Mapping[str, Any]) -> list[Message]:
         parts = _parts("" if calls and content is None else content, pools, where)
         messages.append(_message(role, [*parts, *calls], masked=masked))
     for kind, pool in pools.items():
-        pool.check_empty(f"{kind} parts", f"add a part of type {kind} for each, or remove them")
+        fix = f"add a part of type {kind} for each, or remove them"
+        if any(pool.kind.tag in message.text_content for message in messages):
+            fix = f"{pool.kind.tag} is text here; as a place for one it is read with {_WITH_TAGS}"
+        pool.check_empty(f"{kind} parts", fix)
     return messages
 
 
@@ -104,7 +113,7 @@ STYLES: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], list[Mess
     "qa": (("question", "answer"), qa_style),
 }
 COLUMNS = (
-    *("messages", "conversations", "question", "answer", "tools"),
+    *("messages", "conversations", "question", "answer", "system", "tools"),
     *(column for kind in KINDS.values() for column in kind.columns),
 )
 
@@ -140,11 +149,14 @@ class MessageParser:
     def __call__(self, record: Mapping[str, Any]) -> list[Message]:
         """The record's messages; image and video parts hold what the record names."""
         record = self._rename(record)
+        refuse_columns(record)
         _, parse = STYLES[self.style if self.style != "auto" else _detect(record)]
         messages = parse(record)
         if self.new_system_prompt is not None:
             messages = [m for m in messages if m.role != "system"]
-            messages.insert(0, _message("system", [{"type": "text", "content": self.new_system_prompt}]))
+            messages.insert(0, _system(self.new_system_prompt))
+        else:
+            messages = _with_system(messages, record.get("system"))
         if not any(message.role == "assistant" for message in messages):
             raise BadSample(
                 f"expected an assistant turn, got {', '.join(m.role for m in messages)}",
@@ -196,6 +208,19 @@ def _add_calls(messages: list[Message], calls: list[dict[str, Any]], masked: boo
         messages[-1].content.extend(calls)
     else:
         messages.append(_message("assistant", calls, masked))
+
+
+def _with_system(messages: list[Message], text: Any) -> list[Message]:
+    """`messages` behind the text of a `system` column, where it has one."""
+    if text is None or text == "":
+        return messages
+    if any(message.role == "system" for message in messages):
+        raise BadSample("a system turn, and a system column beside it", fix="keep one of them")
+    return [_system(_text(text, "system")), *messages]
+
+
+def _system(text: str) -> Message:
+    return _message("system", [{"type": "text", "content": text}])
 
 
 def _detect(record: Mapping[str, Any]) -> str:

@@ -120,7 +120,13 @@ def parse_part(part: Any, pools: Pools, where: str) -> dict[str, Any]:
     return {**_with_source(part, pools[kind.name], where), **options}
 
 
+# What qwen-vl-utils calls them; left out in silence they would have no effect.
+_OTHER_NAMES = {"nframes": "num_frames", "sample_fps": "source_fps"}
+
+
 def _options(entry: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+    if renamed := [name for name in _OTHER_NAMES if kind is VIDEO and entry.get(name) is not None]:
+        raise BadSample(f"an option {renamed[0]} of a video", fix=f"call it {_OTHER_NAMES[renamed[0]]}")
     return {key: entry[key] for key in kind.options if entry.get(key) is not None}
 
 

@@ -119,7 +119,7 @@ def question_of(sample: Mapping[str, Any], transform: Any, visual_ids: Collectio
         text=_asked(tokens[:start], transform),
         expected=transform.decode(tokens[start:end]),
         images=tuple(Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in pictures),
-        clips=int((grids[:, 0] > 1).sum()),
+        clips=len(re.findall(transform.chat.video.pattern, shortened(tokens[:start], transform))),
     )
 
 
@@ -127,6 +127,7 @@ def _asked(tokens: Sequence[int], transform: Any) -> str:
     """The words of the last question: between the header of the user's turn and that of the answer."""
     user, assistant = (f"{transform.chat.roles[role]}\n" for role in ("user", "assistant"))
     asked = shortened(tokens, transform).rpartition(user)[2].rpartition(assistant)[0]
+    asked = re.sub(transform.chat.video.pattern, "", asked)  # with the times that stand in it
     return re.sub("|".join(map(re.escape, transform.special_tokens)), "", asked).strip()
 
 

@@ -6,6 +6,8 @@ and what is trained is wrong.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.models._model import architecture
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
@@ -29,6 +31,12 @@ def check_architecture(model: VisionLanguageModel, files: CheckpointFolder) -> N
         named = ", ".join(f"{name} is {stored[name]} (built with {built[name]})" for name in different)
         raise ValueError(
             f"{path}: the model was built for another checkpoint: {named}. Set model._component_ to the "
-            f"builder of the checkpoint's size, or to {family.from_config.__name__} with model.config: "
-            f"{files.path}"
+            f"builder of the checkpoint's size, or to {_dotted(family.from_config)} with model.config: "
+            f"{files.path}; what trains and LoRA's arguments have to be given beside it, as another "
+            "component keeps none of the old one's"
         )
+
+
+def _dotted(builder: Callable[..., object]) -> str:
+    """What a config calls it: by its family's package."""
+    return f"{builder.__module__.rpartition('.')[0]}.{builder.__name__}"

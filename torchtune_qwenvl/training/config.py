@@ -38,6 +38,8 @@ SLOTS = (
     *("model", "tokenizer", "dataset", "val_dataset"),
     *("optimizer", "lr_scheduler", "profiler", "metric_logger"),
 )
+# Keys with a default that may be null all the same.
+NULLABLE = ("keep_last_n",)
 _REMOVE = object()
 
 
@@ -202,7 +204,7 @@ def _check_keys(schema: dict, tree: dict, prefix: str = "") -> None:
                 raise ValueError(f"Config key '{name}' takes a component: name one by {name}._component_=….")
         elif isinstance(default, dict) and isinstance(value, dict):
             _check_keys(default, value, f"{name}.")
-        elif not _fits(value, default):
+        elif not (value is None and name in NULLABLE) and not _fits(value, default):
             raise ValueError(f"Config key '{name}': expected a value like {default!r}, got {value!r}.")
 
 

@@ -6,6 +6,11 @@ worker processes; whoever knows more (the dataset knows the sample's number) rai
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+MAX_RATE = 10_000.0  # frames per second; beyond it a rule that counts by the clock would never end
+
 
 class BadSample(ValueError):
     """A sample that cannot be turned into a training example.
@@ -34,3 +39,19 @@ class BadSample(ValueError):
 
 class SampleTooLong(BadSample):
     """A sample that does not fit into `max_seq_len`, not even after what the policy allows to leave out."""
+
+
+def check_rate(name: str, value: Any) -> None:
+    """Raise a BadSample unless `value`, frames per second called `name`, is above 0 and at most MAX_RATE."""
+    if not (_is_number(value) and 0 < value <= MAX_RATE):
+        raise BadSample(f"{name} is a positive number, at most {MAX_RATE:,.0f}, got {value!r}")
+
+
+def check_seconds(name: str, value: Any) -> None:
+    """Raise a BadSample unless `value`, called `name`, is a finite number or None."""
+    if value is not None and not _is_number(value):
+        raise BadSample(f"{name} is a number of seconds, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

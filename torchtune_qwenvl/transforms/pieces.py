@@ -13,6 +13,7 @@ t, h, w: temporal patches, rows and columns of merged patches.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,6 +66,16 @@ class VideoFormat:
     def special_names(self) -> tuple[str, ...]:
         """Every special token that a video is written with."""
         return (*self.marks, *(self.patch or ()))
+
+    @property
+    def pattern(self) -> str:
+        """Regular expression of a whole video in decoded text, where each run of placeholders is one."""
+        start, placeholder, end = map(re.escape, self.marks)
+        if self.patch is None:
+            return start + placeholder + end
+        times = (text.format(seconds=1.5, whole_seconds=1) for text in (self.before, self.behind))
+        before, behind = (re.sub(r"\d+(\\\.\d+)?", r"[\\d.]+", re.escape(text)) for text in times)
+        return f"{start}(?:{before}{''.join(map(re.escape, self.patch))}{behind})+{end}"
 
     def expand(self, index: int, n_patches: int, timestamps: Sequence[float]) -> list[Piece]:
         """The pieces of medium number `index`.

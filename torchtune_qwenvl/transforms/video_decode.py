@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from torchtune_qwenvl.transforms.decode import MAX_IMAGE_PIXELS, ImageSource, check_size, open_image
-from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.transforms.errors import BadSample, check_rate
 from torchtune_qwenvl.transforms.video_file import Deadline, read_header, read_packets
 from torchtune_qwenvl.transforms.video_stream import ToRgb, decode_frames
 
@@ -87,9 +87,9 @@ def open_video(
     """
     name = str(source) if isinstance(source, str | Path) else f"video given as {type(source).__name__}"
     where = f"{where}, {name}" if where else name
-    if source_fps is not None and not source_fps > 0:
-        raise BadSample(f"source_fps is a positive number, got {source_fps!r}", where=where)
     try:
+        if source_fps is not None:
+            check_rate("source_fps", source_fps)
         if isinstance(source, str | Path | bytes):
             opened = _open_file(source, where, decode_threads, decode_timeout)
         else:

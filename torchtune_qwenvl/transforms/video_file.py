@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.matroska import Bytes, check_elements
 
 FIX = "repair or remove the file, or set on_bad_sample: skip"
+_NO_IMAGE = "give it as an image; an animation as GIF, or as a list of its frames"
 # No playlists: they would name files and addresses of their own.
 _OPEN_OPTIONS = {
     "protocol_whitelist": "file",
@@ -92,6 +95,8 @@ def opened_stream(source: File, threads: int) -> Iterator[tuple[Any, Any]]:
         file = f"file:{source}"
     else:
         raise BadSample("no such video file", fix="check the path and image_root")
+    if not (len(source) if isinstance(source, bytes) else os.path.getsize(source)):
+        raise BadSample("0 bytes, expected a video", fix=FIX)
     try:
         # Titles in whatever encoding are none of our business.
         with av.open(file, options=_OPEN_OPTIONS, metadata_errors="ignore") as container:
@@ -102,7 +107,18 @@ def opened_stream(source: File, threads: int) -> Iterator[tuple[Any, Any]]:
             stream.codec_context.thread_count = threads
             yield container, stream
     except av.error.FFmpegError as error:
+        if kind := _image_kind(source):
+            raise BadSample(f"an image ({kind}), expected a video", fix=_NO_IMAGE) from error
         raise BadSample(f"cannot be decoded: {error.strerror}", fix=FIX) from error
+
+
+def _image_kind(source: File) -> str | None:
+    """Pillow's name of the format; None where it is no image, or a GIF, which is a video that is broken."""
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return image.format if image.format != "GIF" else None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
 
 
 def read_header(source: File, threads: int, deadline: Deadline) -> tuple[VideoHeader, Packets | None]:

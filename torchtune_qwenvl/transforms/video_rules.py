@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from torchtune_qwenvl.transforms.decode import MAX_IMAGE_PIXELS
-from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.transforms.errors import BadSample, check_rate, check_seconds
 from torchtune_qwenvl.transforms.image import smart_resize, smart_resize_frames
 from torchtune_qwenvl.transforms.video_decode import DECODE_TIMEOUT
 
@@ -64,6 +64,12 @@ class VideoSettings:
     decode_threads: int = 1
 
     def __post_init__(self) -> None:
+        if self.fps is not None:
+            check_rate("fps", self.fps)
+        for name in (*SAMPLING_OPTIONS[1:], *PIXEL_OPTIONS):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value <= 0):
+                raise BadSample(f"{name} is a positive integer, got {value!r}")
         for low, high in (("min_pixels", "max_pixels"), ("min_frames", "max_frames")):
             least, most = getattr(self, low), getattr(self, high)
             if least is not None and most is not None and least > most:
@@ -78,11 +84,6 @@ class VideoSettings:
         given = {name: value for name, value in options.items() if value is not None}
         if "fps" in given and "num_frames" in given:
             raise BadSample("fps and num_frames exclude each other", fix="set one of the two")
-        for name in (*SAMPLING_OPTIONS[1:], *PIXEL_OPTIONS):
-            if name in given and (not isinstance(given[name], int) or given[name] <= 0):
-                raise BadSample(f"{name} is a positive integer, got {given[name]!r}")
-        if "fps" in given and not given["fps"] > 0:
-            raise BadSample(f"fps is a positive number, got {given['fps']!r}")
         return replace(self, **_without_count(given))
 
 
@@ -171,15 +172,24 @@ def within(n: int, clip: Clip, wanted: VideoSettings) -> int:
 
 
 def not_enough(n: int, clip: Clip, wanted: VideoSettings) -> BadSample:
-    """Fewer frames than asked."""
-    return BadSample(
-        f"it has {clip.n_frames} frames, {n} are wanted",
-        fix=f"lower num_frames; at least {wanted.temporal_patch_size} are read, one alone is an image",
-    )
+    """Fewer frames than asked, or than a temporal patch takes."""
+    least = wanted.temporal_patch_size
+    if clip.n_frames < least:
+        return BadSample(
+            f"expected {least} frames or more, got {clip.n_frames}", fix="give one alone as an image"
+        )
+    if n < least:
+        return BadSample(
+            f"of its {clip.n_frames} frames {n} would be read, expected {least} or more",
+            fix="raise num_frames, fps or max_frames",
+        )
+    return BadSample(f"it has {clip.n_frames} frames, {n} are wanted", fix="lower num_frames")
 
 
 def part_between(clip: Clip, start: float | None, end: float | None) -> tuple[int, Clip]:
     """(number of its first frame, the part of `clip`) between two times in seconds."""
+    check_seconds("video_start", start)
+    check_seconds("video_end", end)
     if start is None and end is None:
         return 0, clip
     last = clip.n_frames - 1
