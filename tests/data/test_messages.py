@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchtune.data import Message
 
-from torchtune_qwenvl.data.messages import MessageParser, split_tags
+from torchtune_qwenvl.data.messages import MessageParser
 from torchtune_qwenvl.data.parts import open_pools
+from torchtune_qwenvl.data.styles import split_tags
 from torchtune_qwenvl.transforms.errors import BadSample
 
 

@@ -84,7 +84,7 @@ def vision_chat_dataset(
     Args:
         tokenizer: the model's transform; the recipes pass it as the first argument.
         source: see :func:`~torchtune_qwenvl.data.sources.open_source`.
-        style: "messages", "conversations" or "qa", see ``data/messages.py``; "auto" goes by the columns.
+        style: "messages", "conversations" or "qa", see ``data/styles.py``; "auto" goes by the columns.
         image_root: folder that relative paths of images and videos start from and that no path may leave.
             Without it they start from the data file's folder.
         allow_urls: read them from http and https URLs; private addresses are refused all the same.
