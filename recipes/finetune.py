@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
+from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.data import Dataset
 from torchtune.config import instantiate
 from torchtune.utils import get_logger
@@ -279,6 +280,7 @@ class FinetuneRecipe:
         leave_world()
 
 
+@record  # so that torchrun's last lines say what went wrong
 def main(argv: list[str] | None = None) -> None:
     """Run with the command line `--config NAME [key=value ...]`."""
     recipe = FinetuneRecipe(parse_arguments(sys.argv[1:] if argv is None else argv))

@@ -131,8 +131,10 @@ def test_errors_say_what_to_do(
 def test_an_epoch_of_skipped_samples_is_an_error(config: Path, tmp_path: Path) -> None:
     data = tmp_path / "broken.jsonl"
     data.write_text('{"messages": []}\n' * 4)
-    failed = run(tmp_path / "out", f"dataset.source={data}", "on_bad_sample=skip", config=config)
+    summary = tmp_path / "error.json"  # which torchrun prints last
+    environment = {"TORCHELASTIC_ERROR_FILE": str(summary)}
+    overrides = (f"dataset.source={data}", "on_bad_sample=skip")
+    failed = run(tmp_path / "out", *overrides, config=config, environment=environment)
     assert failed.codes == [1]
-    assert re.search(
-        r"ValueError: epoch 0 trained on no token at all: .* every sample was skipped", failed.printed
-    )
+    for said in (failed.printed, summary.read_text()):
+        assert re.search(r"ValueError: epoch 0 trained on no token at all: .* every sample was skipped", said)
