@@ -228,6 +228,10 @@ BAD = [
         {"messages": [user([{"type": "image", "path": "a", "min_pixels": 9, "max_pixels": 8}]), ANSWER]},
         "min_pixels 9 is above max_pixels 8",
     ),
+    (
+        {"messages": [user("q"), {**ANSWER, "reasoning_content": "Hm."}]},
+        r"messages\[1\]: reasoning_content.*as <think>…</think>",
+    ),
     ({"conversations": [human("q"), GPT], "audios": ["a.wav"]}, "audios: sound, .*remove the column"),
     (
         {"messages": [user("<video>q"), ANSWER], "videos": ["a.mp4"]},

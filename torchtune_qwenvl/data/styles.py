@@ -55,6 +55,12 @@ def messages_style(record: Mapping[str, Any]) -> list[Message]:
             _add_calls(messages, parse_calls(content, f"{where}.content"), masked)
             continue
         role = _role(turn.get("role"), ROLES, where)
+        if turn.get("reasoning_content"):
+            raise BadSample(
+                "reasoning_content, which is not read",
+                where=where,
+                fix="write it into content, as <think>…</think> in front of the answer",
+            )
         calls = tool_calls(turn, role, where)
         parts = _parts("" if calls and content is None else content, pools, where)
         messages.append(make_message(role, [*parts, *calls], masked=masked))
