@@ -54,7 +54,7 @@ def _draw_answer(axis: Axes, answer: Answer) -> None:
         color=GREEN if answer.right else RED,
     )
     if not answer.right:
-        axis.set_xlabel(f"right: {answer.expected}", fontsize=7)
+        axis.set_xlabel(f"right:\n{answer.expected}", fontsize=7)  # on one line it is wider than the image
 
 
 def _caption(text: str) -> str:
