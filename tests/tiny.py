@@ -39,7 +39,7 @@ REAL_BASE = 151643
 def shared_data() -> Path:
     """`../shared/data`: the real vocabulary and published config files; skips the test where it is absent."""
     if not SHARED_DATA.is_dir():
-        pytest.skip(f"needs {SHARED_DATA}")
+        pytest.skip(f"Qwen's real vocabulary and the published files are not in {SHARED_DATA}")
     return SHARED_DATA
 
 

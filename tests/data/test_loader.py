@@ -161,7 +161,7 @@ def test_to_moves_every_tensor() -> None:
 @pytest.mark.gpu
 def test_pinned_batches() -> None:
     if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
+        pytest.skip("torch pins memory for a CUDA device, and there is none")
     for workers in (0, 1):
         for batch in make(Numbers(), workers):
             assert batch.inputs["encoder_input"]["vision"]["pixel_values"].is_pinned()

@@ -150,6 +150,13 @@ def test_parquet_images_stay_encoded(tmp_path: Path) -> None:
     assert len(open_source(tmp_path / "two", split="test")) == 1
 
 
+def test_keys_that_arrow_fills_in_are_taken_out_wherever_they_stand() -> None:
+    given = [{"tools": [None, {"a": 1}, {"b": {"c": None, "d": [2]}}]}, {"tools": None}]
+    records = open_source(datasets.Dataset.from_list(given))
+    assert records[0] == {"tools": [None, {"a": 1}, {"b": {"d": [2]}}]}
+    assert records[1] == {"tools": None}
+
+
 def test_datasets_builders(tmp_path: Path) -> None:
     """Anything `datasets` loads, here its csv builder."""
     (tmp_path / "x.csv").write_text("question,answer\nq,a\nr,b\n")

@@ -179,7 +179,7 @@ def without_absent(record: Any) -> Any:
 def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
-    if isinstance(value, list) and value and isinstance(value[0], (dict, list)):
+    if isinstance(value, list):
         return [_without_none(inner) for inner in value]
     return value
 
