@@ -33,9 +33,9 @@ def run(pipe, config: str, overrides: list[str], threads: int) -> None:
     import torch
 
     from torchtune_qwenvl.recipes.finetune import FinetuneRecipe
-    from torchtune_qwenvl.training.config import resolve
+    from torchtune_qwenvl.settings.config import resolve
     from torchtune_qwenvl.training.dry_run import forecast
-    from torchtune_qwenvl.training.metrics import peak_memory_gib
+    from torchtune_qwenvl.training.watch.metrics import peak_memory_gib
 
     torch.set_num_threads(threads)
     recipe = FinetuneRecipe(resolve(config, ["log_every_n_steps=1000000", *overrides]))

@@ -80,7 +80,7 @@ def rise_during(load: Callable[[], object]) -> int:
 
 
 def ours(folder: Path) -> int:
-    from torchtune_qwenvl.training.checkpoint import load_model
+    from torchtune_qwenvl.checkpoints.loading import load_model
 
     return rise_during(functools.partial(load_model, folder))
 

@@ -24,10 +24,10 @@ from common import compare, describe_machine
 from torch.utils.data import Dataset
 
 from torchtune_qwenvl.data import Packer, StreamSampler, collate
-from torchtune_qwenvl.data.streamed_dataset import as_streamed
-from torchtune_qwenvl.data.streams import Share
+from torchtune_qwenvl.data.streams.dataset import as_streamed
+from torchtune_qwenvl.data.streams.stream import Share
 from torchtune_qwenvl.models.qwen2_5_vl import qwen2_5_vl_from_config
-from torchtune_qwenvl.training.flops import FlopCounter
+from torchtune_qwenvl.training.watch.flops import FlopCounter
 from torchtune_qwenvl.transforms.size import SampleSize
 
 SIZES = {

@@ -74,8 +74,8 @@ def measure(pipe, config: str, overrides: tuple[str, ...] | None, threads: int, 
     import torch
 
     from torchtune_qwenvl.recipes.finetune import FinetuneRecipe
-    from torchtune_qwenvl.training.config import resolve
-    from torchtune_qwenvl.training.metrics import peak_memory_gib
+    from torchtune_qwenvl.settings.config import resolve
+    from torchtune_qwenvl.training.watch.metrics import peak_memory_gib
 
     torch.set_num_threads(threads)
     seconds = [0.0]

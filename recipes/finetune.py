@@ -22,25 +22,23 @@ from torchtune.config import instantiate
 from torchtune.utils import get_logger
 from tqdm import tqdm
 
+from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
+from torchtune_qwenvl.checkpoints.loading import load_weights
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
+from torchtune_qwenvl.distributed import join_world, leave_world, shard
+from torchtune_qwenvl.exporting.export import export
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.pictures.curves import draw_curves
+from torchtune_qwenvl.settings.config import parse_arguments, require
+from torchtune_qwenvl.settings.exclusions import check_exclusions
 from torchtune_qwenvl.training import resume
-from torchtune_qwenvl.training.answers import ValidationAnswers
-from torchtune_qwenvl.training.batches import collate_for, on_device, work_of
-from torchtune_qwenvl.training.config import parse_arguments, require
-from torchtune_qwenvl.training.distributed import join_world, leave_world, shard
 from torchtune_qwenvl.training.dry_run import forecast
 from torchtune_qwenvl.training.epochs import Epochs
-from torchtune_qwenvl.training.exclusions import check_exclusions
-from torchtune_qwenvl.training.export import export
-from torchtune_qwenvl.training.flops import FlopCounter
-from torchtune_qwenvl.training.folder import CheckpointFolder
-from torchtune_qwenvl.training.history import History, read_curves
-from torchtune_qwenvl.training.layers import checkpoint_activations, compile_layers, offload_activations
-from torchtune_qwenvl.training.loading import load_weights
-from torchtune_qwenvl.training.metrics import Meter, Work, peak_flops
-from torchtune_qwenvl.training.optim import (
+from torchtune_qwenvl.training.order import check_has_length, member_names, order_of
+from torchtune_qwenvl.training.profiling import build_profiler
+from torchtune_qwenvl.training.step.batches import collate_for, on_device, work_of
+from torchtune_qwenvl.training.step.layers import checkpoint_activations, compile_layers, offload_activations
+from torchtune_qwenvl.training.step.optim import (
     build_optimizer,
     build_optimizer_in_bwd,
     build_scheduler,
@@ -48,13 +46,20 @@ from torchtune_qwenvl.training.optim import (
     gradients_of,
     learning_rates,
 )
-from torchtune_qwenvl.training.order import check_has_length, member_names, order_of
-from torchtune_qwenvl.training.parts import GradientCheck, gradient_norm, trainable_by_part, trainable_table
-from torchtune_qwenvl.training.precision import autocast, compute_dtype, set_parameter_dtypes
-from torchtune_qwenvl.training.profiling import build_profiler
-from torchtune_qwenvl.training.samples import log_samples
-from torchtune_qwenvl.training.shown_answers import show_answers
-from torchtune_qwenvl.training.validation import validation_loss
+from torchtune_qwenvl.training.step.parts import (
+    GradientCheck,
+    gradient_norm,
+    trainable_by_part,
+    trainable_table,
+)
+from torchtune_qwenvl.training.step.precision import autocast, compute_dtype, set_parameter_dtypes
+from torchtune_qwenvl.training.watch.answers import ValidationAnswers
+from torchtune_qwenvl.training.watch.flops import FlopCounter
+from torchtune_qwenvl.training.watch.history import History, read_curves
+from torchtune_qwenvl.training.watch.metrics import Meter, Work, peak_flops
+from torchtune_qwenvl.training.watch.samples import log_samples
+from torchtune_qwenvl.training.watch.shown_answers import show_answers
+from torchtune_qwenvl.training.watch.validation import validation_loss
 
 log = get_logger("INFO")
 

@@ -7,7 +7,7 @@ import torch
 
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.models import FAMILIES, qwen2_5_vl, qwen3_vl_moe
-from torchtune_qwenvl.modules.lora import plan_training
+from torchtune_qwenvl.modules.trainable import plan_training
 
 
 def shape(*, width: int, depth: int = 2) -> tuple[int, int]:

@@ -65,7 +65,7 @@ def test_config_of_the_wheel_resolves_outside_the_checkout(wheel: Path, tmp_path
         "import sys, torchtune_qwenvl.recipes.finetune as recipe, torchtune_qwenvl.demo\n"
         "print(recipe.__file__)\n"
         "print('test-only imports:', sorted({'transformers', 'peft', 'sklearn'} & set(sys.modules)))\n"
-        "from torchtune_qwenvl.training.config import main\n"
+        "from torchtune_qwenvl.settings.config import main\n"
         "main(['demo/digits'])"
     )
     printed = _run(wheel, tmp_path, "-c", code)

@@ -12,7 +12,7 @@ from torchtune_qwenvl import load_transform
 from torchtune_qwenvl.data import vision_chat_dataset
 from torchtune_qwenvl.demo import write_tiny_checkpoint
 from torchtune_qwenvl.models import FAMILIES
-from torchtune_qwenvl.training.config import packaged_names, resolve
+from torchtune_qwenvl.settings.config import packaged_names, resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,7 +36,7 @@ def blocks(language: str) -> list[str]:
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory as the README's reader has it: a downloaded folder, a run's outputs, an image."""
     from torchtune_qwenvl import load_model, save_model
-    from torchtune_qwenvl.training.peft_export import save_adapter
+    from torchtune_qwenvl.checkpoints.peft_export import save_adapter
 
     write_tiny_checkpoint(str(tmp_path / "published"))
     model = load_model(tmp_path / "published", **LORA)

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from torchtune_qwenvl import load_transform
 from torchtune_qwenvl.cli.main import main
-from torchtune_qwenvl.training.comparison import compare_adapter, compare_model, logits_of
-from torchtune_qwenvl.training.trained import from_adapter
+from torchtune_qwenvl.exporting.comparison import compare_adapter, compare_model, logits_of
+from torchtune_qwenvl.exporting.trained import from_adapter
 
 DATA = [
     {"conversations": [{"from": "human", "value": f"Say {i}"}, {"from": "gpt", "value": f"It is {i}."}]}

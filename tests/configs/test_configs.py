@@ -6,10 +6,10 @@ from omegaconf import OmegaConf
 from torchao.dtypes.nf4tensor import NF4Tensor
 from torchtune.config import instantiate
 
-from torchtune_qwenvl.modules.lora import is_adapter
-from torchtune_qwenvl.training.config import packaged_names, resolve
-from torchtune_qwenvl.training.optim import learning_rates
-from torchtune_qwenvl.training.parts import trainable_by_part
+from torchtune_qwenvl.modules.adapters.lora import is_adapter
+from torchtune_qwenvl.settings.config import packaged_names, resolve
+from torchtune_qwenvl.training.step.optim import learning_rates
+from torchtune_qwenvl.training.step.parts import trainable_by_part
 
 # Published sizes, from the checkpoints' own indexes.
 PARAMETERS = {"3B": 3_754_622_976, "7B": 8_292_166_656, "32B": 33_452_718_336, "72B": 73_410_777_344}

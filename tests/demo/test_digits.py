@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from torchtune_qwenvl.data.messages import MessageParser
+from torchtune_qwenvl.data.records.messages import MessageParser
 from torchtune_qwenvl.demo.digits import SIDE, Warp, draw_digit, split_digits, write_digits
 
 SIZES = {"n_val": 5, "n_test": 7, "n_train": 6}

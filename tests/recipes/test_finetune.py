@@ -13,9 +13,9 @@ from PIL import Image
 from torchtune.config import instantiate
 
 from torchtune_qwenvl import load_model, load_transform
+from torchtune_qwenvl.checkpoints.peft_import import adapter_arguments, load_adapter
 from torchtune_qwenvl.data import collate
-from torchtune_qwenvl.training.config import resolve
-from torchtune_qwenvl.training.peft_import import adapter_arguments, load_adapter
+from torchtune_qwenvl.settings.config import resolve
 
 RECIPE = "torchtune_qwenvl/recipes/finetune.py"
 VALIDATION = ("val_dataset=torchtune_qwenvl.data.vision_chat_dataset", "run_val_every_n_steps=3")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from launch import LORA, Run, run
 
-from torchtune_qwenvl.training.history import read_curves
+from torchtune_qwenvl.training.watch.history import read_curves
 
 # Eight steps in two shuffled epochs; the rate changes with every step, dropout draws random numbers in all
 # of them.

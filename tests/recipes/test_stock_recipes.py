@@ -14,8 +14,8 @@ from torchtune.datasets.multimodal import multimodal_chat_dataset
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from torchtune_qwenvl import load_model, load_transform
+from torchtune_qwenvl.checkpoints.peft_import import adapter_arguments, load_adapter
 from torchtune_qwenvl.data import collate
-from torchtune_qwenvl.training.peft_import import adapter_arguments, load_adapter
 
 STEPS = 30
 LORA = {"lora_attn_modules": ["q_proj", "k_proj", "v_proj", "output_proj"], "lora_rank": 16, "lora_alpha": 32}

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from torchtune_qwenvl.distributed import World
 from torchtune_qwenvl.training import resume
-from torchtune_qwenvl.training.distributed import World
 
 WORLD = World(torch.device("cpu"))
 Usage = namedtuple("Usage", "total used free")

@@ -13,9 +13,9 @@ from typing import Any
 from torchtune.data import Message
 from torchtune.modules.transforms import Transform
 
-from torchtune_qwenvl.transforms.decode import image_size
+from torchtune_qwenvl.transforms.chat.tools import Tools, to_json
 from torchtune_qwenvl.transforms.errors import SampleTooLong
-from torchtune_qwenvl.transforms.tools import Tools, to_json
+from torchtune_qwenvl.transforms.images.decode import image_size
 
 
 @dataclass(frozen=True)

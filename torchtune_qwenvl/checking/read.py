@@ -14,8 +14,8 @@ from tqdm import tqdm
 from torchtune_qwenvl.checking.facts import Facts
 from torchtune_qwenvl.checking.kinds import kind_of, masked
 from torchtune_qwenvl.data.dataset import SkippedSample
-from torchtune_qwenvl.data.streamed_dataset import as_streamed, is_streamed
-from torchtune_qwenvl.data.streams import Share
+from torchtune_qwenvl.data.streams.dataset import as_streamed, is_streamed
+from torchtune_qwenvl.data.streams.stream import Share
 
 _AT_ONCE = 16  # samples per message of a worker
 

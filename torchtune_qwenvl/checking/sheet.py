@@ -11,7 +11,7 @@ from PIL import Image
 from torchtune_qwenvl.pictures.cards import Card, draw_page
 from torchtune_qwenvl.pictures.style import BLUE, GREY, INK, MIST, PALE_GREEN
 from torchtune_qwenvl.pictures.text import Span
-from torchtune_qwenvl.training.samples import patches_to_image
+from torchtune_qwenvl.training.watch.samples import patches_to_image
 
 
 def draw_sheet(

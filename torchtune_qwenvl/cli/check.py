@@ -12,7 +12,7 @@ from torchtune.config import instantiate
 
 from torchtune_qwenvl.checking import Examiner, Facts, draw_sheet, read_facts, samples_of, summary
 from torchtune_qwenvl.pictures.lengths import draw_lengths
-from torchtune_qwenvl.training.config import require, resolve
+from torchtune_qwenvl.settings.config import require, resolve
 
 EPILOG = """\
 examples:

@@ -9,7 +9,7 @@ from torchtune._recipe_registry import get_all_recipes
 
 from torchtune_qwenvl.arguments import nearest
 from torchtune_qwenvl.cli.registry import recipe_names
-from torchtune_qwenvl.training.config import PACKAGED, load_config, packaged_names
+from torchtune_qwenvl.settings.config import PACKAGED, load_config, packaged_names
 
 EPILOG = """\
 examples:

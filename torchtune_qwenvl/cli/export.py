@@ -6,14 +6,14 @@ from pathlib import Path
 from omegaconf import DictConfig
 from torchtune._cli.subcommand import Subcommand
 
-from torchtune_qwenvl import load_transform
-from torchtune_qwenvl.training.comparison import compare_adapter, compare_model, logits_of
-from torchtune_qwenvl.training.config import require, resolve
-from torchtune_qwenvl.training.export import write_folders
-from torchtune_qwenvl.training.folder import read_json
-from torchtune_qwenvl.training.peft_export import ADAPTER_CONFIG
+from torchtune_qwenvl.checkpoints.folder import read_json
+from torchtune_qwenvl.checkpoints.peft_export import ADAPTER_CONFIG
+from torchtune_qwenvl.exporting.comparison import compare_adapter, compare_model, logits_of
+from torchtune_qwenvl.exporting.export import write_folders
+from torchtune_qwenvl.exporting.trained import Trained, from_adapter, from_step
+from torchtune_qwenvl.models import load_transform
+from torchtune_qwenvl.settings.config import require, resolve
 from torchtune_qwenvl.training.resume import META
-from torchtune_qwenvl.training.trained import Trained, from_adapter, from_step
 
 RUN_CONFIG = "torchtune_config.yaml"  # torchtune's loggers write it into output_dir
 COMPARE = {"model": compare_model, "adapter": compare_adapter}

@@ -5,7 +5,7 @@ from pathlib import Path
 from torchtune._recipe_registry import Config, Recipe, get_all_recipes
 
 import torchtune_qwenvl.recipes
-from torchtune_qwenvl.training.config import PACKAGED, packaged_names
+from torchtune_qwenvl.settings.config import PACKAGED, packaged_names
 
 RECIPES = Path(str(torchtune_qwenvl.recipes.__file__)).parent
 # Recipes that take key=value alone, without --config.

@@ -9,7 +9,7 @@ from torchtune._cli.run import Run as TorchtuneRun
 
 from torchtune_qwenvl.arguments import nearest
 from torchtune_qwenvl.cli.registry import RECIPES, WITHOUT_CONFIG, recipe_names
-from torchtune_qwenvl.training.config import parse_arguments
+from torchtune_qwenvl.settings.config import parse_arguments
 
 EPILOG = """\
 examples:

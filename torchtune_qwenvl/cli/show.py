@@ -4,7 +4,7 @@ import argparse
 
 from torchtune._cli.subcommand import Subcommand
 
-from torchtune_qwenvl.training.config import main as print_config
+from torchtune_qwenvl.settings.config import main as print_config
 
 EPILOG = """\
 examples:

@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from torchtune._cli.validate import Validate as TorchtuneValidate
 
-from torchtune_qwenvl.training.config import resolve
+from torchtune_qwenvl.settings.config import resolve
 
 EPILOG = """\
 examples:

@@ -5,14 +5,14 @@ from torchtune_qwenvl.data.collate import collate
 from torchtune_qwenvl.data.dataset import Guarded, SkippedSample
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
 from torchtune_qwenvl.data.mixed_dataset import MixedDataset, mixed_dataset
-from torchtune_qwenvl.data.mixed_stream import MixedStream
-from torchtune_qwenvl.data.mixture import Mixture
-from torchtune_qwenvl.data.packed_sampler import PackedSampler
-from torchtune_qwenvl.data.packing import Packer
-from torchtune_qwenvl.data.sampler import ResumableSampler
+from torchtune_qwenvl.data.order.mixture import Mixture
+from torchtune_qwenvl.data.order.packed_sampler import PackedSampler
+from torchtune_qwenvl.data.order.packing import Packer
+from torchtune_qwenvl.data.order.sampler import ResumableSampler
 from torchtune_qwenvl.data.sizes import measure
-from torchtune_qwenvl.data.stream_sampler import StreamSampler
-from torchtune_qwenvl.data.streamed_dataset import StreamedDataset
+from torchtune_qwenvl.data.streams.dataset import StreamedDataset
+from torchtune_qwenvl.data.streams.mixed import MixedStream
+from torchtune_qwenvl.data.streams.sampler import StreamSampler
 
 __all__ = [
     "Batch",

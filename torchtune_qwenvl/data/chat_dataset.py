@@ -8,15 +8,15 @@ from typing import Any, Literal
 from datasets.fingerprint import Hasher
 from torch.utils.data import Dataset
 
-from torchtune_qwenvl.data.chat_reader import ChatReader
 from torchtune_qwenvl.data.dataset import Guarded
-from torchtune_qwenvl.data.images import MediaFinder
-from torchtune_qwenvl.data.messages import MessageParser
-from torchtune_qwenvl.data.records import Records
-from torchtune_qwenvl.data.sources import open_source
-from torchtune_qwenvl.data.stream_sources import is_stream, open_stream
-from torchtune_qwenvl.data.streamed_dataset import ChatItems, StreamedDataset
-from torchtune_qwenvl.data.urls import MAX_BYTES, UrlPolicy
+from torchtune_qwenvl.data.records.chat_reader import ChatReader
+from torchtune_qwenvl.data.records.indexed import Records
+from torchtune_qwenvl.data.records.media import MediaFinder
+from torchtune_qwenvl.data.records.messages import MessageParser
+from torchtune_qwenvl.data.records.sources import open_source
+from torchtune_qwenvl.data.records.urls import MAX_BYTES, UrlPolicy
+from torchtune_qwenvl.data.streams.dataset import ChatItems, StreamedDataset
+from torchtune_qwenvl.data.streams.sources import is_stream, open_stream
 from torchtune_qwenvl.transforms.size import SampleSize
 
 
@@ -83,8 +83,9 @@ def vision_chat_dataset(
 
     Args:
         tokenizer: the model's transform; the recipes pass it as the first argument.
-        source: see :func:`~torchtune_qwenvl.data.sources.open_source`.
-        style: "messages", "conversations" or "qa", see ``data/styles.py``; "auto" goes by the columns.
+        source: see :func:`~torchtune_qwenvl.data.records.sources.open_source`.
+        style: "messages", "conversations" or "qa", see ``data/records/styles.py``; "auto" goes by the
+            columns.
         image_root: folder that relative paths of images and videos start from and that no path may leave.
             Without it they start from the data file's folder.
         allow_urls: read them from http and https URLs; private addresses are refused all the same.
@@ -99,7 +100,7 @@ def vision_chat_dataset(
         split: of the dataset, slices such as "train[:10%]" included.
         data_files: as for ``datasets.load_dataset``.
         streaming: read the source in its order, without indexing, counting or downloading it first; see
-            :func:`~torchtune_qwenvl.data.stream_sources.open_stream`. An iterable as source always streams.
+            :func:`~torchtune_qwenvl.data.streams.sources.open_stream`. An iterable as source always streams.
         **load_dataset_kwargs: passed on to it.
 
     Returns:

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from torchtune_qwenvl.data.collate import collate as default_collate
 from torchtune_qwenvl.data.dataset import BadRecord, Guarded, SkippedSample
-from torchtune_qwenvl.data.sampler import ResumableSampler
-from torchtune_qwenvl.data.stream_sampler import Broken, StreamSampler
+from torchtune_qwenvl.data.order.sampler import ResumableSampler
+from torchtune_qwenvl.data.streams.sampler import Broken, StreamSampler
 
 log = logging.getLogger(__name__)
 

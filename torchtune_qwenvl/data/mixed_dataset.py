@@ -13,10 +13,10 @@ from torchtune.config import instantiate
 from torchtune_qwenvl.data.chat_dataset import vision_chat_dataset
 from torchtune_qwenvl.data.dataset import SkippedSample
 from torchtune_qwenvl.data.length_cache import fingerprint
-from torchtune_qwenvl.data.mixed_stream import MixedStream
-from torchtune_qwenvl.data.mixture import Mixture
+from torchtune_qwenvl.data.order.mixture import Mixture
 from torchtune_qwenvl.data.sizes import sample_size
-from torchtune_qwenvl.data.streamed_dataset import is_streamed
+from torchtune_qwenvl.data.streams.dataset import is_streamed
+from torchtune_qwenvl.data.streams.mixed import MixedStream
 from torchtune_qwenvl.transforms.size import SampleSize
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torchtune.data import Message
 
-from torchtune_qwenvl.data.styles import conversations_style
+from torchtune_qwenvl.data.records.styles import conversations_style
 from torchtune_qwenvl.generation import generate
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from torchtune_qwenvl.demo.digits import ANSWER, QUESTION
 from torchtune_qwenvl.models import get_family
-from torchtune_qwenvl.training.weight_table import WeightTable
+from torchtune_qwenvl.models.weight_table import WeightTable
 
 WIDTH, HEADS, LAYERS = 128, 4, 2
 VISION_WIDTH, VISION_HEADS, VISION_LAYERS = 64, 4, 2

@@ -9,7 +9,7 @@ from torchtune_qwenvl.demo.answers import Answer, accuracy, ask
 from torchtune_qwenvl.demo.pictures import draw_answers
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.pictures.curves import draw_curves
-from torchtune_qwenvl.training.history import read_curves
+from torchtune_qwenvl.training.watch.history import read_curves
 
 
 def report_digits(

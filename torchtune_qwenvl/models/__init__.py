@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torchtune_qwenvl.models._family import Family
+from torchtune_qwenvl.models.family import Family
 from torchtune_qwenvl.models.glm4v._family import GLM4V, GLM46V
 from torchtune_qwenvl.models.glm4v_moe._family import GLM4V_MOE
 from torchtune_qwenvl.models.qwen2_5_vl._family import QWEN2_5_VL
@@ -43,4 +43,17 @@ def get_family(config: Mapping[str, Any] | str | Path) -> Family:
     return FAMILIES[model_type]
 
 
-__all__ = ["FAMILIES", "Family", "get_family"]
+def load_transform(folder: str | Path, **overrides: Any) -> Any:
+    """The transform of a checkpoint folder: tokenizer, chat template and image settings of its files.
+
+    Args:
+        folder: HF checkpoint folder of a known family, published or transformers 5 layout.
+        **overrides: arguments of the family's transform that replace what the folder says.
+
+    Raises:
+        ValueError: an unknown model type, or a file that is missing or contradicts another.
+    """
+    return get_family(folder).transform(folder, **overrides)
+
+
+__all__ = ["FAMILIES", "Family", "get_family", "load_transform"]

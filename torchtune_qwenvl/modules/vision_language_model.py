@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from torchtune_qwenvl.modules.attention import Segments
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
+from torchtune_qwenvl.modules.experts.routers import RouterStatistics, watch_routers
 from torchtune_qwenvl.modules.kv_cache import KVCache
-from torchtune_qwenvl.modules.lora import Training
 from torchtune_qwenvl.modules.loss import chunked_cross_entropy, labelled_positions
-from torchtune_qwenvl.modules.routers import RouterStatistics, watch_routers
-from torchtune_qwenvl.modules.vision_transformer import VisionTransformer
+from torchtune_qwenvl.modules.trainable import Training
+from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
 
 
 class VisionLanguageModel(nn.Module):

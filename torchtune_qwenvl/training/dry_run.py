@@ -18,9 +18,9 @@ from omegaconf import DictConfig
 
 from torchtune_qwenvl.data.loader import Batch, Loader
 from torchtune_qwenvl.data.sizes import measure
-from torchtune_qwenvl.training.distributed import World
-from torchtune_qwenvl.training.flops import FlopCounter
-from torchtune_qwenvl.training.metrics import peak_memory_gib
+from torchtune_qwenvl.distributed import World
+from torchtune_qwenvl.training.watch.flops import FlopCounter
+from torchtune_qwenvl.training.watch.metrics import peak_memory_gib
 
 TIMED = 10  # batches of an epoch that are timed
 Step = Callable[[list[Batch]], Any]

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 from torchtune.utils import get_logger
 
 from torchtune_qwenvl.data.loader import Loader
-from torchtune_qwenvl.training.distributed import World
+from torchtune_qwenvl.distributed import World
 from torchtune_qwenvl.training.resume import Progress
 
 log = get_logger("INFO")

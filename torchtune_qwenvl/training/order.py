@@ -8,13 +8,13 @@ from torch.utils.data import Dataset
 
 from torchtune_qwenvl.data.length_cache import measure_once
 from torchtune_qwenvl.data.mixed_dataset import MixedDataset
-from torchtune_qwenvl.data.mixed_stream import MixedStream
-from torchtune_qwenvl.data.packed_sampler import PackedSampler
-from torchtune_qwenvl.data.sampler import ResumableSampler
-from torchtune_qwenvl.data.stream_sampler import StreamSampler
-from torchtune_qwenvl.data.streamed_dataset import as_streamed, is_streamed
-from torchtune_qwenvl.data.streams import Share
-from torchtune_qwenvl.training.distributed import World
+from torchtune_qwenvl.data.order.packed_sampler import PackedSampler
+from torchtune_qwenvl.data.order.sampler import ResumableSampler
+from torchtune_qwenvl.data.streams.dataset import as_streamed, is_streamed
+from torchtune_qwenvl.data.streams.mixed import MixedStream
+from torchtune_qwenvl.data.streams.sampler import StreamSampler
+from torchtune_qwenvl.data.streams.stream import Share
+from torchtune_qwenvl.distributed import World
 
 
 def order_of(

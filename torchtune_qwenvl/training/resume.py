@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from torchtune_qwenvl.training.distributed import World, like, local
-from torchtune_qwenvl.training.folder import check_disk_space
-from torchtune_qwenvl.training.optim_in_bwd import OptimizerInBackward
+from torchtune_qwenvl.checkpoints.folder import check_disk_space
+from torchtune_qwenvl.distributed import World, like, local
+from torchtune_qwenvl.training.step.optim_in_bwd import OptimizerInBackward
 
 META = "run.json"
 

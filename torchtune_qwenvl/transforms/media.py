@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torchtune.data import Message
 
-from torchtune_qwenvl.transforms.chat import media_parts
+from torchtune_qwenvl.transforms.chat.chat import media_parts
+from torchtune_qwenvl.transforms.chat.pieces import VideoFormat
+from torchtune_qwenvl.transforms.chat.positions import temporal_positions
+from torchtune_qwenvl.transforms.chat.turns import Medium
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.image import IMAGE_OPTIONS, ImageTransform, PlannedImage
-from torchtune_qwenvl.transforms.pieces import VideoFormat
-from torchtune_qwenvl.transforms.positions import temporal_positions
-from torchtune_qwenvl.transforms.turns import Medium
-from torchtune_qwenvl.transforms.video import VIDEO_OPTIONS, PlannedVideo, VideoTransform
+from torchtune_qwenvl.transforms.images.image import IMAGE_OPTIONS, ImageTransform, PlannedImage
+from torchtune_qwenvl.transforms.videos.video import VIDEO_OPTIONS, PlannedVideo, VideoTransform
 
 
 @dataclass(frozen=True)

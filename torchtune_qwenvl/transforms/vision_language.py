@@ -16,16 +16,12 @@ from torchtune.data import Message, PromptTemplateInterface
 from torchtune.modules.transforms import Transform
 from torchtune.modules.transforms.tokenizers import ModelTokenizer
 
-from torchtune_qwenvl.transforms.chat import ChatFormat, has_media
-from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.image import ImageTransform
-from torchtune_qwenvl.transforms.media import MediaPlanner, PlannedMedium
-from torchtune_qwenvl.transforms.positions import mrope_positions
-from torchtune_qwenvl.transforms.size import SampleSize
-from torchtune_qwenvl.transforms.tokenizer import BPETokenizer
-from torchtune_qwenvl.transforms.tools import Tools, calls_of
-from torchtune_qwenvl.transforms.truncation import Policy, turns_that_fit
-from torchtune_qwenvl.transforms.turns import (
+from torchtune_qwenvl.transforms.chat.chat import ChatFormat, has_media
+from torchtune_qwenvl.transforms.chat.positions import mrope_positions
+from torchtune_qwenvl.transforms.chat.tokenizer import BPETokenizer
+from torchtune_qwenvl.transforms.chat.tools import Tools, calls_of
+from torchtune_qwenvl.transforms.chat.truncation import Policy, turns_that_fit
+from torchtune_qwenvl.transforms.chat.turns import (
     Medium,
     TurnEncoder,
     TurnTokens,
@@ -33,7 +29,11 @@ from torchtune_qwenvl.transforms.turns import (
     media_numbers,
     visual_blocks,
 )
-from torchtune_qwenvl.transforms.video import VideoTransform
+from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.transforms.images.image import ImageTransform
+from torchtune_qwenvl.transforms.media import MediaPlanner, PlannedMedium
+from torchtune_qwenvl.transforms.size import SampleSize
+from torchtune_qwenvl.transforms.videos.video import VideoTransform
 
 
 class VisionLanguageTransform(ModelTokenizer, Transform):
@@ -140,7 +140,7 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         max_pixels, resized_height, resized_width`; for video parts see `VideoTransform.plan`.
 
         Args:
-            sample: has `messages`, and may have `tools`, in OpenAI's form; see `transforms/tools.py`.
+            sample: has `messages`, and may have `tools`, in OpenAI's form; see `transforms/chat/tools.py`.
             inference: open the assistant's turn behind the last message; an empty assistant message at the
                 end, as torchtune's recipes add it, stands for the same. Too long raises: no turn is dropped.
 

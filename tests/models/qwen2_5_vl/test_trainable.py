@@ -10,7 +10,8 @@ from torchtune.modules.peft import get_adapter_params
 
 from torchtune_qwenvl.data import collate
 from torchtune_qwenvl.models.qwen2_5_vl import qwen2_5_vl_from_config
-from torchtune_qwenvl.modules.lora import PARTS, is_adapter, part_of
+from torchtune_qwenvl.modules.adapters.lora import is_adapter
+from torchtune_qwenvl.modules.trainable import PARTS, part_of
 
 MODES = ("frozen", "lora", "full")
 SETTINGS = [modes for modes in itertools.product(MODES, repeat=3) if set(modes) != {"frozen"}]

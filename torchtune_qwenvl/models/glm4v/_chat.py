@@ -20,10 +20,10 @@ from itertools import pairwise, takewhile
 
 from torchtune.data import Message
 
-from torchtune_qwenvl.transforms.chat import ChatFormat, Turn, has_media
+from torchtune_qwenvl.transforms.chat.chat import ChatFormat, Turn, has_media
+from torchtune_qwenvl.transforms.chat.pieces import Marks, Piece, Special, VideoFormat
+from torchtune_qwenvl.transforms.chat.tools import Arguments, ToolFormat, Tools, parse_arguments, to_json
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.pieces import Marks, Piece, Special, VideoFormat
-from torchtune_qwenvl.transforms.tools import Arguments, ToolFormat, Tools, parse_arguments, to_json
 
 PREFIX = ("[gMASK]", "<sop>")
 _IMAGE = ("<|begin_of_image|>", "<|image|>", "<|end_of_image|>")

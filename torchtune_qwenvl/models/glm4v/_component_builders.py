@@ -9,13 +9,13 @@ from torch import nn
 from torchtune.modules import RMSNorm
 
 from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models._builders import swiglu, text_rotary
-from torchtune_qwenvl.models._towers import TextShape, VisionShape, decoder, vision_encoder
+from torchtune_qwenvl.models.parts import swiglu, text_rotary
+from torchtune_qwenvl.models.towers import TextShape, VisionShape, decoder, vision_encoder
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
-from torchtune_qwenvl.modules.learned_positions import LearnedPositions, bicubic
 from torchtune_qwenvl.modules.rope import chunked_axes
-from torchtune_qwenvl.modules.vision_layers import GatedPatchMerger
-from torchtune_qwenvl.modules.vision_transformer import VisionTransformer
+from torchtune_qwenvl.modules.vision.layers import GatedPatchMerger
+from torchtune_qwenvl.modules.vision.learned_positions import LearnedPositions, bicubic
+from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
 
 
 @takes_arguments_of(VisionShape)

@@ -1,6 +1,6 @@
 """GLM-4.1V in the family registry, under both model types that transformers has for it."""
 
-from torchtune_qwenvl.models._family import Family
+from torchtune_qwenvl.models.family import Family
 from torchtune_qwenvl.models.glm4v._model_builders import SLOTS, glm4v_from_config
 from torchtune_qwenvl.models.glm4v._transform import load_glm4v_transform
 from torchtune_qwenvl.models.glm4v._weights import GLM4V_WEIGHTS

@@ -1,11 +1,11 @@
-"""What config.json of GLM-4.1V has beside that of other families; see `models._hf_config`."""
+"""What config.json of GLM-4.1V has beside that of other families; see `models/hf_config.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from torchtune_qwenvl.models import _hf_config
+from torchtune_qwenvl.models import hf_config as _hf_config
 
 _VISION = (
     "depth", "hidden_size", "intermediate_size", "num_heads", "out_hidden_size", "patch_size",

@@ -9,17 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models._published import Published
-from torchtune_qwenvl.models._transform import PublishedTransform
-from torchtune_qwenvl.models.glm4v._chat import (
-    TENTHS_OF_SECONDS,
-    WHOLE_SECONDS,
-    ReasoningChat,
-    RoleTokenChat,
-)
+from torchtune_qwenvl.models.glm4v._chat import TENTHS_OF_SECONDS, WHOLE_SECONDS, ReasoningChat, RoleTokenChat
 from torchtune_qwenvl.models.glm4v._sizes import IMAGE_MEAN, IMAGE_STD
 from torchtune_qwenvl.models.glm4v._video import GLM4VVideoTransform, GLM46VVideoTransform
-from torchtune_qwenvl.transforms.image import ImageTransform, smart_resize_frames
+from torchtune_qwenvl.models.published import Published
+from torchtune_qwenvl.models.published_transform import PublishedTransform
+from torchtune_qwenvl.transforms.images.image import ImageTransform, smart_resize_frames
 
 MIN_PIXELS = 112 * 112
 MAX_PIXELS = 28 * 28 * 15000

@@ -3,8 +3,8 @@
 Published checkpoints and `save_pretrained` spell the module tree's names.
 """
 
-from torchtune_qwenvl.models import _weights as shared
-from torchtune_qwenvl.training.weight_table import WeightTable
+from torchtune_qwenvl.models import weight_rows as shared
+from torchtune_qwenvl.models.weight_table import WeightTable
 
 _MERGER = "vision_encoder.merger"
 

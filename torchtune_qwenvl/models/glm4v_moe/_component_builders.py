@@ -10,14 +10,14 @@ from typing import Any
 from torch import nn
 
 from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models._builders import swiglu, text_rotary
-from torchtune_qwenvl.models._towers import TextShape, decoder
 from torchtune_qwenvl.models.glm4v import glm4v_vision_encoder as glm4v_moe_vision_encoder
+from torchtune_qwenvl.models.parts import swiglu, text_rotary
+from torchtune_qwenvl.models.towers import TextShape, decoder
+from torchtune_qwenvl.modules.adapters.lora import Adapter
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
-from torchtune_qwenvl.modules.lora import Adapter
-from torchtune_qwenvl.modules.moe import GroupedExperts, SparseMoE
+from torchtune_qwenvl.modules.experts.moe import GroupedExperts, SparseMoE
+from torchtune_qwenvl.modules.experts.routers import SigmoidRouter
 from torchtune_qwenvl.modules.rope import chunked_axes
-from torchtune_qwenvl.modules.routers import SigmoidRouter
 
 __all__ = ["glm4v_moe_decoder", "glm4v_moe_vision_encoder"]
 

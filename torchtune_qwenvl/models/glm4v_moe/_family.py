@@ -1,6 +1,6 @@
 """GLM's mixtures of experts, GLM-4.5V and GLM-4.6V, in the family registry."""
 
-from torchtune_qwenvl.models._family import Family
+from torchtune_qwenvl.models.family import Family
 from torchtune_qwenvl.models.glm4v_moe._model_builders import SLOTS, glm4v_moe_from_config
 from torchtune_qwenvl.models.glm4v_moe._transform import load_glm4v_moe_transform
 from torchtune_qwenvl.models.glm4v_moe._weights import GLM4V_MOE_WEIGHTS

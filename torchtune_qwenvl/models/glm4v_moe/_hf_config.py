@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torchtune_qwenvl.models._hf_config import check_multiple, required
 from torchtune_qwenvl.models.glm4v import _hf_config as dense
+from torchtune_qwenvl.models.hf_config import check_multiple, required
 
 _EXPERTS = ("num_experts_per_tok", "moe_intermediate_size")
 # Of transformers' Glm4vMoeTextConfig: what a missing entry means.
@@ -21,7 +21,7 @@ _NAME_IN_5_X = "num_local_experts"
 
 
 def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """See `torchtune_qwenvl.models._hf_config.normalise_config`."""
+    """See `torchtune_qwenvl.models.hf_config.normalise_config`."""
     found = dict(raw.get("text_config") or raw)
     config = dense.normalise_config(raw, text=("head_dim",) if found.get("head_dim") else ())
     text = config["text_config"]

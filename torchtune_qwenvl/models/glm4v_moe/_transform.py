@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models._published import Published
-from torchtune_qwenvl.models._transform import PublishedTransform
 from torchtune_qwenvl.models.glm4v._chat import ReasoningChat, RoleTokenChat
 from torchtune_qwenvl.models.glm4v._transform import GLM4VImageTransform
 from torchtune_qwenvl.models.glm4v._video import GLM4VVideoTransform, GLM46VVideoTransform
-from torchtune_qwenvl.transforms.folder import processor_class
+from torchtune_qwenvl.models.published import Published
+from torchtune_qwenvl.models.published_transform import PublishedTransform
+from torchtune_qwenvl.transforms.processor_folder import processor_class
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -4,9 +4,9 @@ Files hold every expert's matrices for themselves, published ones and those of `
 transformers' modules, and folders saved with `save_original_format=False`, hold them in one tensor per layer.
 """
 
-from torchtune_qwenvl.models import _weights as shared
+from torchtune_qwenvl.models import weight_rows as shared
 from torchtune_qwenvl.models.glm4v._weights import VISION
-from torchtune_qwenvl.training.weight_table import Slice, WeightTable
+from torchtune_qwenvl.models.weight_table import Slice, WeightTable
 
 _TEXT, _LAYER = shared.TEXT, shared.TEXT_LAYER
 

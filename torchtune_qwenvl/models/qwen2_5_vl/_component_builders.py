@@ -7,12 +7,12 @@ from functools import partial
 from typing import Any
 
 from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models._builders import VISION_EPS, merger, swiglu, text_rotary
-from torchtune_qwenvl.models._towers import TextShape, VisionShape, decoder, vision_encoder
+from torchtune_qwenvl.models.parts import VISION_EPS, merger, swiglu, text_rotary
+from torchtune_qwenvl.models.towers import TextShape, VisionShape, decoder, vision_encoder
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
 from torchtune_qwenvl.modules.norm import RMSNorm
 from torchtune_qwenvl.modules.rope import chunked_axes
-from torchtune_qwenvl.modules.vision_transformer import VisionTransformer
+from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
 
 
 @takes_arguments_of(VisionShape)

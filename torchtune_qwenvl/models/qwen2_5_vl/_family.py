@@ -1,6 +1,6 @@
 """Qwen2.5-VL as an entry of the family registry."""
 
-from torchtune_qwenvl.models._family import Family
+from torchtune_qwenvl.models.family import Family
 from torchtune_qwenvl.models.qwen2_5_vl._model_builders import SLOTS, qwen2_5_vl_from_config
 from torchtune_qwenvl.models.qwen2_5_vl._transform import load_qwen2_5_vl_transform
 from torchtune_qwenvl.models.qwen2_5_vl._weights import QWEN2_5_VL_WEIGHTS

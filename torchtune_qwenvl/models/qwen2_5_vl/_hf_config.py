@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torchtune_qwenvl.models import _hf_config as shared
+from torchtune_qwenvl.models import hf_config as shared
 
 _VISION = (
     "depth", "hidden_size", "intermediate_size", "num_heads", "out_hidden_size", "patch_size",
@@ -14,7 +14,7 @@ _VISION = (
 
 
 def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """See `torchtune_qwenvl.models._hf_config.normalise_config`."""
+    """See `torchtune_qwenvl.models.hf_config.normalise_config`."""
     config = shared.normalise_config(raw, vision=_VISION, rope_theta=1e6)
     vision = config["vision_config"]
     vision["tokens_per_second"] = raw["vision_config"].get("tokens_per_second", 4)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models._model import Slots, build_model, published_sizes
+from torchtune_qwenvl.models.build import Slots, build_model, published_sizes
 from torchtune_qwenvl.models.qwen2_5_vl._component_builders import (
     qwen2_5_vl_decoder,
     qwen2_5_vl_vision_encoder,

@@ -5,8 +5,8 @@ with them PEFT, and folders saved with `save_original_format=False`) `model.visu
 `model.language_model.*`.
 """
 
-from torchtune_qwenvl.models import _weights as shared
-from torchtune_qwenvl.training.weight_table import WeightTable
+from torchtune_qwenvl.models import weight_rows as shared
+from torchtune_qwenvl.models.weight_table import WeightTable
 
 QWEN2_5_VL_WEIGHTS = WeightTable(
     rows={

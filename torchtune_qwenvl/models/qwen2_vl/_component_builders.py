@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 
 from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models._builders import VISION_EPS, merger, two_linears
-from torchtune_qwenvl.models._towers import VisionShape, vision_encoder
+from torchtune_qwenvl.models.parts import VISION_EPS, merger, two_linears
 from torchtune_qwenvl.models.qwen2_5_vl import qwen2_5_vl_decoder as qwen2_vl_decoder
-from torchtune_qwenvl.modules.vision_layers import QuickGELU
-from torchtune_qwenvl.modules.vision_transformer import VisionTransformer
+from torchtune_qwenvl.models.towers import VisionShape, vision_encoder
+from torchtune_qwenvl.modules.vision.layers import QuickGELU
+from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
 
 __all__ = ["qwen2_vl_decoder", "qwen2_vl_vision_encoder"]
 

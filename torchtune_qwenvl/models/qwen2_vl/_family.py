@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchtune_qwenvl.models._family import Family
+from torchtune_qwenvl.models.family import Family
 from torchtune_qwenvl.models.qwen2_vl._model_builders import SLOTS, qwen2_vl_from_config
 from torchtune_qwenvl.models.qwen2_vl._weights import QWEN2_VL_WEIGHTS
 

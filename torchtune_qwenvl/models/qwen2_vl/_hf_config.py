@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torchtune_qwenvl.models import _hf_config as shared
+from torchtune_qwenvl.models import hf_config as shared
 
 # Of transformers' Qwen2VLVisionConfig: what it writes is only what differs from these.
 _VISION_DEFAULTS = {
@@ -21,7 +21,7 @@ _VISION_DEFAULTS = {
 
 
 def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """See `torchtune_qwenvl.models._hf_config.normalise_config`; `hidden_size` is a visual token's width."""
+    """See `torchtune_qwenvl.models.hf_config.normalise_config`; `hidden_size` is a visual token's width."""
     config = shared.normalise_config(
         raw, vision=_VISION_DEFAULTS, vision_defaults=_VISION_DEFAULTS, rope_theta=1e6
     )

@@ -7,8 +7,8 @@ revision 5a8a6ea; seven ids in config.json fit it.
 
 from __future__ import annotations
 
-from torchtune_qwenvl.models._published import Published
-from torchtune_qwenvl.models._transform import PublishedTransform
+from torchtune_qwenvl.models.published import Published
+from torchtune_qwenvl.models.published_transform import PublishedTransform
 from torchtune_qwenvl.models.qwen2_5_vl._transform import ADDED_TOKENS, CHAT, Qwen2_5_VLImageTransform
 from torchtune_qwenvl.models.qwen2_vl._video import Qwen2VLVideoTransform
 

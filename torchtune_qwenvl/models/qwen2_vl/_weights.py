@@ -1,8 +1,8 @@
 """Weight names of Qwen2-VL: the decoder's rows are Qwen2.5-VL's, the encoder's its own."""
 
-from torchtune_qwenvl.models import _weights as shared
+from torchtune_qwenvl.models import weight_rows as shared
 from torchtune_qwenvl.models.qwen2_5_vl._weights import QWEN2_5_VL_WEIGHTS
-from torchtune_qwenvl.training.weight_table import WeightTable
+from torchtune_qwenvl.models.weight_table import WeightTable
 
 _BLOCK, _LAYER = shared.BLOCK, shared.VISION_LAYER
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 from torchtune.data import Message
 
-from torchtune_qwenvl.transforms.chat import ChatFormat, Turn
+from torchtune_qwenvl.transforms.chat.chat import ChatFormat, Turn
+from torchtune_qwenvl.transforms.chat.pieces import Piece, Special, VideoFormat
+from torchtune_qwenvl.transforms.chat.tools import Arguments, ToolFormat, to_json
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.pieces import Piece, Special, VideoFormat
-from torchtune_qwenvl.transforms.tools import Arguments, ToolFormat, to_json
 
 _MEDIUM = "<>"  # in the place of an image or a video
 _RESULT = ("\n<tool_response>\n", "\n</tool_response>")

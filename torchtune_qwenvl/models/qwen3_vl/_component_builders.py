@@ -14,12 +14,12 @@ from typing import Any
 from torch import nn
 
 from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models._builders import VISION_EPS, merger, swiglu, text_rotary, two_linears
-from torchtune_qwenvl.models._towers import TextShape, VisionShape, decoder, vision_encoder
+from torchtune_qwenvl.models.parts import VISION_EPS, merger, swiglu, text_rotary, two_linears
+from torchtune_qwenvl.models.towers import TextShape, VisionShape, decoder, vision_encoder
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
-from torchtune_qwenvl.modules.learned_positions import LearnedPositions, bilinear
 from torchtune_qwenvl.modules.rope import interleaved_axes
-from torchtune_qwenvl.modules.vision_transformer import VisionTransformer
+from torchtune_qwenvl.modules.vision.learned_positions import LearnedPositions, bilinear
+from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
 
 text_arguments = takes_arguments_of(TextShape, mrope_section=(24, 20, 20), rope_theta=5e6)
 

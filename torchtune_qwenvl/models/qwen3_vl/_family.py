@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchtune_qwenvl.models._family import Family
+from torchtune_qwenvl.models.family import Family
 from torchtune_qwenvl.models.qwen3_vl._model_builders import SLOTS, qwen3_vl_from_config
 from torchtune_qwenvl.models.qwen3_vl._weights import QWEN3_VL_WEIGHTS
 

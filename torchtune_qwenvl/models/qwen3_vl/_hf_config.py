@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from torchtune_qwenvl.models import _hf_config as shared
+from torchtune_qwenvl.models import hf_config as shared
 
 _VISION = (
     "depth", "hidden_size", "intermediate_size", "num_heads", "out_hidden_size", "patch_size",
@@ -15,7 +15,7 @@ _VISION = (
 
 
 def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """See `torchtune_qwenvl.models._hf_config.normalise_config`."""
+    """See `torchtune_qwenvl.models.hf_config.normalise_config`."""
     config = shared.normalise_config(raw, text=("head_dim",), vision=_VISION)
     text, vision = config["text_config"], config["vision_config"]
     raw_text = raw.get("text_config") or raw

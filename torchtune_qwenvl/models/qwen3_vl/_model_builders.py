@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models._model import Entries, Slots, build_model, published_sizes
+from torchtune_qwenvl.models.build import Entries, Slots, build_model, published_sizes
 from torchtune_qwenvl.models.qwen3_vl._component_builders import qwen3_vl_decoder, qwen3_vl_vision_encoder
 from torchtune_qwenvl.models.qwen3_vl._hf_config import normalise_config
 from torchtune_qwenvl.models.qwen3_vl._sizes import IMAGE_MEAN, IMAGE_STD, published_config

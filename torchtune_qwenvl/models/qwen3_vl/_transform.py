@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models._published import Published
-from torchtune_qwenvl.models._transform import PublishedTransform
+from torchtune_qwenvl.models.published import Published
+from torchtune_qwenvl.models.published_transform import PublishedTransform
 from torchtune_qwenvl.models.qwen2_5_vl._transform import ADDED_TOKENS as QWEN2_5_TOKENS
 from torchtune_qwenvl.models.qwen3_vl._chat import INSTRUCT, THINKING
 from torchtune_qwenvl.models.qwen3_vl._sizes import IMAGE_MEAN, IMAGE_STD
 from torchtune_qwenvl.models.qwen3_vl._video import Qwen3VLVideoTransform
-from torchtune_qwenvl.transforms.image import ImageTransform
-from torchtune_qwenvl.transforms.tokenizer import ExtraToken
+from torchtune_qwenvl.transforms.chat.tokenizer import ExtraToken
+from torchtune_qwenvl.transforms.images.image import ImageTransform
 
 ADDED_TOKENS = (
     *QWEN2_5_TOKENS,

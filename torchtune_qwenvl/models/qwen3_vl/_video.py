@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torchtune_qwenvl.models.qwen3_vl._sizes import IMAGE_MEAN, IMAGE_STD
-from torchtune_qwenvl.transforms.video import PlannedVideo, VideoTransform
-from torchtune_qwenvl.transforms.video_rules import (
+from torchtune_qwenvl.transforms.videos.rules import (
     Clip,
     VideoSettings,
     evenly,
@@ -18,6 +17,7 @@ from torchtune_qwenvl.transforms.video_rules import (
     resize_by_clip,
     within,
 )
+from torchtune_qwenvl.transforms.videos.video import PlannedVideo, VideoTransform
 
 
 class Qwen3VLVideoTransform(VideoTransform):

@@ -1,7 +1,7 @@
 """Weight names of Qwen3-VL: transformers' module tree, which the files spell too, on the left, ours right."""
 
-from torchtune_qwenvl.models import _weights as shared
-from torchtune_qwenvl.training.weight_table import WeightTable
+from torchtune_qwenvl.models import weight_rows as shared
+from torchtune_qwenvl.models.weight_table import WeightTable
 
 _BLOCK, _LAYER = shared.BLOCK, shared.VISION_LAYER
 _STACK, _STACKED = "model.visual.deepstack_merger_list.{i}", "vision_encoder.deepstack_mergers.{i}"

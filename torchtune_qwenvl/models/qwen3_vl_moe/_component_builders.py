@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import nn
 
-from torchtune_qwenvl.models._builders import swiglu
-from torchtune_qwenvl.models._towers import TextShape
+from torchtune_qwenvl.models.parts import swiglu
 from torchtune_qwenvl.models.qwen3_vl import qwen3_vl_vision_encoder as qwen3_vl_moe_vision_encoder
 from torchtune_qwenvl.models.qwen3_vl._component_builders import qwen3_decoder, text_arguments
+from torchtune_qwenvl.models.towers import TextShape
+from torchtune_qwenvl.modules.adapters.lora import Adapter
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
-from torchtune_qwenvl.modules.lora import Adapter
-from torchtune_qwenvl.modules.moe import GroupedExperts, SparseMoE
-from torchtune_qwenvl.modules.routers import Router
+from torchtune_qwenvl.modules.experts.moe import GroupedExperts, SparseMoE
+from torchtune_qwenvl.modules.experts.routers import Router
 
 __all__ = ["qwen3_vl_moe_decoder", "qwen3_vl_moe_vision_encoder"]
 

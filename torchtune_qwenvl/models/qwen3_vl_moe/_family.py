@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torchtune_qwenvl.models._family import Family
+from torchtune_qwenvl.models.family import Family
 from torchtune_qwenvl.models.qwen3_vl._family import QWEN3_VL
 from torchtune_qwenvl.models.qwen3_vl_moe._model_builders import SLOTS, qwen3_vl_moe_from_config
 from torchtune_qwenvl.models.qwen3_vl_moe._weights import QWEN3_VL_MOE_WEIGHTS

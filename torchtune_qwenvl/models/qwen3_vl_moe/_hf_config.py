@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torchtune_qwenvl.models._hf_config import required
+from torchtune_qwenvl.models.hf_config import required
 from torchtune_qwenvl.models.qwen3_vl import _hf_config as dense
 
 _EXPERTS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size")
@@ -13,7 +13,7 @@ _NAME_IN_5_X = "num_local_experts"
 
 
 def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """See `torchtune_qwenvl.models._hf_config.normalise_config`; adds `dense_layers`."""
+    """See `torchtune_qwenvl.models.hf_config.normalise_config`; adds `dense_layers`."""
     config = dense.normalise_config(raw)
     text, found = config["text_config"], dict(raw.get("text_config") or raw)
     found.setdefault("num_experts", found.get(_NAME_IN_5_X))

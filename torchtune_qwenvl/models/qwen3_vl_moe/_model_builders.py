@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models._model import Slots, build_moe_model, published_sizes
+from torchtune_qwenvl.models.build import Slots, build_moe_model, published_sizes
 from torchtune_qwenvl.models.qwen3_vl._model_builders import TEXT, VISION
 from torchtune_qwenvl.models.qwen3_vl_moe._component_builders import (
     qwen3_vl_moe_decoder,

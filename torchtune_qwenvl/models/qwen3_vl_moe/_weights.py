@@ -3,9 +3,9 @@
 Published files hold an expert's matrices the other way round than transformers' modules: [E, in, out].
 """
 
-from torchtune_qwenvl.models._weights import TEXT, TEXT_LAYER, TIED
 from torchtune_qwenvl.models.qwen3_vl._weights import ROWS
-from torchtune_qwenvl.training.weight_table import WeightTable
+from torchtune_qwenvl.models.weight_rows import TEXT, TEXT_LAYER, TIED
+from torchtune_qwenvl.models.weight_table import WeightTable
 
 QWEN3_VL_MOE_WEIGHTS = WeightTable(
     rows={

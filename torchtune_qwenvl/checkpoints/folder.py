@@ -1,0 +1,202 @@
+"""A HF checkpoint folder on disk: config.json, safetensors in one file or several, and the files beside them.
+
+Reading maps the files into memory; nothing is ever unpickled. Writing goes to a hidden folder beside the
+target, which takes the target's name only when it is complete.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from torchtune_qwenvl.checkpoints.shards import Entry, Shard, read_shard
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+# Other forms of the weights: a saved folder must not carry the old ones along.
+WEIGHT_SUFFIXES = (
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".gguf",
+    ".safetensors.index.json",
+    ".bin.index.json",
+)
+
+
+class CheckpointFolder:
+    """A folder's config and tensors, read only. Use it as a context manager: it keeps mapped files open.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        ValueError: if it is no checkpoint folder, holds pickled weights only, or a shard is missing or
+            cut off.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise ValueError(f"{path}: no such folder; a checkpoint is downloaded by `tune download <repo>`")
+        if not (self.path / CONFIG).is_file():
+            raise ValueError(
+                f"{path}: not a checkpoint folder, {CONFIG} is missing (it holds {self._listing()})"
+            )
+        self.config: dict[str, Any] = read_json(self.path / CONFIG)
+        self.shards: list[Shard] = [read_shard(self.path / name) for name in self._shard_names()]
+        self.file_of = {name: shard.file for shard in self.shards for name in shard.entries}
+        self._check_index()
+        self._handles: dict[str, Any] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "CheckpointFolder":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._handles.clear()
+        self._stack.close()
+
+    def entries(self) -> Iterator[tuple[str, Entry]]:
+        """(name, dtype and shape) of every tensor, file by file in the order of their bytes."""
+        for shard in self.shards:
+            yield from shard.entries.items()
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Rows [start, stop) of a tensor along its first axis, backed by the mapped file: copy before
+        writing."""
+        file = self.file_of[name]
+        if file not in self._handles:
+            handle = safe_open(str(self.path / file), framework="pt")
+            self._handles[file] = self._stack.enter_context(handle)
+        if start == 0 and stop is None:
+            return self._handles[file].get_tensor(name)
+        return self._handles[file].get_slice(name)[start:stop]
+
+    def sidecars(self) -> list[Path]:
+        """Every file of the folder that is no weights: config, tokenizer, template, processor, licence."""
+        files = (path for path in sorted(self.path.iterdir()) if path.is_file())
+        return [path for path in files if not path.name.endswith(WEIGHT_SUFFIXES)]
+
+    def image_statistics(self) -> dict[str, list[float]]:
+        """`image_mean` and `image_std` of the folder's image processor file; empty where it has none."""
+        found: dict[str, Any] = {}
+        if (self.path / "preprocessor_config.json").is_file():
+            found = read_json(self.path / "preprocessor_config.json")
+        elif (self.path / "processor_config.json").is_file():
+            found = read_json(self.path / "processor_config.json").get("image_processor", {})
+        return {key: found[key] for key in ("image_mean", "image_std") if key in found}
+
+    def _shard_names(self) -> list[str]:
+        if (self.path / INDEX).is_file():
+            names = sorted(set(self._weight_map().values()))
+        elif (self.path / WEIGHTS).is_file():
+            names = [WEIGHTS]
+        elif any(self.path.glob("*.bin")):
+            raise ValueError(
+                f"{self.path}: holds pickled weights (.bin) only, which are never unpickled here; convert it "
+                "once with transformers: "
+                "AutoModelForImageTextToText.from_pretrained(folder).save_pretrained(new_folder)"
+            )
+        else:
+            raise ValueError(
+                f"{self.path}: neither {WEIGHTS} nor {INDEX} is there (it holds {self._listing()})"
+            )
+        for name in names:
+            if Path(name).name != name:
+                raise ValueError(f"{self.path / INDEX}: names a file outside the folder, {name!r}")
+            if not (self.path / name).is_file():
+                lost = [tensor for tensor, file in self._weight_map().items() if file == name]
+                raise ValueError(
+                    f"{self.path}: shard {name} is missing ({len(lost)} tensors, {lost[0]} among them); "
+                    "download it again"
+                )
+        return names
+
+    def _weight_map(self) -> dict[str, str]:
+        index = read_json(self.path / INDEX)
+        if not isinstance(index.get("weight_map"), dict):
+            raise ValueError(f"{self.path / INDEX}: expected a `weight_map` of tensor names to file names")
+        return index["weight_map"]
+
+    def _check_index(self) -> None:
+        if not (self.path / INDEX).is_file():
+            return
+        for tensor, file in self._weight_map().items():
+            if self.file_of.get(tensor) != file:
+                raise ValueError(
+                    f"{self.path / file}: lacks the tensor {tensor}, which {INDEX} says is there"
+                )
+
+    def _listing(self) -> str:
+        names = sorted(path.name for path in self.path.iterdir())
+        return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "nothing"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from `path`; a ValueError that names the file where it is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object as the hub's files have it: two spaces, UTF-8."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def check_disk_space(folder: Path, needed: int) -> None:
+    """Raise a ValueError if the disk under `folder` (or its nearest existing parent) has less than
+    `needed` bytes."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ValueError(
+            f"{folder}: not enough disk, {needed / 1e9:.3f} GB are to be written and {free / 1e9:.3f} GB are "
+            "free; nothing was written: make room or choose another output folder"
+        )
+
+
+@contextmanager
+def replaced_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty hidden folder beside `target` that becomes `target` on success and vanishes on an error.
+
+    An older `target` is put aside first and removed last, so that at every moment a complete folder exists.
+    """
+    target = Path(target).absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    old = work.with_suffix(".old")
+    try:
+        yield work
+        work.chmod(0o777 & ~_umask())
+        if target.exists():
+            target.rename(old)
+        work.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,164 @@
+"""HF checkpoint folder -> our model, whole or sharded.
+
+    load_model(folder)             builds on the meta device, then fills one tensor after the other
+    load_weights(model, files)     fills a model that is built, and perhaps sharded, on the meta device
+
+A rank reads only the rows it keeps.
+
+What the model has in NF4 is quantised as it is read, one tensor at a time; there each rank reads all rows.
+
+The first values of adapters are the same for every number of processes: each rank draws the whole matrix
+from the same random numbers and keeps its rows.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torchtune.modules.peft import DoRALinear, LoRALinear
+
+from torchtune_qwenvl.checkpoints.architecture import check_architecture
+from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
+from torchtune_qwenvl.checkpoints.weight_plan import plan_weights
+from torchtune_qwenvl.distributed import like, local
+from torchtune_qwenvl.models import get_family
+from torchtune_qwenvl.modules.adapters.nf4 import dequantised, is_nf4, quantised, set_dtype
+from torchtune_qwenvl.modules.experts.grouped import GroupedLoRALinear, init_lora_a
+from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
+from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
+
+
+def load_model(
+    folder: str | Path,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    **builder_arguments: Any,
+) -> VisionLanguageModel:
+    """Build the model that a HF checkpoint folder holds, and load its weights.
+
+    Memory rises by the weights once: the model is built without storage, then filled from the mapped files.
+
+    Args:
+        folder: HF checkpoint folder with config.json and safetensors, published or transformers 5 layout.
+        dtype: of all parameters; None keeps each one's dtype in the files (adapters take that of the first).
+        device: where the parameters go.
+        **builder_arguments: of the family's builder: `encoder_trainable`, `lora_rank`, …
+
+    Raises:
+        ValueError: no checkpoint folder, an unknown model type, a missing or cut off shard, names or
+            shapes that do not fit; each names file and tensor.
+    """
+    with CheckpointFolder(folder) as files:
+        model = _build(files, dtype, builder_arguments)
+        load_weights(model, files, torch.device(device))
+    return model
+
+
+def load_vision_encoder(
+    folder: str | Path,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    **builder_arguments: Any,
+) -> VisionTransformer:
+    """The vision half of a checkpoint folder alone: images in, visual tokens out; no other weight is read.
+
+    Args:
+        folder: as in `load_model`.
+        dtype: as in `load_model`.
+        device: as in `load_model`.
+        **builder_arguments: as in `load_model`; those of the decoder change nothing here.
+
+    Raises:
+        ValueError: as in `load_model`.
+    """
+    with CheckpointFolder(folder) as files:
+        model = _build(files, dtype, builder_arguments)
+        load_weights(model, files, torch.device(device), part="vision_encoder")
+    return model.vision_encoder
+
+
+@torch.no_grad()
+def load_weights(
+    model: VisionLanguageModel, files: CheckpointFolder, device: torch.device, part: str = ""
+) -> None:
+    """Give a model on meta storage on `device` and the values of `files`; dtypes stay the model's.
+
+    Args:
+        model: whole, however little of it is loaded: the folder must fit all of it.
+        files: the open folder.
+        device: where to.
+        part: path of the submodule to load; the rest stays on meta. Empty for everything.
+
+    Raises:
+        ValueError: the folder's config.json, names or shapes do not fit the model; names file and tensor.
+    """
+    check_architecture(model, files)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    plan = plan_weights(files, get_family(files.config).weights, shapes)
+    loaded = model.get_submodule(part)
+    loaded.to_empty(device=device)
+    parameters = dict(model.named_parameters())
+    for name, stored in plan.items():
+        if not name.startswith(part):
+            continue
+        ours = local(parameters[name])
+        if is_nf4(ours):
+            _set_quantised(model, name, parameters[name], stored.read().to(device, ours.dtype))
+            continue
+        start = first_row(parameters[name])
+        ours.copy_(stored.read(start, start + len(ours)))
+    for module in loaded.modules():
+        if callable(init := getattr(module, "rope_init", None)):
+            init()
+        if isinstance(module, (LoRALinear, DoRALinear, GroupedLoRALinear)):
+            _init_adapter(module)
+
+
+def first_row(tensor: Tensor) -> int:
+    """Where this rank's rows of a sharded tensor begin: the first axis is cut as by `torch.chunk`."""
+    if not isinstance(tensor, DTensor):
+        return 0
+    rows, mesh = tensor.shape[0], tensor.device_mesh
+    return min(rows, mesh.get_local_rank() * math.ceil(rows / mesh.size()))
+
+
+def _set_quantised(model: nn.Module, name: str, parameter: nn.Parameter, weight: Tensor) -> None:
+    """Put `weight`, quantised, in the parameter's place. Quantised whole: its shards share one mean scale."""
+    value = quantised(weight)
+    if isinstance(parameter, DTensor):
+        mesh = parameter.device_mesh
+        value = like(value.chunk(mesh.size())[mesh.get_local_rank()], parameter)
+    module, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(module), leaf, nn.Parameter(value, requires_grad=False))
+
+
+def _init_adapter(module: LoRALinear | DoRALinear | GroupedLoRALinear) -> None:
+    """As torchtune begins: A random, B zero, DoRA's magnitudes those of the weight's rows."""
+    a = module.lora_a.weight
+    drawn = torch.empty(a.shape)
+    init_lora_a(drawn)
+    start = first_row(a)
+    local(a).copy_(drawn[start : start + len(local(a))])
+    local(module.lora_b.weight).zero_()
+    if isinstance(module, DoRALinear):
+        # Both are cut along the same rows, so each rank has what it needs.
+        local(module.magnitude).copy_(torch.linalg.norm(dequantised(local(module.weight)).float(), dim=1))
+
+
+def _build(
+    files: CheckpointFolder, dtype: torch.dtype | None, builder_arguments: dict[str, Any]
+) -> VisionLanguageModel:
+    """The folder's model on the meta device, in the files' dtypes or in `dtype`."""
+    family = get_family(files.config)
+    with torch.device("meta"):
+        model = family.from_config(files.config, **{**files.image_statistics(), **builder_arguments})
+    parameters = dict(model.named_parameters())
+    plan = plan_weights(files, family.weights, {name: tuple(p.shape) for name, p in parameters.items()})
+    first = next(iter(plan.values())).dtype
+    for name, parameter in parameters.items():
+        stored = plan[name].dtype if name in plan else first
+        set_dtype(parameter, dtype or stored)
+    return model

@@ -1,0 +1,164 @@
+"""Our own adapter folders back into a model: to resume, to generate, to go on training."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from torchtune_qwenvl.checkpoints.folder import read_json
+from torchtune_qwenvl.checkpoints.peft_export import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    METADATA,
+    PREFIX,
+    is_parameter,
+    peft_name,
+)
+from torchtune_qwenvl.models import get_family
+from torchtune_qwenvl.models.weight_table import WeightTable, fits
+from torchtune_qwenvl.modules.adapters.lora import ATTENTION_LINEARS, MLP_LINEARS
+from torchtune_qwenvl.modules.trainable import PARTS, part_of
+from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
+
+LEAVES = {
+    "lora_A.weight": "lora_a.weight",
+    "lora_B.weight": "lora_b.weight",
+    "lora_magnitude_vector": "magnitude",
+}
+
+
+class AdapterFolder:
+    """An adapter folder that `save_adapter` wrote.
+
+    Args:
+        path: the folder.
+        table: names of the family that the adapter belongs to.
+
+    Raises:
+        ValueError: no adapter folder, or one that other software wrote: which parts of a fused projection
+            are adapted is not in PEFT's form, ours notes it in the file's metadata.
+    """
+
+    def __init__(self, path: str | Path, table: WeightTable) -> None:
+        self.path, self.table = Path(path), table
+        for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+            if not (self.path / name).is_file():
+                raise ValueError(f"{path}: not an adapter folder, {name} is missing")
+        self.config = read_json(self.path / ADAPTER_CONFIG)
+        with safe_open(str(self.path / ADAPTER_WEIGHTS), framework="pt") as file:
+            metadata = file.metadata() or {}
+        stored = load_file(self.path / ADAPTER_WEIGHTS)
+        self.stored = {name.removeprefix(PREFIX): tensor for name, tensor in stored.items()}
+        if METADATA not in metadata:
+            raise ValueError(
+                f"{self.path / ADAPTER_WEIGHTS}: not written by torchtune_qwenvl; merge it with PEFT first"
+            )
+        self.lora_modules: dict[str, list[str]] = json.loads(metadata[METADATA])
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """(our name, tensor) of every adapter weight and every fully trained weight."""
+        for name, tensor in self.stored.items():
+            module, leaf = self._split(name)
+            if leaf in LEAVES:
+                for index, ours in enumerate(self.lora_modules[module]):
+                    yield f"{ours}.{LEAVES[leaf]}", self._part(module, leaf, tensor, index)
+            else:
+                names = self.table.ours(name)
+                yield from zip(names, tensor.chunk(len(names)), strict=True)
+
+    def builder_arguments(self) -> dict[str, Any]:
+        """The `…_trainable` and `lora_…` arguments of the model that wrote the folder; dropout is not
+        known."""
+        lora = [ours for group in self.lora_modules.values() for ours in group]
+        full = [
+            n for name in self.stored if self._split(name)[1] not in LEAVES for n in self.table.ours(name)
+        ]
+        modes = dict.fromkeys(PARTS, "frozen")
+        modes |= {part_of(name): "full" for name in full if not _of_experts(name)} | {
+            part_of(name): "lora" for name in lora
+        }
+        leaves = {name.rpartition(".")[2] for name in lora}
+        group = next(iter(self.lora_modules.values()))
+        target = self._target(group[0])
+        total_rank = self._rank(target)
+        total_alpha = self.config["alpha_pattern"].get(
+            peft_name(target, self.table), self.config["lora_alpha"]
+        )
+        experts = "lora" if any(map(_of_experts, lora)) else any(map(_of_experts, full))
+        return {
+            **{f"{part}_trainable": mode for part, mode in modes.items()},
+            **({"experts_trainable": experts} if any(map(_of_experts, self.table.rows)) else {}),
+            "lora_attn_modules": [name for name in ATTENTION_LINEARS if name in leaves],
+            "apply_lora_to_mlp": not leaves.isdisjoint(MLP_LINEARS),
+            "lora_rank": total_rank // len(group),
+            "lora_alpha": total_alpha / len(group),
+            "use_dora": bool(self.config.get("use_dora")),
+        }
+
+    def _split(self, name: str) -> tuple[str, str]:
+        for leaf in LEAVES:
+            if name.endswith(f".{leaf}"):
+                return name.removesuffix(f".{leaf}"), leaf
+        module, _, leaf = name.rpartition(".")
+        return module, leaf
+
+    def _target(self, ours: str) -> str:
+        """What PEFT adapts for our module: transformers' module, or its parameter."""
+        return self.table.theirs(f"{ours}.weight").name.removesuffix(".weight")
+
+    def _rank(self, target: str) -> int:
+        return self.config["rank_pattern"].get(peft_name(target, self.table), self.config["r"])
+
+    def _part(self, module: str, leaf: str, tensor: Tensor, index: int) -> Tensor:
+        """The block of our module number `index` among the adapted ones of PEFT's `module`."""
+        adapted = self.lora_modules[module]
+        target = self._target(adapted[index])
+        if is_parameter(target, self.table):
+            rank = self._rank(target)
+            if leaf == "lora_A.weight":
+                return tensor.unflatten(0, (-1, rank))
+            return tensor.unflatten(1, (rank, -1)).permute(2, 0, 1)
+        whole = [name.removesuffix(".weight") for name in self.table.ours(f"{target}.weight")]
+        if leaf == "lora_A.weight":
+            return tensor.chunk(len(adapted))[index]
+        rows = tensor.chunk(len(whole))[whole.index(adapted[index])]
+        return rows.chunk(len(adapted), dim=1)[index] if leaf == "lora_B.weight" else rows
+
+
+@torch.no_grad()
+def load_adapter(model: VisionLanguageModel, folder: str | Path) -> VisionLanguageModel:
+    """Copy an adapter folder of ours into a model built with its `adapter_arguments`; returns the model.
+
+    Raises:
+        ValueError: the model has other adapters or fully trained parts than the folder.
+    """
+    parameters = dict(model.named_parameters())
+    adapter = AdapterFolder(folder, get_family(model.config).weights)
+    loaded = set()
+    for name, tensor in adapter.tensors():
+        name = adapter.table.tied.get(name, name) if name not in parameters else name
+        if name not in parameters or not fits(tuple(tensor.shape), 1, tuple(parameters[name].shape)):
+            raise ValueError(f"{folder}: {name} {list(tensor.shape)} does not fit the model; {_ADVICE}")
+        parameters[name].copy_(tensor.reshape(parameters[name].shape))
+        loaded.add(name)
+    if missing := [name for name, p in parameters.items() if p.requires_grad and name not in loaded]:
+        raise ValueError(f"{folder}: holds nothing for {missing[0]}, which the model trains; {_ADVICE}")
+    return model
+
+
+def adapter_arguments(folder: str | Path, source: str | Path) -> dict[str, Any]:
+    """Builder arguments of the model that wrote an adapter folder: `load_model(source,
+    **adapter_arguments(...))`."""
+    return AdapterFolder(folder, get_family(source).weights).builder_arguments()
+
+
+def _of_experts(name: str) -> bool:
+    return ".experts." in name
+
+
+_ADVICE = "build the model with load_model(source, **adapter_arguments(folder, source))"

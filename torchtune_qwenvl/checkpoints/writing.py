@@ -1,0 +1,124 @@
+"""Our model -> HF checkpoint folder.
+
+save_model(model, out, source=folder)   the source is the template: names, shapes, dtypes, files
+save_folder(state, out, source)         the same of a mapping, which may gather sharded tensors
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from torchtune_qwenvl.checkpoints.folder import (
+    CONFIG,
+    INDEX,
+    CheckpointFolder,
+    check_disk_space,
+    read_json,
+    replaced_folder,
+    write_json,
+)
+from torchtune_qwenvl.checkpoints.merged_weights import Merger, lora_scaling
+from torchtune_qwenvl.checkpoints.shards import read_shard, write_shard
+from torchtune_qwenvl.checkpoints.weight_plan import Weights, plan_weights
+from torchtune_qwenvl.models import get_family
+from torchtune_qwenvl.modules.adapters.nf4 import is_nf4
+
+
+def save_model(
+    model: nn.Module, out_folder: str | Path, source: str | Path, dtype: torch.dtype | None = None
+) -> Path:
+    """Write `model` as a HF checkpoint folder that transformers and servers load; LoRA and DoRA are merged.
+
+    Quantised weights come from `source` as they are there; adapters are merged into these.
+
+    Args:
+        model: a whole model; of a sharded one hand a gathering mapping to `save_folder`.
+        out_folder: as in `save_folder`.
+        source: as in `save_folder`.
+        dtype: as in `save_folder`.
+    """
+    parameters = dict(model.named_parameters())
+    state: Mapping[str, Tensor] = {name: p.detach() for name, p in parameters.items() if not is_nf4(p)}
+    with CheckpointFolder(source) as files:
+        if len(state) < len(parameters):
+            shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+            state = Weights(state, plan_weights(files, get_family(files.config).weights, shapes))
+        return save_folder(state, out_folder, source, scaling=lora_scaling(model), dtype=dtype)
+
+
+def save_folder(
+    state: Mapping[str, Tensor],
+    out_folder: str | Path,
+    source: str | Path,
+    *,
+    scaling: Mapping[str, float] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write a HF checkpoint folder with the weights of `state` in the layout of `source`; returns it.
+
+    Names, shapes, dtypes and files are those of `source`, so unchanged weights come out bit for bit;
+    every other file of `source` is copied unchanged. The folder appears under its name only when it is
+    complete and its headers have been read back; an older checkpoint of that name is replaced.
+
+    Args:
+        state: our parameter names to tensors, read one at a time.
+        out_folder: where to.
+        source: the folder that the weights were loaded from.
+        scaling: `lora_scaling(model)` where `state` holds adapters to merge.
+        dtype: of all weights; None keeps those of `source`. config.json then says the new one.
+
+    Raises:
+        ValueError: source and state do not belong together, not enough disk (nothing is written then), or
+            `out_folder` is something else than a checkpoint.
+    """
+    out, source = Path(out_folder).absolute(), Path(source).absolute()
+    check_out_folder(out, source)
+    with CheckpointFolder(source) as files:
+        merger = Merger(state, scaling or {}, get_family(files.config).weights)
+        merger.check(files)
+        shards = [shard.cast(dtype) if dtype else shard for shard in files.shards]
+        sidecars = files.sidecars()
+        check_disk_space(out, sum(s.nbytes for s in shards) + sum(path.stat().st_size for path in sidecars))
+        tensors = merger.tensors(files)
+        with replaced_folder(out) as work:
+            for path in sidecars:
+                shutil.copyfile(path, work / path.name)
+            for shard in shards:
+                entries = shard.entries.values()
+                write_shard(work / shard.file, shard, (next(tensors).to(entry.dtype) for entry in entries))
+            _write_index(work, files, sum(shard.nbytes for shard in shards), dtype)
+            for shard in shards:
+                if read_shard(work / shard.file) != shard:
+                    raise ValueError(f"{work / shard.file}: read back, it differs from what was written")
+    return out
+
+
+def check_out_folder(out: Path, source: Path, proof: str = CONFIG) -> None:
+    """Raise a ValueError where a folder written to `out` would destroy something else.
+
+    An existing folder is replaced only if it holds the file `proof`, which tells an older export.
+    """
+    out, source = Path(out).resolve(), Path(source).resolve()
+    if out == source or out in source.parents:
+        raise ValueError(f"{out} is or holds the source checkpoint {source}: choose another output folder")
+    if out.exists() and not (out / proof).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(
+            f"{out} exists and holds no {proof}: it is not replaced, choose another output folder"
+        )
+
+
+def _write_index(work: Path, files: CheckpointFolder, total: int, dtype: torch.dtype | None) -> None:
+    """The index is the source's; where the dtype changes, it and config.json follow."""
+    if (files.path / INDEX).is_file():
+        index = read_json(files.path / INDEX)
+        if dtype is None:
+            shutil.copyfile(files.path / INDEX, work / INDEX)
+        else:
+            index["metadata"] = {**index.get("metadata", {}), "total_size": total}
+            write_json(work / INDEX, index)
+    if dtype is not None:
+        key = "dtype" if "dtype" in files.config else "torch_dtype"
+        write_json(work / CONFIG, {**files.config, key: str(dtype).removeprefix("torch.")})

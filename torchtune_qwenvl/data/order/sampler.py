@@ -1,0 +1,149 @@
+"""Which sample comes when: a permutation per epoch, dealt out to the ranks, resumable at any sample.
+
+    order of the epoch    7 2 5 0 | 3 6 1 4 | 8          9 samples, 2 ranks, batches of 2
+    rank 0                7   5   | 3   1   | 8
+    rank 1                  2   0 |   6   4 | (empty)    as many batches, nothing repeated or left out
+
+One global step of w ranks with batches of b reads the same samples as one process with batches of w*b, which
+is why a run on two processes can be compared with a run on one.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+
+from torchtune_qwenvl.data.order.mixture import Mixture
+
+log = logging.getLogger(__name__)
+
+
+class ResumableSampler(Sampler[list[int]]):
+    """Yields this rank's batches of indices for one epoch, from a position on.
+
+    Args:
+        n: number of samples in the dataset; of a mix, in an epoch.
+        batch_size: samples per rank and batch; ``build_loader`` sets it.
+        seed: of the permutation; the epoch is added to it.
+        shuffle: False keeps the dataset's order.
+        rank: of this process among ``world_size``.
+        world_size: number of processes.
+        drop_last: leave out the samples at the end of an epoch that do not fill a batch on every rank; their
+            number is logged. Without it the last batches are smaller, on some ranks perhaps empty.
+        mixture: the order of each epoch, where several datasets are mixed; else a permutation.
+
+    Raises:
+        ValueError: an empty dataset, or a rank outside the world.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        *,
+        batch_size: int = 1,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = False,
+        mixture: Mixture | None = None,
+    ) -> None:
+        if n < 1:
+            raise ValueError(f"expected a dataset with at least one sample, got {n}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"expected a rank from 0 to {world_size - 1}, got {rank}")
+        self.n, self.seed, self.shuffle, self.drop_last = n, seed, shuffle, drop_last
+        self.rank, self.world_size = rank, world_size
+        self.epoch = self.samples_done = self._behind = 0
+        self.mixture = mixture
+        self.set_batch_size(batch_size)
+
+    def set_batch_size(self, batch_size: int) -> None:
+        """Samples per rank and batch."""
+        if batch_size < 1:
+            raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
+        self.batch_size = batch_size
+        if self.drop_last and self.n < self.step_samples:
+            raise ValueError(
+                f"drop_last leaves nothing of {self.n} samples: one step takes {self.step_samples} (batch "
+                f"size {batch_size} on {self.world_size} processes). Use a smaller batch or drop_last: false."
+            )
+
+    def set_position(self, epoch: int, samples_done: int = 0) -> None:
+        """Go to an epoch and a place in it.
+
+        Args:
+            epoch: counted from 0.
+            samples_done: samples of this epoch that *all ranks together* have taken: after k steps
+                k * batch_size * world_size, at most n.
+        """
+        if not 0 <= samples_done <= self.n:
+            raise ValueError(
+                f"expected a position from 0 to {self.n} samples in the epoch, got {samples_done}"
+            )
+        self.epoch, self.samples_done, self._behind = epoch, samples_done, samples_done
+
+    def begin_epoch(self, epoch: int, behind: Mapping[str, Any]) -> None:
+        """Go to the start of an epoch, wherever the last one stopped."""
+        self.set_position(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place behind the last batch that was handed out."""
+        mixture = self.mixture and self.mixture.state_dict()
+        return {"epoch": self.epoch, "samples_done": self._behind, "mixture": mixture}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to where `state_dict` was taken.
+
+        Raises:
+            ValueError: the state was taken with other datasets or weights.
+        """
+        mixture = self.mixture and self.mixture.state_dict()
+        if state["mixture"] != mixture:
+            raise ValueError(
+                f"the run that is resumed mixed its datasets differently: expected {state['mixture']}, got "
+                f"{mixture}; give it the datasets and weights that it began with"
+            )
+        self.set_position(state["epoch"], state["samples_done"])
+
+    @property
+    def step_samples(self) -> int:
+        """Samples that one batch on every rank takes together."""
+        return self.batch_size * self.world_size
+
+    def after_step(self, samples_done: int) -> int:
+        """Samples done when the step that begins at `samples_done` is done."""
+        return min(samples_done + self.step_samples, self.n)
+
+    @property
+    def left_out(self) -> int:
+        """Samples of each whole epoch that ``drop_last`` leaves out."""
+        return self.n % self.step_samples if self.drop_last else 0
+
+    def __len__(self) -> int:
+        """Batches from the position to the end of the epoch, the same on every rank."""
+        left = self.n - self.samples_done
+        return left // self.step_samples if self.drop_last else -(-left // self.step_samples)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        if self.left_out and self.rank == 0:
+            others = " (others in the next)" if self.shuffle else ""
+            log.info(
+                f"drop_last: {self.left_out} of {self.n} samples do not fill a step of {self.step_samples} "
+                f"and are left out in epoch {self.epoch}{others}"
+            )
+        order, start = self._order(), self.samples_done
+        for step in range(len(self)):
+            block = order[start + step * self.step_samples :][: self.step_samples]
+            self._behind = self.after_step(start + step * self.step_samples)
+            yield block[self.rank :: self.world_size].tolist()
+
+    def _order(self) -> torch.Tensor:
+        if self.mixture is not None:
+            return self.mixture.order(self.epoch, self.seed, self.shuffle)
+        if not self.shuffle:
+            return torch.arange(self.n)
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return torch.randperm(self.n, generator=generator)

@@ -1,0 +1,107 @@
+"""From what a record names as image or video to what the transform can decode: a checked path or bytes."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import torch
+from PIL import Image
+
+from torchtune_qwenvl.data.records.inline_images import read_base64, read_data_url
+from torchtune_qwenvl.data.records.urls import MAX_BYTES, UrlPolicy, fetch
+from torchtune_qwenvl.transforms.errors import BadSample
+
+# At least two letters, so that C:\images is a path.
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://|(data):", re.IGNORECASE)
+
+_A = {"image": "an image", "video": "a video"}
+
+
+@dataclass(frozen=True)
+class MediaFinder:
+    """Looks images and videos up; safe to call from workers.
+
+    Attributes:
+        root: folder that relative paths start from and that no path may leave, symbolic links followed; None
+            lets relative paths start from the data file's folder (else the working directory), any path
+            allowed.
+        urls: how URLs are read; None refuses them. ``data:`` URLs hold the image and are always read.
+        max_bytes: largest base64 image.
+        strings: what a string is: "path" (or URL), or "base64".
+    """
+
+    root: Path | None = None
+    urls: UrlPolicy | None = None
+    max_bytes: int = MAX_BYTES
+    strings: Literal["path", "base64"] = "path"
+
+    def __post_init__(self) -> None:
+        if self.strings not in ("path", "base64"):
+            raise ValueError(f'image_strings: expected "path" or "base64", got {self.strings!r}')
+
+    def __call__(self, source: Any, folder: Path | None = None, kind: str = "image") -> Any:
+        """Find one image or video.
+
+        Args:
+            source: a path, a file, http, https or data URL, ``{"base64": ...}``, bytes, a ``datasets`` image
+                ``{"bytes", "path"}``, a PIL image, array or tensor; of a video also a list of its frames.
+            folder: the data file's folder.
+            kind: "image" or "video".
+
+        Returns:
+            A :class:`~pathlib.Path` of an existing file, bytes, or the PIL image, array or tensor as it came;
+            of a list, the list of these.
+
+        Raises:
+            BadSample: no such file, a path outside ``root``, a URL that is not allowed or fails, base64 that
+                is none.
+        """
+        if kind == "video" and isinstance(source, (list, tuple)):
+            return [self(frame, folder) for frame in source]
+        if isinstance(source, Mapping) and isinstance(source.get("base64"), str):
+            return read_base64(source["base64"], self.max_bytes)
+        if isinstance(source, Mapping):
+            source = next((source[key] for key in ("bytes", "path", "url") if source.get(key)), None)
+        if isinstance(source, (bytes, Image.Image, np.ndarray, torch.Tensor)):
+            return source
+        if not isinstance(source, (str, os.PathLike)) or not str(source):
+            raise BadSample(
+                f"expected {_A[kind]} as path, URL or bytes, got {type(source).__name__} {source!r:.50}",
+                fix=f"name the {kind}, or remove the part",
+            )
+        scheme = _SCHEME.match(str(source))
+        if scheme is None and kind == "image" and self.strings == "base64" and isinstance(source, str):
+            return read_base64(source, self.max_bytes)
+        if scheme is None:
+            return self._find(Path(source), folder, kind)
+        return self._open_url(str(source), (scheme[1] or scheme[2]).lower(), folder, kind)
+
+    def _open_url(self, url: str, scheme: str, folder: Path | None, kind: str) -> Path | bytes:
+        if scheme == "file":
+            return self._find(Path(unquote(urlsplit(url).path)), folder, kind)
+        if scheme == "data":
+            return read_data_url(url, self.max_bytes, kind)
+        if scheme not in ("http", "https"):
+            raise BadSample(f"expected a path or an http(s) URL, got {url}", fix=f"download the {kind} first")
+        if self.urls is None:
+            raise BadSample(f"{_A[kind]} URL, {url}", fix="URLs are read with allow_urls: true only")
+        return fetch(url, self.urls)
+
+    def _find(self, path: Path, folder: Path | None, kind: str) -> Path:
+        base = self.root or folder or Path()
+        found = (base / path).resolve()
+        if self.root is not None and not found.is_relative_to(self.root.resolve()):
+            raise BadSample(
+                f"{path} leaves image_root ({self.root})", fix=f"keep {kind}s below image_root, or change it"
+            )
+        if not found.is_file():
+            raise BadSample(
+                f"expected {_A[kind]} file at {found}, found {'a folder' if found.is_dir() else 'nothing'}",
+                fix=f"correct the path or set image_root (relative paths start from {base.resolve()})",
+            )
+        return found

@@ -1,0 +1,164 @@
+"""Typed content parts, and the images and videos that a record brings in columns of their own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.transforms.images.image import IMAGE_OPTIONS
+from torchtune_qwenvl.transforms.videos.video import VIDEO_OPTIONS
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What records call images, or videos.
+
+    Attributes:
+        name: of one, in messages and as the type of the transform's part.
+        columns: of a record, for one or for a list.
+        keys: that name the source in a typed part, and may stand as its type.
+        options: further keys that travel with a part.
+        tag: stands in a user's text for one.
+    """
+
+    name: str
+    columns: tuple[str, str]
+    keys: tuple[str, ...]
+    options: tuple[str, ...]
+    tag: str
+
+
+_KEYS = ("path", "url", "base64", "content")
+IMAGE = Kind("image", ("image", "images"), ("image", "image_url", *_KEYS), IMAGE_OPTIONS, "<image>")
+VIDEO = Kind("video", ("video", "videos"), ("video", "video_url", *_KEYS), VIDEO_OPTIONS, "<video>")
+KINDS = {kind.name: kind for kind in (IMAGE, VIDEO)}
+# What may stand as a part's type; a part without one is known by the first of these among its keys.
+_TYPES = {"text": None, "video": VIDEO, "video_url": VIDEO, **dict.fromkeys(IMAGE.keys[:-1], IMAGE)}
+
+
+class Pool:
+    """The images, or videos, of a record's two columns, one or a list, handed out in order.
+
+    In a column of videos a list inside the list is one video given by its frames. An entry may be an object
+    with its options: ``{"video": ["0.jpg", "1.jpg"], "source_fps": 2}``, ``{"path": "a.mp4", "fps": 1}``.
+    """
+
+    def __init__(self, record: Mapping[str, Any], kind: Kind) -> None:
+        one, many = (_as_list(record.get(column)) for column in kind.columns)
+        if one and many:
+            raise BadSample(
+                f"{kind.name}s in both columns, {' and '.join(kind.columns)}",
+                fix="keep one of them, or name it in column_map",
+            )
+        self.kind = kind
+        self._media = one or many
+        self._taken = 0
+
+    def take(self, where: str, places: str, fix: str) -> dict[str, Any]:
+        """The next one as a part; raises :class:`BadSample` where there are more places than of them."""
+        if self._taken == len(self._media):
+            problem = f"more {places} than the {len(self._media)} {self.kind.name}(s)"
+            raise BadSample(problem, where=where, fix=fix)
+        self._taken += 1
+        return self._part(self._media[self._taken - 1])
+
+    def take_all(self) -> list[dict[str, Any]]:
+        """All that are left, as parts."""
+        left, self._taken = self._media[self._taken :], len(self._media)
+        return [self._part(one) for one in left]
+
+    def _part(self, entry: Any) -> dict[str, Any]:
+        options = _options(entry, self.kind) if isinstance(entry, Mapping) else {}
+        source = entry.get(self.kind.name, entry) if isinstance(entry, Mapping) else entry
+        return {"type": self.kind.name, "content": source, **options}
+
+    def check_empty(self, places: str, fix: str) -> None:
+        """Raises :class:`BadSample` where there are more images or videos than places for them."""
+        if self._taken < len(self._media):
+            raise BadSample(
+                f"{len(self._media)} {self.kind.name}(s), but only {self._taken} {places}", fix=fix
+            )
+
+
+Pools = Mapping[str, Pool]
+
+
+def open_pools(record: Mapping[str, Any]) -> Pools:
+    """The record's images and videos, by kind."""
+    return {name: Pool(record, kind) for name, kind in KINDS.items()}
+
+
+def parse_part(part: Any, pools: Pools, where: str) -> dict[str, Any]:
+    """One typed part -> the transform's ``{"type": "text" | "image" | "video", "content": ..., options}``.
+
+    An image names its source by one of ``image | image_url | path | url | base64 | content`` (``image_url``
+    also as ``{"url": ...}``), a video with ``video | video_url`` in the place of the first two, where a list
+    is a video given by its frames. Without a source it takes the next of the pool. Options (``min_pixels,
+    max_pixels``, …) come along.
+
+    Raises:
+        BadSample: an unknown part, two sources, or an image's limits that are no positive whole numbers.
+    """
+    if not isinstance(part, Mapping):
+        raise BadSample(f"expected a typed part (an object), got {type(part).__name__}", where=where)
+    # Arrow gives every part the keys of all parts, filled with None.
+    part = {key: value for key, value in part.items() if value is not None}
+    name = part.get("type", next((key for key in _TYPES if key in part), None))
+    if name not in _TYPES:
+        raise BadSample(f"unknown part type {name!r}", where=where, fix=f"expected {', '.join(_TYPES)}")
+    kind = _TYPES[name]
+    if kind is None:
+        text = part.get("text", part.get("content"))
+        if not isinstance(text, str):
+            raise BadSample(
+                f'a text part expects "text" with a string, got {type(text).__name__}', where=where
+            )
+        return {"type": "text", "content": text}
+    options = _options(part, kind)
+    if kind is IMAGE:
+        _check_limits(options, where)
+    return {**_with_source(part, pools[kind.name], where), **options}
+
+
+# What qwen-vl-utils calls them; left out in silence they would have no effect.
+_OTHER_NAMES = {"nframes": "num_frames", "sample_fps": "source_fps"}
+
+
+def _options(entry: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+    if renamed := [name for name in _OTHER_NAMES if kind is VIDEO and entry.get(name) is not None]:
+        raise BadSample(f"an option {renamed[0]} of a video", fix=f"call it {_OTHER_NAMES[renamed[0]]}")
+    return {key: entry[key] for key in kind.options if entry.get(key) is not None}
+
+
+def _with_source(part: Mapping[str, Any], pool: Pool, where: str) -> dict[str, Any]:
+    kind = pool.kind
+    given = [key for key in kind.keys if key in part]
+    if len(given) > 1:
+        raise BadSample(
+            f"one {kind.name} with two sources, {' and '.join(given)}", where=where, fix="keep one"
+        )
+    if not given:
+        places = f"{kind.name} parts without a source"
+        return pool.take(where, places, f"name one by {', '.join(kind.keys)}")
+    source = part[given[0]]
+    if given[0].endswith("_url") and isinstance(source, Mapping):
+        source = source.get("url")
+    return {"type": kind.name, "content": {"base64": source} if given[0] == "base64" else source}
+
+
+def _check_limits(limits: Mapping[str, Any], where: str) -> None:
+    for key, value in limits.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise BadSample(f"{key} expects a positive whole number of pixels, got {value!r}", where=where)
+    if ("resized_height" in limits) != ("resized_width" in limits):
+        raise BadSample("expected resized_height and resized_width together, got one of them", where=where)
+    if limits.get("min_pixels", 0) > limits.get("max_pixels", float("inf")):
+        raise BadSample(
+            f"min_pixels {limits['min_pixels']} is above max_pixels {limits['max_pixels']}", where=where
+        )
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]

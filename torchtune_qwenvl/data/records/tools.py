@@ -1,0 +1,110 @@
+"""A record's tools and calls, in the forms that OpenAI's API, LLaMA-Factory and ms-swift give them.
+
+    tools       a list, or the JSON of one; of {"type": "function", "function": {"name": "add", ...}}, of the
+                function alone, or of the JSON of either
+    calls       {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}, or the function
+                alone; arguments are an object or the JSON of one
+
+The transform gets tools in the first form, whose keys and their order stay as they came.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from torchtune_qwenvl.transforms.chat.tools import TOOL_CALL, parse_arguments, to_json
+from torchtune_qwenvl.transforms.errors import BadSample
+
+_FUNCTION = "function"
+
+
+def parse_tools(value: Any) -> list[Mapping[str, Any]]:
+    """A record's tools as OpenAI's API takes them; none, an empty list or empty text are no tools.
+
+    Raises:
+        BadSample: broken JSON, something else than functions, a function without a name.
+    """
+    tools = _from_json(value, "tools") if not _is_blank(value) else []
+    if not isinstance(tools, list):
+        raise BadSample(
+            f"expected a list of functions, or the JSON of one, got {type(tools).__name__}",
+            where="tools",
+            fix="write [ ] around it, or remove the column",
+        )
+    return [_parse_tool(tool, f"tools[{number}]") for number, tool in enumerate(tools)]
+
+
+def parse_calls(value: Any, where: str) -> list[dict[str, Any]]:
+    """Calls, or the JSON of one or several, as parts of an answer's content, see `transforms/chat/tools.py`.
+
+    Raises:
+        BadSample: broken JSON, a call without a name, arguments that are no object.
+    """
+    calls = _from_json(value, where)
+    if isinstance(calls, Mapping):
+        calls = [calls]
+    if not isinstance(calls, list):
+        raise BadSample(f"expected a list of calls, got {type(calls).__name__}", where=where)
+    return [_parse_call(call, f"{where}[{number}]") for number, call in enumerate(calls)]
+
+
+def tool_calls(turn: Mapping[str, Any], role: str, where: str) -> list[dict[str, Any]]:
+    """The calls in the `tool_calls` of a message; BadSample where its role is not the assistant's."""
+    calls = turn.get("tool_calls")
+    if not calls:
+        return []
+    if role != "assistant":
+        raise BadSample(f"tool_calls of role {role!r}", where=where, fix="only an assistant calls tools")
+    return parse_calls(calls, f"{where}.tool_calls")
+
+
+def _parse_tool(tool: Any, where: str) -> Mapping[str, Any]:
+    tool, function = _function(_from_json(tool, where), where)
+    parameters = function.get("parameters")
+    if parameters is not None and not isinstance(parameters, Mapping):
+        came = type(parameters).__name__
+        raise BadSample(f"parameters: expected an object, a JSON schema, got {came}", where=where)
+    try:
+        to_json(tool)
+    except (TypeError, ValueError) as error:
+        raise BadSample(f"cannot be written as JSON: {error}", where=where, fix="make it text") from error
+    return tool
+
+
+def _parse_call(call: Any, where: str) -> dict[str, Any]:
+    _, function = _function(_from_json(call, where), where)
+    # "" is what some write for a function without parameters.
+    arguments: Any = function.get("arguments")
+    arguments = {} if _is_blank(arguments) else arguments
+    try:
+        to_json(parse_arguments(arguments, where))
+    except TypeError as error:
+        raise BadSample(f"arguments that are no JSON: {error}", where=where, fix="make them text") from error
+    return {"type": TOOL_CALL, "content": {"name": function["name"], "arguments": arguments}}
+
+
+def _function(entry: Any, where: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """(the whole in OpenAI's form, its function)."""
+    if not isinstance(entry, Mapping):
+        raise BadSample(f"expected an object, got {type(entry).__name__}", where=where)
+    kind = entry.get("type", _FUNCTION)
+    if kind != _FUNCTION:
+        raise BadSample(f"unknown type {kind!r}", where=where, fix="only functions can be written")
+    if _FUNCTION not in entry:
+        entry = {_FUNCTION: {key: value for key, value in entry.items() if key != "type"}}
+    function = entry[_FUNCTION]
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(name, str) or not name:
+        raise BadSample(f"a function without a name: {str(function)[:80]}", where=where, fix="name it")
+    return entry if "type" in entry else {"type": _FUNCTION, **entry}, function
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _from_json(value: Any, where: str) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise BadSample(f"not valid JSON: {error}", where=where, fix="correct or remove it") from error

@@ -1,0 +1,243 @@
+"""Batches of a stream: shuffled and packed window by window, resumable behind any batch.
+
+    stream     a b c d e f | g h i j k l | ...      windows: as many records as the buffer takes, or 64 rows
+    window     c e a | f b d                        its batches, in random order
+    state      place in front of the window, batches done in it
+
+The buffer is never saved: a resumed run reads the window again from the place in front of it, makes the same
+batches and leaves out those that were done. No image is decoded for that. One process reads, measures and
+packs (it is the only one that needs the stream), the data workers make samples of what it sends them, so
+their number changes nothing.
+
+Ranks read different records, and none knows the others' lengths. But all draw the same random numbers, and
+each takes from the rest of its window the batch that stands so far up by work: what they do side by side is
+of like size.
+"""
+
+import random
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from torchtune_qwenvl.data.order.mixture import seed_of
+from torchtune_qwenvl.data.order.packed_sampler import tokens_as_work
+from torchtune_qwenvl.data.order.packing import best_fit, like_lengths
+from torchtune_qwenvl.data.sizes import sample_size
+from torchtune_qwenvl.data.streams.stream import Cursor, Item, Share, State
+from torchtune_qwenvl.transforms.size import SampleSize
+
+MOST_AHEAD = 16384  # records in a window at most, where these have next to no tokens
+
+_AT_ITS_START: State = {"batches": 0, "done": 0, "window": None}
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Stands in a batch for what stopped the stream; raised after the batches before it."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How records become batches.
+
+    Attributes:
+        batch_size: samples per batch; with `capacity` rows.
+        buffer: records that are shuffled together.
+        capacity: tokens per row, or None for samples that are not measured.
+        fit: (items, length, capacity) -> rows.
+        work: (tokens, patches) of a sample -> its work, in any unit.
+        look_ahead: rows that the records of a window fill at least; one of them is not full.
+    """
+
+    batch_size: int
+    buffer: int
+    capacity: int | None = None
+    fit: Callable[..., list[list[tuple[Item, SampleSize]]]] = best_fit
+    work: Callable[[int, int], float] = tokens_as_work
+    look_ahead: int = 64
+
+
+class StreamSampler:
+    """Yields this rank's batches of items; the stream goes on over epochs, and begins anew where it ended.
+
+    Args:
+        dataset: a `Streamed` dataset.
+        share: of this rank.
+        buffer: records that are shuffled together; 1 keeps the stream's order.
+        pack_to: tokens per row; None does not pack.
+        padded: a batch holds samples of like length instead, see `PackedSampler`.
+        work: (tokens, patches) of a sample -> its work, in any unit.
+        look_ahead: rows that are packed together, at least.
+        in_process: True reads in a process of its own, False in this one.
+
+    Raises:
+        ValueError: an empty buffer.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        share: Share,
+        *,
+        buffer: int = 1000,
+        pack_to: int | None = None,
+        padded: bool = False,
+        work: Callable[[int, int], float] = tokens_as_work,
+        look_ahead: int = 64,
+        in_process: bool = True,
+    ) -> None:
+        if buffer < 1:
+            raise ValueError(f"shuffle_buffer: expected at least 1 sample, got {buffer}")
+        self.dataset, self.share, self.in_process = dataset, share, in_process
+        self.padded = padded
+        fit = like_lengths if padded else best_fit
+        self.windows = Windows(1, buffer if share.shuffle else 1, pack_to, fit, work, look_ahead)
+        self._behind: State = {"pass": 0, "cursor": None, "ended": False, **_AT_ITS_START}
+
+    def set_batch_size(self, batch_size: int) -> None:
+        """Samples, or rows, per batch; batches of like lengths have one row."""
+        if batch_size < 1:
+            raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
+        self.windows = replace(self.windows, batch_size=1 if self.padded else batch_size)
+
+    def begin_epoch(self, epoch: int, behind: Mapping[str, Any]) -> None:
+        """Go on where the epoch before stopped; behind the stream's end, begin anew."""
+        self.load_state_dict(behind)
+        if behind["ended"]:
+            self._behind |= {"pass": behind["pass"] + 1, "ended": False, **_AT_ITS_START}
+
+    def state_dict(self) -> State:
+        """The place behind the last batch."""
+        return dict(self._behind)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to where `state_dict` was taken."""
+        self._behind = dict(state)
+
+    def __len__(self) -> int:
+        raise ValueError(
+            "a streamed dataset has no length: set max_steps_per_epoch, the optimizer steps after which an "
+            "epoch ends where the stream has not ended before"
+        )
+
+    def __str__(self) -> str:
+        rows = "batches of at most {} tokens with padding" if self.padded else "rows of {} tokens"
+        packed = f", packed into {rows.format(self.windows.capacity)}" if self.windows.capacity else ""
+        return f"a stream{packed}, shuffled by {self.windows.buffer} samples or more"
+
+    def __iter__(self) -> Iterator[list[Item] | list[Broken]]:
+        reader = DataLoader(
+            _Batches(self.dataset, self.share, self.windows, self._behind),
+            batch_size=None,
+            num_workers=int(self.in_process),
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),  # must not move the random numbers that training draws
+        )
+        for items, behind in reader:
+            self._behind = behind
+            yield items
+        self._behind["ended"] = True
+
+
+class _Batches(IterableDataset):
+    """(batch, state behind it) from a state to the end of the pass; what breaks comes as the last batch."""
+
+    def __init__(self, dataset: Any, share: Share, windows: Windows, state: State) -> None:
+        self.dataset, self.share, self.windows, self.state = dataset, share, windows, state
+
+    def __iter__(self) -> Iterator[tuple[list[Any], State]]:
+        if self.state["ended"]:
+            return
+        cursor = self.dataset.open(self.share, self.state["pass"], self.state["cursor"])
+        # One batch is held back: the last must say that it is, for the ranks that wait for the next.
+        held: tuple[list[Any], State] | None = None
+        try:
+            for following in self._read(cursor):
+                if held is not None:
+                    yield held
+                held = following
+        except ValueError as error:
+            if held is not None:
+                yield held
+            yield [Broken(str(error))], self.state
+            return
+        if held is not None:
+            batch, state = held
+            yield batch, {**state, "cursor": cursor.state_dict(), "window": None, "ended": True}
+
+    def _read(self, cursor: Cursor) -> Iterator[tuple[list[Item], State]]:
+        records = self._records(cursor)
+        number, done, expected = (self.state[key] for key in ("batches", "done", "window"))
+        while True:
+            place = cursor.state_dict()
+            window = self._window(records)
+            if not window:
+                return
+            digest = zlib.crc32(repr([(item.number, item.member, size) for item, size in window]).encode())
+            if expected not in (None, digest):
+                raise ValueError(
+                    "the stream does not give what it gave in the run that is resumed: data, their order, "
+                    "shuffle_buffer, pack_to, max_seq_len or seed differ"
+                )
+            batches = self._batches(window, number)
+            for i, batch in enumerate(batches[done:], start=done + 1):
+                place_behind = {"cursor": place, "batches": number, "done": i, "window": digest}
+                yield batch, {"pass": self.state["pass"], "ended": False, **place_behind}
+            number, done, expected = number + len(batches), 0, None
+
+    def _records(self, cursor: Cursor) -> Iterator[Item]:
+        place = "its start"
+        try:
+            for item in cursor:
+                place = item.where
+                yield item
+        except Exception as error:  # whatever a network, a file system or somebody's iterable raises
+            raise ValueError(
+                f"the stream broke off behind {place}: {type(error).__name__}: {error}; what came before has "
+                "been trained on. Mend the source, then go on from the last step_N folder with resume=true"
+            ) from error
+
+    def _window(self, records: Iterator[Item]) -> list[tuple[Item, SampleSize]]:
+        """The next records, measured if they are to be packed; fewer or none at the end."""
+        ours, batch_size = self.windows, self.windows.batch_size
+        if ours.capacity is None:
+            n = -(-ours.buffer // batch_size) * batch_size
+            return [(item, SampleSize(0, 0)) for item in islice(records, n)]
+        window: list[tuple[Item, SampleSize]] = []
+        tokens, enough = 0, max(ours.look_ahead, batch_size) * ours.capacity
+        for item in islice(records, max(ours.buffer, MOST_AHEAD)):
+            window.append((item, sample_size(self.dataset, item)))
+            tokens += window[-1][1].tokens
+            if len(window) >= ours.buffer and tokens >= enough:
+                break
+        return window
+
+    def _batches(self, window: list[tuple[Item, SampleSize]], number: int) -> list[list[Item]]:
+        """All batches of a window, of which the first is batch `number` of the pass."""
+        ours, batch_size = self.windows, self.windows.batch_size
+        if ours.capacity is None:
+            items = [item for item, _ in window]
+            if self.share.shuffle:
+                random.Random(seed_of("window", self.share.seed, self.state["pass"], number)).shuffle(items)
+            return [items[at : at + batch_size] for at in range(0, len(items), batch_size)]
+        rows = ours.fit(window, lambda measured: measured[1].tokens, ours.capacity)
+        rows.sort(key=lambda row: -sum(ours.work(*size) for _, size in row))
+        groups = [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
+        if self.share.shuffle:
+            groups = [groups.pop(int(self._chance(number + i) * len(groups))) for i in range(len(groups))]
+        return [[item for row in group for item, _ in row] for group in groups]
+
+    def _chance(self, number: int) -> float:
+        """Of batch `number`, the same on all ranks, whatever their windows hold."""
+        return random.Random(seed_of("batch", self.share.seed, self.state["pass"], number)).random()
+
+
+def _as_it_is(value: Any) -> Any:
+    return value

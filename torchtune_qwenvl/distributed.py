@@ -1,0 +1,196 @@
+"""One process or many: who we are, FSDP2 sharding, sums over ranks, and whole tensors out of shards.
+
+Everything here is a no-op with one process, so a recipe needs no second path.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torchtune.modules import TransformerSelfAttentionLayer
+
+from torchtune_qwenvl.modules.adapters.nf4 import BLOCK, is_nf4, takes_nf4
+
+# Longer than rank 0 takes to export a large model while the others wait.
+TIMEOUT = timedelta(minutes=60)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's device and place among the others."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """`tensor`, summed over all ranks in place, without waiting for the device."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so on any rank; waits for the device."""
+        return here if self.size == 1 else self.sum(torch.tensor(float(here), device=self.device)).item() > 0
+
+    def max(self, tensor: Tensor) -> Tensor:
+        """The largest of all ranks at each place of `tensor`, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return tensor
+
+    def barrier(self) -> None:
+        """Wait until every rank is here. A tensor on the device, as NCCL's barrier would guess the device."""
+        if self.size > 1:
+            self.sum(torch.zeros(1, device=self.device)).item()
+
+
+def join_world(device: str | None = None) -> World:
+    """The world that torchrun's environment describes (`tune run --nproc_per_node N`), or just this process.
+
+    Args:
+        device: "cuda", "cpu", or None for CUDA where there is one. CUDA processes take the GPU of their
+            local rank.
+
+    Raises:
+        ValueError: CUDA is asked for and absent, or this node has fewer GPUs than processes.
+    """
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    local_rank, size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    place = torch.device(kind)
+    if place.type == "cuda":
+        found = torch.cuda.device_count()
+        if local_rank >= found:
+            raise ValueError(
+                f"device: {kind}: process {local_rank} of this node needs GPU {local_rank}, torch sees "
+                f"{found}. Start at most that many processes (--nproc_per_node), or set device=cpu."
+            )
+        place = torch.device("cuda", local_rank if size > 1 else place.index or 0)
+        torch.cuda.set_device(place)
+    if size == 1:
+        return World(place)
+    if not dist.is_initialized():
+        backend = "nccl" if place.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=TIMEOUT, device_id=place if backend == "nccl" else None)
+    return World(place, dist.get_rank(), size)
+
+
+def leave_world() -> None:
+    """End what `join_world` began."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def shard(model: nn.Module, world: World, compute_dtype: torch.dtype) -> None:
+    """Split every parameter over the ranks (FSDP2): each transformer layer is gathered for its own work only.
+
+    Computes in `compute_dtype`; gradients are summed in fp32. Inputs are not cast: the model does that
+    itself, after it has normalised pixels and made rotary tables in fp32.
+    """
+    if world.size == 1:
+        return
+    policy = MixedPrecisionPolicy(
+        param_dtype=compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    _check_quantised(model, world.size)
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    for module in list(model.modules()):
+        if isinstance(module, TransformerSelfAttentionLayer):
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+    # What is left, embeddings and merger among it, stays gathered between forward and backward.
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def _check_quantised(model: nn.Module, size: int) -> None:
+    """Every rank's share of a quantised weight consists of whole rows and whole blocks."""
+    for name, parameter in model.named_parameters():
+        rows = parameter.shape[0] if parameter.dim() else 1
+        if is_nf4(parameter) and (rows % size or not takes_nf4(parameter.numel() // size)):
+            raise ValueError(
+                f"quantize_base: {name} has {rows} x {parameter.shape[1]} values, which {size} processes "
+                f"cannot share: each needs whole rows and a multiple of {BLOCK} values. Start a number of "
+                "processes that divides it so (--nproc_per_node), or set quantize_base=false."
+            )
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a sharded tensor that lies on this rank; a plain tensor as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor gathered on every rank (all of them must call); a plain tensor as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(local_tensor: Tensor, reference: Tensor) -> Tensor:
+    """The inverse of `local`: this rank's part, as a tensor sharded like `reference`."""
+    if not isinstance(reference, DTensor):
+        return local_tensor
+    return DTensor.from_local(
+        local_tensor.to(reference.device),
+        reference.device_mesh,
+        reference.placements,
+        run_check=False,
+        shape=reference.shape,
+        stride=reference.stride(),
+    )
+
+
+class GatheredState(Mapping[str, Tensor]):
+    """`{name: whole tensor on the CPU}` of what a sharded model trains, gathered when rank 0 reads it.
+
+    Gathering takes every rank, so the others stand by while rank 0 works:
+
+        with GatheredState(model, world) as state:
+            if world.is_main:
+                save_folder(state, ...)
+    """
+
+    def __init__(self, model: nn.Module, world: World) -> None:
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._names = list(self._parameters)
+        self._world = world
+
+    def __getitem__(self, name: str) -> Tensor:
+        parameter = self._parameters[name]
+        if isinstance(parameter, DTensor):
+            self._call(self._names.index(name))
+        return whole(parameter.detach()).cpu()
+
+    def __contains__(self, name: object) -> bool:
+        # Mapping's own would gather the tensor to find out.
+        return name in self._parameters
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __enter__(self) -> "GatheredState":
+        if self._world.size > 1 and not self._world.is_main:
+            while (index := self._call(-1)) >= 0:
+                whole(self._parameters[self._names[index]].detach())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._world.size > 1 and self._world.is_main:
+            self._call(-1)
+
+    def _call(self, index: int) -> int:
+        """Rank 0 tells the others which tensor is next (-1: none); they are told."""
+        message = torch.tensor(index, device=self._world.device)
+        dist.broadcast(message, src=0)
+        return int(message)

@@ -1,0 +1,90 @@
+"""What a finished run leaves behind: folders that transformers, PEFT and servers load.
+
+    output_dir/model/      the whole model, LoRA merged, in the layout of the folder it came from
+    output_dir/adapter/    LoRA, and what trained fully beside it, in PEFT's form
+
+What was frozen is copied from the folder it came from, where it may be more exact than the run's bf16.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
+from torchtune_qwenvl.checkpoints.merged_weights import lora_scaling
+from torchtune_qwenvl.checkpoints.peft_export import save_adapter_folder
+from torchtune_qwenvl.checkpoints.weight_plan import Weights, plan_weights
+from torchtune_qwenvl.checkpoints.writing import save_folder
+from torchtune_qwenvl.distributed import GatheredState, World
+from torchtune_qwenvl.models import get_family
+from torchtune_qwenvl.modules.adapters.lora import is_adapter
+from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
+from torchtune_qwenvl.training.step.precision import compute_dtype
+
+
+def export(
+    model: VisionLanguageModel,
+    world: World,
+    source: str | Path,
+    output_dir: Path,
+    dtype: str | None = None,
+    merge_adapter: bool = True,
+) -> None:
+    """Write `model/`, `adapter/` or both, and read them back; all ranks call, rank 0 writes.
+
+    Args:
+        model: trained, sharded or whole.
+        world: who shares it.
+        source: the checkpoint folder it came from; files beside the weights are copied from there.
+        output_dir: where the folders go.
+        dtype: "bf16" or "fp32" for all weights; None keeps those of `source`.
+        merge_adapter: with LoRA, write `model/` too.
+
+    Raises:
+        ValueError: not enough disk, or what was written cannot be read back.
+    """
+    with GatheredState(model, world) as trained:
+        if world.is_main:
+            write_folders(trained, model, source, output_dir, dtype, merged=merge_adapter)
+    world.barrier()
+
+
+def write_folders(
+    trained: Mapping[str, Tensor],
+    model: VisionLanguageModel,
+    source: str | Path,
+    output_dir: Path,
+    dtype: str | None = None,
+    *,
+    merged: bool = True,
+    adapter: bool = True,
+) -> dict[str, Path]:
+    """Write `model/` and `adapter/`, as far as asked for; a model without LoRA has no adapter.
+
+    Args:
+        trained: whole tensors of what trained, by our names; each is read when it is written.
+        model: of these names and shapes, LoRA included; on meta will do.
+        source, output_dir, dtype: as in `export`.
+        merged: write `model/`, which is done without LoRA in any case.
+        adapter: write `adapter/` where there is LoRA.
+
+    Returns:
+        "model" and "adapter" to the folders written.
+    """
+    scaling = lora_scaling(model)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    written: dict[str, Path] = {}
+    with CheckpointFolder(source) as files:
+        table = get_family(files.config).weights
+        state = Weights(trained, plan_weights(files, table, shapes))
+        if scaling and adapter:
+            full = [name for name in trained if not is_adapter(name)]
+            out = save_adapter_folder(state, output_dir / "adapter", source, scaling=scaling, full=full)
+            written["adapter"] = out
+        if merged or not scaling:
+            target = compute_dtype(dtype) if dtype else None
+            written["model"] = save_folder(state, output_dir / "model", source, scaling=scaling, dtype=target)
+            with CheckpointFolder(written["model"]) as again:
+                plan_weights(again, table, shapes)
+    return written

@@ -1,0 +1,123 @@
+"""A trained model in pieces: a `step_N/` folder or an adapter, and the checkpoint that it began from."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from torchtune.config import instantiate
+
+from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
+from torchtune_qwenvl.checkpoints.loading import load_model, load_weights
+from torchtune_qwenvl.checkpoints.peft_import import AdapterFolder, adapter_arguments
+from torchtune_qwenvl.models import get_family
+from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
+from torchtune_qwenvl.training.resume import META
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The pieces.
+
+    Attributes:
+        source: the checkpoint folder that training began from.
+        state: what trained, by our names; read lazily.
+        skeleton: the model on meta, adapters included.
+        build: the model with the source's weights in fp32, on a device.
+    """
+
+    source: Path
+    state: Mapping[str, Tensor]
+    skeleton: VisionLanguageModel
+    build: Callable[[str], VisionLanguageModel]
+
+    @torch.no_grad()
+    def model(self, device: str) -> VisionLanguageModel:
+        """The trained model in fp32, in eval mode."""
+        model = self.build(device)
+        parameters = dict(model.named_parameters())
+        for name in self.state:
+            parameters[name].copy_(self.state[name])
+        return model.eval()
+
+
+class StepState(Mapping[str, Tensor]):
+    """`{our name: whole tensor}` of what a `step_N/` folder holds; a tensor is read when it is asked for.
+
+    Raises:
+        ValueError: a rank's file is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        size = json.loads((folder / META).read_text())["world_size"]
+        files = [folder / f"rank_{rank}.pt" for rank in range(size)]
+        if missing := [file.name for file in files if not file.is_file()]:
+            raise ValueError(
+                f"{folder}: {missing[0]} is missing. {size} processes wrote it: copy all nodes' files here"
+            )
+        self._shards = [
+            torch.load(file, map_location="cpu", weights_only=True, mmap=True)["parameters"] for file in files
+        ]
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Shards are cut along the first axis, in the order of the ranks."""
+        parts = [shard[name] for shard in self._shards]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shards[0])
+
+    def __len__(self) -> int:
+        return len(self._shards[0])
+
+
+def from_step(folder: Path, cfg: DictConfig) -> Trained:
+    """What a run has saved in `step_N/`.
+
+    Args:
+        folder: of any number of processes.
+        cfg: the run's; of a quantised base the full precision is taken.
+
+    Raises:
+        ValueError: the config's model trains other parameters than the folder holds.
+    """
+    exact = {"quantize_base": False} if "quantize_base" in cfg.model else {}
+
+    def on_meta(files: CheckpointFolder) -> VisionLanguageModel:
+        with torch.device("meta"):
+            return instantiate(cfg.model, **files.image_statistics(), **exact).float()
+
+    def build(device: str) -> VisionLanguageModel:
+        with CheckpointFolder(cfg.checkpoint_dir) as files:
+            model = on_meta(files)
+            load_weights(model, files, torch.device(device))
+        return model
+
+    with CheckpointFolder(cfg.checkpoint_dir) as files:
+        skeleton = on_meta(files)
+    state = StepState(folder)
+    trains = {name for name, parameter in skeleton.named_parameters() if parameter.requires_grad}
+    if different := sorted(trains ^ set(state)):
+        raise ValueError(
+            f"{folder} holds other trained parameters than the config's model; {len(different)} differ, "
+            f"'{different[0]}' first. Name the config that the run began with."
+        )
+    return Trained(Path(cfg.checkpoint_dir), state, skeleton, build)
+
+
+def from_adapter(folder: Path, source: Path) -> Trained:
+    """What an adapter folder of ours holds, on the checkpoint that it belongs to."""
+    arguments = adapter_arguments(folder, source)
+    with CheckpointFolder(source) as files, torch.device("meta"):
+        family = get_family(files.config)
+        skeleton = family.from_config(files.config, **{**files.image_statistics(), **arguments})
+    shapes = {name: parameter.shape for name, parameter in skeleton.named_parameters()}
+    adapter = AdapterFolder(folder, family.weights)
+    named = ((adapter.table.tied.get(n, n) if n not in shapes else n, t) for n, t in adapter.tensors())
+    state = {name: tensor.reshape(shapes[name]) for name, tensor in named}
+    return Trained(
+        source, state, skeleton, lambda device: load_model(source, torch.float32, device, **arguments)
+    )

@@ -1,0 +1,210 @@
+"""From config.json to a model, for every family: `Slots` is what a family brings, the rest is the same.
+
+config.json ─> Slots.normalise ─> Slots.vision ─> Slots.vision_encoder ─┐
+                                  Slots.text ───> Slots.decoder ────────┴─> VisionLanguageModel
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torchtune_qwenvl.arguments import takes_arguments_of
+from torchtune_qwenvl.models.hf_config import read_config, yarn_arguments
+from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
+from torchtune_qwenvl.modules.trainable import Mode, Training, plan_experts, plan_training
+from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
+from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
+
+Config = Mapping[str, Any]
+# A builder's argument -> the entry of the normalised config, or how to compute it from all entries.
+Entries = Mapping[str, str | Callable[[Config], Any]]
+
+_VISION: Entries = {
+    "depth": "depth",
+    "width": "hidden_size",
+    "num_heads": "num_heads",
+    "inner_width": "intermediate_size",
+    "out_width": "out_hidden_size",
+    "patch_size": "patch_size",
+    "temporal_patch_size": "temporal_patch_size",
+    "in_channels": "in_channels",
+    "merge_size": "spatial_merge_size",
+}
+_TEXT: Entries = {
+    "vocab_size": "vocab_size",
+    "depth": "num_hidden_layers",
+    "width": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "inner_width": "intermediate_size",
+    "norm_eps": "rms_norm_eps",
+    "mrope_section": lambda text: text["rope_parameters"]["mrope_section"],
+    "rope_theta": lambda text: text["rope_parameters"]["rope_theta"],
+    "yarn": yarn_arguments,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots:
+    """What a family fills.
+
+    Attributes:
+        normalise: a parsed config.json in either form -> the nested form, checked.
+        vision_encoder: builder of the encoder.
+        decoder: builder of the language model.
+        vision: arguments of `vision_encoder` beside those of every family, or instead of them.
+        text: the same of `decoder`.
+    """
+
+    normalise: Callable[[Config], dict[str, Any]]
+    vision_encoder: Callable[..., VisionTransformer]
+    decoder: Callable[..., VisionLanguageDecoder]
+    vision: Entries = field(default_factory=dict)
+    text: Entries = field(default_factory=dict)
+
+
+@takes_arguments_of(plan_training)
+def build_model(
+    slots: Slots,
+    config: Config | str | Path,
+    *,
+    image_mean: Sequence[float] | None = None,
+    image_std: Sequence[float] | None = None,
+    loss_chunk_tokens: int = 2048,
+    **trainable: Any,
+) -> VisionLanguageModel:
+    """A model of the size that a config.json describes, with random weights.
+
+    Args:
+        slots: the family's.
+        config: the parsed config.json in its published or its 5.x form, its path, or that of its folder.
+        image_mean: per channel, in 0 .. 1, of the folder's preprocessor file; needed for uint8 pixels.
+        image_std: the same.
+        loss_chunk_tokens: most positions whose logits exist at once in training.
+        **trainable: arguments of `plan_training`.
+
+    Raises:
+        ValueError: for a config that is missing, incomplete or unsupported, and for unknown or contradicting
+            arguments.
+    """
+    training = plan_training(**trainable)
+    return _assemble(slots, config, training, (image_mean, image_std), loss_chunk_tokens=loss_chunk_tokens)
+
+
+@takes_arguments_of(build_model)
+def build_moe_model(
+    slots: Slots,
+    config: Config | str | Path,
+    *,
+    image_mean: Sequence[float] | None = None,
+    image_std: Sequence[float] | None = None,
+    experts_trainable: Mode | bool | None = None,
+    router_aux_loss_coef: float = 0.0,
+    loss_chunk_tokens: int = 2048,
+    **trainable: Any,
+) -> VisionLanguageModel:
+    """`build_model` of a mixture of experts.
+
+    Args:
+        slots, config, image_mean, image_std, loss_chunk_tokens, **trainable: as there.
+        experts_trainable: of the experts' weights, see `plan_experts`.
+        router_aux_loss_coef: weight of the load-balance loss beside the mean loss of a token; published
+            trainings take 0.001.
+    """
+    training = plan_experts(plan_training(**trainable), experts_trainable)
+    options = {"loss_chunk_tokens": loss_chunk_tokens, "router_aux_loss_coef": router_aux_loss_coef}
+    return _assemble(
+        slots,
+        config,
+        training,
+        (image_mean, image_std),
+        text={"experts_adapter": training.experts_adapter},
+        **options,
+    )
+
+
+def published_sizes(
+    from_config: Callable[..., VisionLanguageModel],
+    published_config: Callable[[str], dict[str, Any]],
+    image_mean: Sequence[float],
+    image_std: Sequence[float],
+) -> Callable[[str, str, str], Callable[..., VisionLanguageModel]]:
+    """(name, size, docstring) -> the builder of a published size, with the arguments of `from_config`."""
+
+    def size_builder(name: str, size: str, doc: str) -> Callable[..., VisionLanguageModel]:
+        @takes_arguments_of(from_config, image_mean=image_mean, image_std=image_std)
+        def build(**arguments: Any) -> VisionLanguageModel:
+            return from_config(published_config(size), **arguments)
+
+        build.__name__ = build.__qualname__ = name
+        build.__module__ = from_config.__module__
+        build.__doc__ = f"{doc}\n\n    Arguments beside the size: those of `{from_config.__name__}`."
+        return build
+
+    return size_builder
+
+
+def architecture(slots: Slots, config: Config) -> dict[str, Any]:
+    """All that a parsed config.json, in any of its forms, says about a model: sizes and constants by name.
+
+    Args:
+        slots: the family's.
+        config: what a model was built from, or a folder has.
+
+    Raises:
+        ValueError: as `build_model`.
+    """
+    config = slots.normalise(config)
+    vision, text = _tower_arguments(slots, config)
+    return {
+        **{f"vision encoder's {name}": value for name, value in vision.items()},
+        **{f"decoder's {name}": value for name, value in text.items()},
+        **{name: config[name] for name in ("image_token_id", "video_token_id")},
+    }
+
+
+def _assemble(
+    slots: Slots,
+    config: Config | str | Path,
+    training: Training,
+    scale: tuple[Sequence[float] | None, Sequence[float] | None],
+    text: Config | None = None,
+    **options: Any,
+) -> VisionLanguageModel:
+    config = slots.normalise(read_config(config))
+    of_encoder, of_decoder = _tower_arguments(slots, config)
+    encoder = slots.vision_encoder(
+        **of_encoder,
+        image_mean=scale[0],
+        image_std=scale[1],
+        adapter=training.adapters["encoder"],
+        merger_adapter=training.adapters["fusion"],
+    )
+    decoder = slots.decoder(
+        **of_decoder,
+        adapter=training.adapters["decoder"],
+        **(text or {}),
+    )
+    return VisionLanguageModel(
+        vision_encoder=encoder,
+        decoder=decoder,
+        image_token_id=config["image_token_id"],
+        video_token_id=config["video_token_id"],
+        training_plan=training,
+        config=config,
+        **options,
+    )
+
+
+def _tower_arguments(slots: Slots, config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a normalised config says to the builders of encoder and decoder."""
+    vision = _arguments({**_VISION, **slots.vision}, config["vision_config"])
+    text = _arguments({**_TEXT, **slots.text}, config["text_config"])
+    return vision, {**text, "tied": config["tie_word_embeddings"]}
+
+
+def _arguments(entries: Entries, config: Config) -> dict[str, Any]:
+    return {name: entry(config) if callable(entry) else config[entry] for name, entry in entries.items()}

@@ -1,0 +1,110 @@
+"""The parts that the families' towers are put together from, torchtune's where they fit.
+
+A family chooses norms, activations, biases and rotary axes; nothing here knows which family asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torchtune.modules import FeedForward
+
+from torchtune_qwenvl.modules.adapters.lora import Adapter, make_linear
+from torchtune_qwenvl.modules.layers import Attention
+from torchtune_qwenvl.modules.norm import RMSNorm
+from torchtune_qwenvl.modules.rope import AxialRotary, inverse_frequencies, yarn_frequencies
+from torchtune_qwenvl.modules.vision.layers import PatchMerger
+
+VISION_EPS = 1e-6  # fixed in the references, no entry of config.json
+VISION_THETA = 1e4
+
+
+def attention(
+    width: int,
+    heads: int,
+    kv_heads: int,
+    *,
+    head_dim: int | None = None,
+    causal: bool,
+    qkv_bias: bool = True,
+    output_bias: bool,
+    qk_norm_eps: float | None = None,
+    adapter: Adapter | None,
+) -> Attention:
+    """Grouped-query attention; with `qk_norm_eps` every query and key head is RMS-normalised first."""
+    head_dim = head_dim or width // heads
+    shapes = {
+        "q_proj": (width, heads * head_dim, qkv_bias),
+        "k_proj": (width, kv_heads * head_dim, qkv_bias),
+        "v_proj": (width, kv_heads * head_dim, qkv_bias),
+        "output_proj": (heads * head_dim, width, output_bias),
+    }
+    linears = {
+        name: make_linear(name, i, o, bias=bias, adapter=adapter) for name, (i, o, bias) in shapes.items()
+    }
+    norms = {}
+    if qk_norm_eps is not None:
+        norms = {name: RMSNorm(head_dim, qk_norm_eps) for name in ("q_norm", "k_norm")}
+    return Attention(**linears, **norms, head_dim=head_dim, causal=causal)
+
+
+def swiglu(width: int, inner: int, *, bias: bool, adapter: Adapter | None) -> FeedForward:
+    """width -> inner, gated by SiLU -> width."""
+    return FeedForward(
+        gate_proj=make_linear("w1", width, inner, bias=bias, adapter=adapter),
+        down_proj=make_linear("w2", inner, width, bias=bias, adapter=adapter),
+        up_proj=make_linear("w3", width, inner, bias=bias, adapter=adapter),
+    )
+
+
+def two_linears(
+    width: int, inner: int, out: int, *, activation: nn.Module, adapter: Adapter | None
+) -> FeedForward:
+    """width -> inner, activation -> out, both with bias."""
+    return FeedForward(
+        gate_proj=make_linear("w1", width, inner, bias=True, adapter=adapter),
+        down_proj=make_linear("w2", inner, out, bias=True, adapter=adapter),
+        activation=activation,
+    )
+
+
+def merger(
+    width: int,
+    out_width: int,
+    merge: int,
+    *,
+    norm: nn.Module,
+    norm_after: bool = False,
+    adapter: Adapter | None,
+) -> PatchMerger:
+    """merge x merge patches -> one visual token, through a GELU MLP."""
+    inner = width * merge * merge
+    mlp = two_linears(inner, inner, out_width, activation=nn.GELU(), adapter=adapter)
+    return PatchMerger(norm=norm, mlp=mlp, merge=merge, norm_after=norm_after)
+
+
+def vision_rotary(head_dim: int) -> AxialRotary:
+    """A quarter of the head turned by the row, a quarter by the column, each with its partner half."""
+    axis = inverse_frequencies(head_dim // 2, VISION_THETA)
+    return AxialRotary(axis.repeat(2), [0] * len(axis) + [1] * len(axis))
+
+
+def text_rotary(
+    rotary_dim: int,
+    axes: Sequence[int],
+    rope_theta: float,
+    yarn: Mapping[str, Any] | None = None,
+    *,
+    neighbours: bool = False,
+) -> AxialRotary:
+    """M-RoPE on the first `rotary_dim` values of a head.
+
+    `axes` says for each frequency which position turns it; `yarn` is of a stretched context; `neighbours`
+    turns pairs (2i, 2i + 1).
+    """
+    if yarn is None:
+        return AxialRotary(inverse_frequencies(rotary_dim, rope_theta), axes, neighbours=neighbours)
+    frequencies, scale = yarn_frequencies(rotary_dim, rope_theta, **yarn)
+    return AxialRotary(frequencies, axes, scale, neighbours)

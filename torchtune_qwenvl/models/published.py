@@ -1,0 +1,82 @@
+"""What a family's published checkpoints have in common, and what of it a folder changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from torchtune_qwenvl.transforms.chat.chat import ChatFormat
+from torchtune_qwenvl.transforms.chat.pieces import VideoFormat
+from torchtune_qwenvl.transforms.chat.tokenizer import ExtraToken
+from torchtune_qwenvl.transforms.images.image import ImageTransform
+from torchtune_qwenvl.transforms.processor_folder import ProcessorFolder
+from torchtune_qwenvl.transforms.videos.video import VideoTransform
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a family's published checkpoints have in common.
+
+    Args:
+        chats: chat formats by name; the first is the default.
+        added_tokens: in the order of their ids, from the end of the base vocabulary on.
+        image: the image transform with the family's defaults.
+        videos: the video transforms with theirs, by the name of transformers' processor; the first is the
+            default.
+        tokens_per_second: temporal positions per second of a clip; None: one per temporal patch.
+        video_limits_of_images: whether a folder without a file for videos gives a frame the limits of an
+            image, as transformers does; else such a folder's videos are refused.
+        video_formats: how videos are written, where that goes by their processor and not by the chat format.
+    """
+
+    chats: dict[str, ChatFormat]
+    added_tokens: tuple[ExtraToken, ...]
+    image: type[ImageTransform]
+    videos: dict[str, type[VideoTransform]]
+    tokens_per_second: float | None = None
+    video_limits_of_images: bool = False
+    video_formats: dict[str, VideoFormat] = field(default_factory=dict)
+
+    def chat(
+        self, name: str | None, video_processor: str | None = None, enable_thinking: bool | None = None
+    ) -> ChatFormat:
+        """The chat format of this name, with videos as this processor writes them; None: the first.
+
+        Raises:
+            ValueError: an unknown name, or a format without the switch `enable_thinking`.
+        """
+        chat = _named(self.chats, name, "chat").with_thinking(enable_thinking)
+        video = self.video_formats.get(video_processor or next(iter(self.videos)))
+        return chat if video is None else replace(chat, video=video)
+
+    def video_rules(self, name: str | None) -> type[VideoTransform]:
+        """The video transform of this name; None: the first."""
+        return _named(self.videos, name, "video_processor")
+
+    def about_videos(self, files: ProcessorFolder) -> dict[str, Any]:
+        """Arguments of `PublishedTransform`: what a folder says about videos, or why they are refused."""
+        video, processor, problem = files.video, files.video_processor, None
+        if video is None and self.video_limits_of_images:
+            video = {f"video_{limit}": files.image[limit] for limit in ("min_pixels", "max_pixels")}
+        if video is None:
+            problem = f"{files.path} has no video_preprocessor_config.json: copy the checkpoint's"
+        if processor is not None and processor not in self.videos:
+            problem = f"{files.path} names {processor} for it, expected {' or '.join(self.videos)}"
+            processor = None
+        tokens_per_second = files.vision_config.get("tokens_per_second")
+        if self.tokens_per_second is not None and tokens_per_second is None:
+            problem = f"{files.path}/config.json does not say vision_config.tokens_per_second"
+        return {
+            **self.video_rules(processor).known(video or {}),
+            "video_processor": processor,
+            "tokens_per_second": tokens_per_second,
+            "no_video": problem and f"a video, but {problem}",
+        }
+
+
+def _named(table: dict[str, _T], name: str | None, argument: str) -> _T:
+    if name is not None and name not in table:
+        raise ValueError(f"{argument}: this family has {', '.join(table)}, got {name!r}")
+    return table[name or next(iter(table))]

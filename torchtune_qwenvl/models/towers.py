@@ -1,0 +1,194 @@
+"""The two towers that every family is: torchtune's parts in the skeleton's slots.
+
+A family says what is its own (norms, activations, biases, positions, rotary axes); what all of them have,
+sizes first of all, stands here once. Nothing here knows which family asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from torchtune_qwenvl.models.parts import attention, vision_rotary
+from torchtune_qwenvl.modules.adapters.lora import Adapter
+from torchtune_qwenvl.modules.decoder import TiedOutput, VisionLanguageDecoder
+from torchtune_qwenvl.modules.layers import TransformerLayer
+from torchtune_qwenvl.modules.norm import RMSNorm
+from torchtune_qwenvl.modules.rope import AxialRotary
+from torchtune_qwenvl.modules.vision.layers import PatchEmbed
+from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionShape:
+    """Arguments of every vision encoder's builder.
+
+    Args:
+        depth: number of layers.
+        width: width of the encoder.
+        num_heads: attention heads; a head's width is a multiple of 4.
+        inner_width: hidden width of the MLPs.
+        out_width: width of a visual token, that of the decoder.
+        patch_size: side of a patch in pixels.
+        temporal_patch_size: frames per patch.
+        in_channels: colour channels.
+        merge_size: patches per side of a visual token.
+        image_mean: per channel, in 0 .. 1; needed for uint8 pixels.
+        image_std: the same.
+        adapter: LoRA on the layers.
+        merger_adapter: LoRA on the mergers.
+    """
+
+    depth: int
+    width: int
+    num_heads: int
+    inner_width: int
+    out_width: int
+    patch_size: int = 14
+    temporal_patch_size: int = 2
+    in_channels: int = 3
+    merge_size: int = 2
+    image_mean: Sequence[float] | None = None
+    image_std: Sequence[float] | None = None
+    adapter: Adapter | None = None
+    merger_adapter: Adapter | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextShape:
+    """Arguments of every decoder's builder.
+
+    Args:
+        vocab_size: rows of embeddings and head, padding rows included.
+        depth: number of layers.
+        width: width of the stream.
+        num_heads: query heads.
+        num_kv_heads: key/value heads.
+        inner_width: hidden width of the MLPs.
+        tied: whether the head reads the embeddings.
+        norm_eps: of every RMSNorm.
+        mrope_section: frequencies turned by t, by h and by w; they sum to half of what is rotated of a head.
+        rope_theta: base of the frequencies.
+        yarn: arguments of `yarn_frequencies`, where the context was stretched.
+        adapter: LoRA on the layers.
+    """
+
+    vocab_size: int
+    depth: int
+    width: int
+    num_heads: int
+    num_kv_heads: int
+    inner_width: int
+    tied: bool
+    norm_eps: float = 1e-6
+    mrope_section: Sequence[int] = (16, 24, 24)
+    rope_theta: float = 1e6
+    yarn: Mapping[str, Any] | None = None
+    adapter: Adapter | None = None
+
+
+def vision_encoder(
+    shape: VisionShape,
+    *,
+    norm: Callable[[int], nn.Module],
+    mlp: Callable[[], nn.Module],
+    merger: nn.Module,
+    qkv_bias: bool = True,
+    output_bias: bool = True,
+    patch_bias: bool = False,
+    patch_norm: nn.Module | None = None,
+    position_embed: nn.Module | None = None,
+    deepstack_mergers: Mapping[int, nn.Module] | None = None,
+    window_size: int | None = None,
+    full_attention: Collection[int] = (),
+) -> VisionTransformer:
+    """A pre-norm ViT; `norm(width)` and `mlp()` make the parts of a layer, `window_size` is in pixels."""
+    heads, width = shape.num_heads, shape.width
+    layers = [
+        TransformerLayer(
+            attention(
+                width,
+                heads,
+                heads,
+                causal=False,
+                qkv_bias=qkv_bias,
+                output_bias=output_bias,
+                adapter=shape.adapter,
+            ),
+            mlp(),
+            sa_norm=norm(width),
+            mlp_norm=norm(width),
+        )
+        for _ in range(shape.depth)
+    ]
+    return VisionTransformer(
+        patch_embed=PatchEmbed(
+            channels=shape.in_channels,
+            frames=shape.temporal_patch_size,
+            patch=shape.patch_size,
+            width=width,
+            bias=patch_bias,
+            mean=shape.image_mean,
+            std=shape.image_std,
+        ),
+        patch_norm=patch_norm,
+        position_embed=position_embed,
+        layers=layers,
+        merger=merger,
+        deepstack_mergers=deepstack_mergers,
+        rotary=vision_rotary(width // heads),
+        merge=shape.merge_size,
+        window=window_size and window_size // shape.patch_size // shape.merge_size,
+        full_attention=full_attention,
+    )
+
+
+def decoder(
+    shape: TextShape,
+    *,
+    head_dim: int | None = None,
+    qkv_bias: bool = True,
+    qk_norm: bool = False,
+    rotary: AxialRotary,
+    mlp: Callable[[int], nn.Module],
+    norm_branches: bool = False,
+) -> VisionLanguageDecoder:
+    """A pre-norm RMS decoder; `mlp(i)` makes the MLP of layer i.
+
+    With `qk_norm` every query and key head is normalised before it is rotated, with `norm_branches` what a
+    branch adds to the stream.
+    """
+    head_dim = head_dim or shape.width // shape.num_heads
+    slots = ("sa_norm", "mlp_norm", *(("sa_scale", "mlp_scale") if norm_branches else ()))
+    layers = [
+        TransformerLayer(
+            attention(
+                shape.width,
+                shape.num_heads,
+                shape.num_kv_heads,
+                head_dim=head_dim,
+                causal=True,
+                qkv_bias=qkv_bias,
+                output_bias=False,
+                qk_norm_eps=shape.norm_eps if qk_norm else None,
+                adapter=shape.adapter,
+            ),
+            mlp(i),
+            **{slot: RMSNorm(shape.width, shape.norm_eps) for slot in slots},
+        )
+        for i in range(shape.depth)
+    ]
+    tok_embeddings = nn.Embedding(shape.vocab_size, shape.width)
+    head = TiedOutput(tok_embeddings) if shape.tied else nn.Linear(shape.width, shape.vocab_size, bias=False)
+    return VisionLanguageDecoder(
+        tok_embeddings=tok_embeddings,
+        layers=layers,
+        norm=RMSNorm(shape.width, shape.norm_eps),
+        output=head,
+        rotary=rotary,
+        kv_heads=shape.num_kv_heads,
+        head_dim=head_dim,
+    )

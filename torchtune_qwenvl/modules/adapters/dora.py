@@ -1,0 +1,30 @@
+"""DoRA for a linear with bias: only the weight is decomposed, the bias stays as it is.
+
+torchtune's DoRALinear scales its output, bias and all. Its own merge and PEFT scale the weight alone, so
+that with Qwen's biased projections neither a merged checkpoint nor an exported adapter would be the model
+that was trained. Otherwise this is torchtune's module, without the identity matrix that it sends through
+lora_a and lora_b.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchtune.modules.peft import DoRALinear as _DoRALinear
+
+from torchtune_qwenvl.modules.adapters.nf4 import dequantised
+
+
+class DoRALinear(_DoRALinear):
+    """`x -> m / |W + s B A| * (W + s B A) x + bias` (arXiv 2402.09353, the norm per row and without
+    gradient)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_dim] -> [..., out_dim]."""
+        if self.disabled:
+            return F.linear(x, self.weight, self.bias)
+        base = F.linear(x, self.weight)
+        update = self.scaling * self.lora_b(self.lora_a(self.dropout(x)))
+        with torch.no_grad():
+            norm = self._get_weight_norm(dequantised(self.weight), self.lora_b.weight @ self.lora_a.weight)
+        out = (self.magnitude / norm * (base + update)).to(base.dtype)
+        return out if self.bias is None else out + self.bias.to(base.dtype)

@@ -1,0 +1,51 @@
+"""LoRA and DoRA on linear layers: what an adapter is, and the linears that carry one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+from torchtune.modules.low_precision import FrozenNF4Linear
+from torchtune.modules.peft import LoRALinear
+
+from torchtune_qwenvl.modules.adapters.dora import DoRALinear
+from torchtune_qwenvl.modules.adapters.nf4 import takes_nf4
+
+ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "output_proj")
+MLP_LINEARS = ("w1", "w2", "w3")
+_ADAPTER_WEIGHTS = ("lora_a", "lora_b", "magnitude")
+
+
+def is_adapter(parameter_name: str) -> bool:
+    """Whether a parameter was added by LoRA or DoRA."""
+    return any(name in _ADAPTER_WEIGHTS for name in parameter_name.split("."))
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """LoRA on the linears named in `targets`; torchtune's LoRALinear, or our DoRALinear.
+
+    With `quantize_base` the weights under it, and those of linears that are no targets, are in NF4.
+    """
+
+    targets: frozenset[str]
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    use_dora: bool = False
+    quantize_base: bool = False
+
+
+NO_TARGETS = Adapter(frozenset(), rank=0, alpha=0.0)
+
+
+def make_linear(
+    name: str, in_dim: int, out_dim: int, *, bias: bool, adapter: Adapter | None = None
+) -> nn.Module:
+    """The linear called `name` within its attention or MLP, with an adapter where one is asked for."""
+    quantized = adapter is not None and adapter.quantize_base and takes_nf4(in_dim * out_dim)
+    if adapter is None or name not in adapter.targets:
+        return (FrozenNF4Linear if quantized else nn.Linear)(in_dim, out_dim, bias=bias)
+    kind = DoRALinear if adapter.use_dora else LoRALinear
+    options = {"use_bias": bias, "quantize_base": quantized}
+    return kind(in_dim, out_dim, adapter.rank, adapter.alpha, adapter.dropout, **options)

@@ -1,0 +1,76 @@
+"""Mixture of experts: a router sends every token to k of E small MLPs.
+
+Tokens are sorted by expert once, every expert multiplies its neighbours, and the results go back:
+
+    chosen, k = 2   token 0: 2 0   token 1: 0 1          sorted   0: t0 t1 | 1: t1 | 2: t0
+
+A token's weight for an expert is applied between the expert's two products, where a token is narrowest; the
+sum over its experts is then a sum of rows, and no product has to be kept for the gradient of the weights.
+
+n tokens, k experts per token, E experts, w model width, i inner width of an expert, r rank of LoRA.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchtune.modules import FeedForward
+
+from torchtune_qwenvl.modules.adapters.lora import Adapter
+from torchtune_qwenvl.modules.experts.dispatch import collect, spread, weighted_swiglu
+from torchtune_qwenvl.modules.experts.grouped import GroupedLinear, make_grouped_linear
+from torchtune_qwenvl.modules.experts.routers import Router, RouterStatistics
+
+
+class GroupedExperts(nn.Module):
+    """E SwiGLU MLPs in the files' two tensors: `w1` is gate and up [E, 2i, w], `w2` down [E, w, i].
+
+    Args:
+        experts: E.
+        width: w.
+        inner: i.
+        adapter: LoRA on both, each expert with matrices of its own.
+    """
+
+    def __init__(self, experts: int, width: int, inner: int, adapter: Adapter | None = None) -> None:
+        super().__init__()
+        self.w1: GroupedLinear = make_grouped_linear("w1", experts, width, 2 * inner, adapter)
+        self.w2: GroupedLinear = make_grouped_linear("w2", experts, inner, width, adapter)
+
+    def forward(self, x: Tensor, counts: Tensor, weights: Tensor) -> Tensor:
+        """x [tokens sorted by expert, w], of them counts[e] for expert e, times weights -> the same shape."""
+        return self.w2(weighted_swiglu(self.w1(x, counts), weights), counts)
+
+
+class SparseMoE(nn.Module):
+    """In the place of a layer's MLP.
+
+    Args:
+        router: tokens -> experts and weights.
+        experts: the MLPs.
+        shared: an MLP that every token meets as well.
+    """
+
+    def __init__(self, router: Router, experts: GroupedExperts, shared: FeedForward | None = None) -> None:
+        super().__init__()
+        self.router, self.experts, self.shared = router, experts, shared
+        self.statistics: RouterStatistics | None = None
+
+    @property
+    def active_share(self) -> float:
+        """Part of the experts' weights that a token meets."""
+        return self.router.top_k / self.router.out_features
+
+    @torch.compiler.disable  # how many tokens an expert gets differs from batch to batch
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, w] -> [n, w]."""
+        weights, chosen, logits = self.router(x)
+        if self.statistics is not None:
+            self.statistics.record(self, logits.softmax(-1, dtype=torch.float32), chosen)
+        order = chosen.flatten().argsort(stable=True)
+        counts = torch.bincount(chosen.flatten(), minlength=logits.shape[-1])
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        token, places = order // chosen.shape[-1], back.view_as(chosen)
+        sorted_weights = spread(weights.flatten(), order, back[:, None])
+        out = collect(self.experts(spread(x, token, places), counts, sorted_weights), token, places)
+        return out if self.shared is None else out + self.shared(x)

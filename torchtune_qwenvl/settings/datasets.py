@@ -1,0 +1,39 @@
+"""What stands under `dataset:`: a file, a builder with its arguments, or a list of these with weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+COMPONENT = "_component_"
+# What `dataset.source=data.json` means where no component is named.
+DATASETS = dict.fromkeys(("dataset", "val_dataset"), "torchtune_qwenvl.data.vision_chat_dataset")
+# What a list of datasets means.
+MIXED = "torchtune_qwenvl.data.mixed_dataset"
+# Keys of a member that are the mix's, not its builder's.
+OF_THE_MIX = {"weight", "label"}
+
+
+def with_component(node: Any, default: str) -> Any:
+    """A dataset's node with its component named; of a mix, the members' too."""
+    if isinstance(node, list):
+        node = {COMPONENT: MIXED, "datasets": node}
+    if not isinstance(node, dict):
+        return node
+    members = node.get("datasets")
+    if node.get(COMPONENT) == MIXED and isinstance(members, list):
+        node = {**node, "datasets": [with_component(member, default) for member in members]}
+    return {COMPONENT: default, **node}
+
+
+def check_mix(path: str, node: Mapping[str, Any]) -> None:
+    """Raise a ValueError for weights that do not fit, before anything is loaded."""
+    # These bring torch and datasets, which a config can do without.
+    from torchtune_qwenvl.data.mixed_dataset import weights_of
+    from torchtune_qwenvl.data.order.mixture import check_weights
+
+    members = node.get("datasets")
+    try:
+        if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):
+            raise ValueError(f"expected a list of datasets, each with keys of its own, got {members!r}")
+        check_weights(weights_of(members) or [1])
+    except ValueError as error:
+        raise ValueError(f"Config key '{path}': {error}") from error

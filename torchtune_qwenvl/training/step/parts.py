@@ -1,0 +1,128 @@
+"""The three parts of a model as the recipe sees them: what trains, at which rate, and whether it learns.
+
+encoder: the vision encoder without its merger · fusion: the merger(s) · decoder: the language model.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from torchtune_qwenvl.distributed import local, whole
+from torchtune_qwenvl.modules.adapters.nf4 import is_nf4
+from torchtune_qwenvl.modules.trainable import part_of
+
+PARTS = ("encoder", "fusion", "decoder")
+VISUAL = ("encoder", "fusion")
+
+
+def trainable_by_part(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
+    """`{part: {name: parameter}}` of what trains; parts that are wholly frozen are absent.
+
+    Raises:
+        ValueError: nothing trains.
+    """
+    parts: dict[str, dict[str, nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parts.setdefault(part_of(name), {})[name] = parameter
+    if not parts:
+        raise ValueError("Nothing to train: set encoder_trainable, fusion_trainable or decoder_trainable.")
+    return {part: parts[part] for part in PARTS if part in parts}
+
+
+def trainable_table(model: nn.Module, learning_rates: Mapping[str, float]) -> str:
+    """One line per part: parameters that train, parameters that are frozen, dtypes, learning rate.
+
+    Below them, where there are quantised weights, which are not.
+    """
+    rows = [("part", "trains", "frozen", "dtype", "lr")]
+    named = [(part_of(name), parameter) for name, parameter in model.named_parameters()]
+    for part in PARTS:
+        ours = [parameter for name, parameter in named if name == part]
+        trains = [p for p in ours if p.requires_grad]
+        dtypes = sorted({_dtype_name(p) for p in trains or ours})
+        count, frozen = _numel(trains), _numel(p for p in ours if not p.requires_grad)
+        rate = f"{learning_rates[part]:g}" if trains else "-"
+        rows.append((part, f"{count:,}", f"{frozen:,}", "+".join(dtypes), rate))
+    everything = [parameter for _, parameter in named]
+    trains = [p for p in everything if p.requires_grad]
+    rows.append(("all", f"{_numel(trains):,}", f"{_numel(everything) - _numel(trains):,}", "", ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join([*lines, *_quantized_lines(model)])
+
+
+def _quantized_lines(model: nn.Module) -> list[str]:
+    """What lies in NF4, and each other frozen matrix, which does not; none where nothing does."""
+    frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad and p.dim() > 1]
+    in_nf4 = [p for _, p in frozen if is_nf4(local(p))]
+    if not in_nf4:
+        return []
+    others = Counter(
+        f"{re.sub(r'[.][0-9]+[.]', '.*.', name)} ({_dtype_name(p)})"
+        for name, p in frozen
+        if not is_nf4(local(p))
+    )
+    listed = ", ".join(name if n == 1 else f"{n} x {name}" for name, n in others.items())
+    return [
+        f"quantize_base: {len(in_nf4)} weights, {_numel(in_nf4):,} values, in NF4. Not quantised: {listed}"
+    ]
+
+
+class GradientCheck:
+    """Does every trainable part learn? Asked at the first step, of the visual parts at the first with images.
+
+    A part that silently gets no gradient (a detached graph, an adapter that is never called) trains nothing
+    all night.
+    """
+
+    def __init__(self, parts: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
+        self._unchecked = dict(parts)
+
+    def __call__(self, gradients: Mapping[nn.Parameter, Tensor], labelled: Tensor, images: Tensor) -> None:
+        """Call after backward, with what the step had on all ranks; read until every part is checked.
+
+        Args:
+            gradients: parameter -> its gradient, or the gradient's norm, as `gradients_of` gives them.
+            labelled: labelled tokens; a step without any (all its samples skipped) says nothing.
+            images: images and clips.
+
+        Raises:
+            ValueError: a trainable parameter without a gradient, or a part whose gradients are all zero.
+        """
+        for part in list(self._unchecked):
+            if labelled.item() and (images.item() or part not in VISUAL):
+                self._check(part, self._unchecked.pop(part), gradients)
+
+    @staticmethod
+    def _check(
+        part: str, parameters: Mapping[str, nn.Parameter], gradients: Mapping[nn.Parameter, Tensor]
+    ) -> None:
+        missing = [name for name, parameter in parameters.items() if parameter not in gradients]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} of {len(parameters)} trainable tensors of the {part} got no gradient at the "
+                f"first step, '{missing[0]}' first: nothing they compute reaches the loss. Freeze this "
+                "part, or correct the model."
+            )
+        if gradient_norm(gradients[parameter] for parameter in parameters.values()) == 0:
+            raise ValueError(
+                f"All gradients of the {part} are zero at the first step: the loss does not depend on it. "
+                "Freeze it, or correct the model (a detached graph, a LoRA whose factors are both zero)."
+            )
+
+
+def gradient_norm(gradients: Iterable[Tensor]) -> Tensor:
+    """The 2-norm over gradients (or parts' norms) of all ranks, a scalar; every rank must call."""
+    return whole(torch.nn.utils.get_total_norm(list(gradients)))
+
+
+def _dtype_name(parameter: nn.Parameter) -> str:
+    return "nf4" if is_nf4(local(parameter)) else str(parameter.dtype).removeprefix("torch.")
+
+
+def _numel(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)

@@ -1,0 +1,173 @@
+"""Compare our rendering of the chat template with the checkpoint's own Jinja, once, at load.
+
+A fine-tuned or newer checkpoint may carry another template; training on ours would then teach a format that
+the server does not send. The Jinja runs in a sandbox: it is part of a downloaded file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from torchtune.data import Message
+
+from torchtune_qwenvl.transforms.chat.chat import ChatFormat, has_media
+from torchtune_qwenvl.transforms.chat.tools import TOOL_CALL, Tools, calls_of
+
+_IMAGE = {"type": "image", "content": "probe.png"}
+_VIDEO = {"type": "video", "content": "probe.mp4"}
+_TEXT = {"type": "text", "content": " What is\n\nthis? "}
+PROBES: dict[str, list[Message]] = {
+    "one question": [Message("user", "Hello")],
+    "one exchange": [Message("user", [_IMAGE, _TEXT]), Message("assistant", "A cat.\n")],
+    "system, several turns and images": [
+        Message("system", " Be brief. "),
+        Message("user", [_TEXT, _IMAGE, _IMAGE, _TEXT]),
+        Message("assistant", "Two cats."),
+        Message("user", [_IMAGE]),
+        Message("assistant", ""),
+    ],
+    "tool answer": [
+        Message("user", "Hello"),
+        Message("assistant", "Wait."),
+        Message("ipython", "42"),
+        Message("ipython", "43"),
+        Message("assistant", "85."),
+    ],
+    "image in a tool answer": [
+        Message("user", "Hello"),
+        Message("assistant", "Wait."),
+        Message("ipython", [_TEXT, _IMAGE]),
+        Message("ipython", "43"),
+        Message("assistant", "Two cats."),
+    ],
+    "reasoning": [
+        Message("user", "Hello"),
+        Message("assistant", "<think>\nA greeting.\n</think>\n\nHello."),
+        Message("user", "How are you?"),
+        Message("assistant", "<think>\nPoliteness.\n</think>\n\nWell."),
+    ],
+}
+# Apart: a template that leaves out videos is good for all else.
+VIDEO_PROBES: dict[str, list[Message]] = {
+    "videos and images": [
+        Message("user", [_VIDEO, _TEXT, _IMAGE, _VIDEO]),
+        Message("assistant", "A film."),
+    ],
+}
+
+# Apart: a template that writes tools otherwise, or not at all, is good for conversations without any.
+_ADD = {"name": "add", "description": "<a> + é", "parameters": {"type": "object", "properties": {"a": {}}}}
+PROBE_TOOLS = ({"type": "function", "function": _ADD}, {"type": "function", "function": {"name": "now"}})
+_CALLS = [
+    {"type": TOOL_CALL, "content": {"name": "add", "arguments": {"a": ["é", None, 1.5], "b": "x"}}},
+    {"type": TOOL_CALL, "content": {"name": "now", "arguments": {}}},
+]
+TOOL_PROBES: dict[str, list[Message]] = {
+    "tools": [
+        Message("user", "Add."),
+        Message("assistant", [{"type": "text", "content": "Wait."}, *_CALLS]),
+        Message("ipython", "42"),
+        Message("assistant", _CALLS),
+    ],
+    "tools behind a system message": [Message("system", "Be brief."), Message("user", "Hello")],
+}
+
+
+def render_jinja(
+    template: str, messages: Sequence[Message], *, generation_prompt: bool = False, **arguments: Any
+) -> str:
+    """What the template gives, rendered with the settings and names that transformers gives a template.
+
+    Args:
+        template: Jinja source.
+        messages: the conversation.
+        generation_prompt: whether the assistant's turn is opened at the end.
+        **arguments: further names, such as `enable_thinking` and `tools`.
+
+    Raises:
+        ValueError: the template cannot be compiled or raises.
+    """
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = lambda value, **options: json.dumps(
+        value, **{"ensure_ascii": False, **options}
+    )
+    environment.globals["raise_exception"] = _raise
+    try:
+        return environment.from_string(template).render(
+            messages=[_plain(message) for message in messages],
+            add_generation_prompt=generation_prompt,
+            **arguments,
+        )
+    except (TemplateError, TypeError, KeyError) as error:
+        raise ValueError(f"the Jinja chat template fails: {error}") from error
+
+
+def check_template(
+    chat: ChatFormat,
+    template: str,
+    source: str,
+    probes: Mapping[str, list[Message]] = PROBES,
+    tools: Tools = (),
+) -> None:
+    """ValueError naming the first differing span if `chat` and `template` render a probe differently.
+
+    Args:
+        chat: our rendering.
+        template: Jinja source.
+        source: the file it came from, for the message.
+        probes: conversations by name.
+        tools: that they are told of.
+    """
+    arguments = {**chat.template_arguments, **({"tools": list(tools)} if tools else {})}
+    hint = 'pass chat_template="builtin" to go on with the built-in rendering'
+    known = {name: probe for name, probe in probes.items() if _can_write(chat, probe)}
+    for name, messages in known.items():
+        for prompt in (False, True):
+            ours = chat.write(chat.render(messages, generation_prompt=prompt, tools=tools))
+            try:
+                theirs = render_jinja(template, messages, generation_prompt=prompt, **arguments)
+            except ValueError as error:
+                raise ValueError(f"{source}: on the probe {name!r}: {error}; {hint}") from error
+            if ours != theirs:
+                span = _first_difference(ours, theirs)
+                raise ValueError(f"{source}: on the probe {name!r} {span}; {hint}")
+
+
+def _can_write(chat: ChatFormat, messages: Sequence[Message]) -> bool:
+    media_roles = chat.roles if chat.media_roles is None else chat.media_roles
+    return all(m.role in chat.roles and (m.role in media_roles or not has_media(m)) for m in messages)
+
+
+def _first_difference(ours: str, theirs: str, margin: int = 30) -> str:
+    start = next(
+        (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
+    )
+    shown = slice(max(0, start - margin), start + margin)
+    return (
+        f"the renderings differ from character {start} on: the template gives {theirs[shown]!r}, "
+        f"ours {ours[shown]!r}"
+    )
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    plain: dict[str, Any] = {"role": "tool" if message.role == "ipython" else message.role}
+    if calls := calls_of(message):
+        plain["tool_calls"] = [{"type": "function", "function": call} for call in calls]
+    if not has_media(message):
+        return {**plain, "content": message.text_content}
+    plain["content"] = [
+        {"type": "text", "text": part["content"]} if part["type"] == "text" else {"type": part["type"]}
+        for part in message.content
+        if part["type"] != TOOL_CALL
+    ]
+    return plain
+
+
+def _raise(message: str) -> None:
+    raise TemplateError(message)

@@ -1,0 +1,229 @@
+"""Image files and objects to uint8 RGB, with the size known before anything is decoded.
+
+The rules: EXIF orientation applied, alpha composited on white, 16-bit scaled to 8, palettes and CMYK
+converted, the first frame of an animation. JPEG goes through torchvision, whose channels-last result is kept:
+the bit-equal resize is several times faster on it; everything else goes through Pillow.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.transforms.images.rgb import array_to_rgb, hwc_to_chw, rgb_tensor
+
+# Pillow's own warning threshold: beyond it, it takes a file for a decompression bomb.
+MAX_IMAGE_PIXELS = 89_478_485
+_ORIENTATION = 0x0112  # EXIF tag
+# What Pillow and torchvision answer damaged files with.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    RuntimeError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+_FIX = "repair or remove the file, or set on_bad_sample: skip"
+
+ImageSource = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor
+
+
+@dataclass(frozen=True)
+class OpenedImage:
+    """An image whose header is read; `where` names it in errors."""
+
+    where: str
+    height: int
+    width: int
+    _decode: Callable[[], torch.Tensor]
+
+    def decode(self) -> torch.Tensor:
+        """uint8 RGB [3, height, width], channels-last strides.
+
+        Raises:
+            BadSample: the file is truncated or damaged, or not of the size its header says.
+        """
+        try:
+            pixels = self._decode()
+        except _DAMAGE as error:
+            if isinstance(error, BadSample):
+                raise
+            raise BadSample(f"cannot be decoded: {error}", where=self.where, fix=_FIX) from error
+        if pixels.shape != (3, self.height, self.width):
+            raise BadSample(
+                f"its header says {self.height} x {self.width}, decoding gave {tuple(pixels.shape)}",
+                where=self.where,
+                fix=_FIX,
+            )
+        return pixels
+
+
+def open_image(
+    source: ImageSource, *, max_image_pixels: int = MAX_IMAGE_PIXELS, where: str | None = None
+) -> OpenedImage:
+    """Read the header of `source`.
+
+    Args:
+        source: path, encoded bytes, PIL image, array [h, w] or [h, w, 1 | 3 | 4], tensor [1 | 3 | 4, h, w].
+            Arrays and tensors are uint8 or uint16.
+        max_image_pixels: an image of more pixels is refused before it is decoded.
+        where: words for errors, put before the path.
+
+    Raises:
+        BadSample: a missing, empty or non-image file, too many pixels, another type or shape.
+    """
+    name = str(source) if isinstance(source, str | Path) else f"image given as {type(source).__name__}"
+    where = f"{where}, {name}" if where else name
+    if isinstance(source, np.ndarray | torch.Tensor):
+        return _open_array(source, where, max_image_pixels)
+    if isinstance(source, str | Path | bytes | Image.Image):
+        return _open_encoded(source, where, max_image_pixels)
+    raise BadSample(
+        f"expected a path, bytes, PIL image, numpy array or tensor, got {type(source).__name__}", where=where
+    )
+
+
+def decode_image(source: ImageSource, *, max_image_pixels: int = MAX_IMAGE_PIXELS) -> torch.Tensor:
+    """`source` as uint8 RGB [3, h, w]; see `open_image` for arguments and errors."""
+    return open_image(source, max_image_pixels=max_image_pixels).decode()
+
+
+def image_size(source: ImageSource, *, max_image_pixels: int = MAX_IMAGE_PIXELS) -> tuple[int, int]:
+    """(height, width) as it will be decoded, from the header alone; see `open_image`."""
+    opened = open_image(source, max_image_pixels=max_image_pixels)
+    return opened.height, opened.width
+
+
+def _open_encoded(source: str | Path | bytes | Image.Image, where: str, max_image_pixels: int) -> OpenedImage:
+    try:
+        with _pillow(source) as image:
+            check_size(*image.size, max_image_pixels, "max_image_pixels", where)
+            orientation = _orientation(image)
+            in_torchvision = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
+            width, height = image.size
+    except FileNotFoundError:
+        raise BadSample("no such image file", where=where, fix="check the path and image_root") from None
+    except UnidentifiedImageError:
+        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size  # type: ignore[arg-type]
+        what = "not an image that Pillow knows" if size else "0 bytes, expected an image"
+        raise BadSample(what, where=where, fix=_FIX) from None
+    except _DAMAGE as error:
+        if isinstance(error, BadSample):
+            raise
+        raise BadSample(f"cannot be opened: {error}", where=where, fix=_FIX) from error
+    if orientation in (5, 6, 7, 8):
+        height, width = width, height
+    if in_torchvision and not isinstance(source, Image.Image):
+        return OpenedImage(where, height, width, lambda: _decode_jpeg(source, orientation))
+    return OpenedImage(where, height, width, lambda: _decode_pillow(source))
+
+
+def _pillow(source: str | Path | bytes | Image.Image) -> AbstractContextManager[Image.Image]:
+    if isinstance(source, Image.Image):
+        return nullcontext(source)
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":  # Pillow turns these itself, and gives the turned size
+        return 1
+    # Pillow's own PNG method decodes the whole picture to see whether EXIF stands behind it.
+    exif = Image.Image.getexif(image)
+    if image.format == "PNG" and "exif" not in image.info and (stream := getattr(image, "fp", None)):
+        late = _late_png_exif(stream)
+        if late:
+            exif.load(late)
+    return exif.get(_ORIENTATION, 1)
+
+
+def _late_png_exif(stream: Any) -> bytes:
+    """The eXIf chunk, which may stand anywhere in a PNG; the stream's position stays."""
+    came_from = stream.tell()
+    stream.seek(8)  # behind the signature
+    found = b""
+    while len(head := stream.read(8)) == 8 and not found:
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        found = stream.read(length) if kind == b"eXIf" else b""
+        stream.seek(4 if found else length + 4, io.SEEK_CUR)
+    stream.seek(came_from)
+    return found
+
+
+def _decode_jpeg(source: str | Path | bytes, orientation: int) -> torch.Tensor:
+    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    try:
+        pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    except (
+        RuntimeError
+    ):  # rare codings torchvision lacks; for a damaged file Pillow's message is the better one
+        return _decode_pillow(source)
+    return _ORIENT[orientation](pixels) if orientation in _ORIENT else pixels
+
+
+# EXIF orientation -> what turns the stored picture [c, h, w] upright. 1 is upright already.
+_ORIENT: dict[int, Callable[[torch.Tensor], torch.Tensor]] = {
+    2: lambda x: x.flip(2),
+    3: lambda x: x.flip(1, 2),
+    4: lambda x: x.flip(1),
+    5: lambda x: x.transpose(1, 2),
+    6: lambda x: x.transpose(1, 2).flip(2),
+    7: lambda x: x.transpose(1, 2).flip(1, 2),
+    8: lambda x: x.transpose(1, 2).flip(1),
+}
+
+
+def _decode_pillow(source: str | Path | bytes | Image.Image) -> torch.Tensor:
+    with _pillow(source) as image:
+        return rgb_tensor(ImageOps.exif_transpose(image))
+
+
+def check_size(width: int, height: int, limit: int, name: str, where: str | None = None) -> None:
+    """BadSample where a picture has more pixels than the argument `name` allows."""
+    if height * width > limit:
+        raise BadSample(
+            f"{height} x {width} pixels, more than {name} = {limit}",
+            where=where,
+            fix=f"shrink the file, or raise {name} if you trust it",
+        )
+
+
+def _open_array(source: np.ndarray | torch.Tensor, where: str, max_image_pixels: int) -> OpenedImage:
+    values = (
+        source.cpu().permute(1, 2, 0).numpy()
+        if isinstance(source, torch.Tensor) and source.ndim == 3
+        else source
+    )
+    values = values.cpu().numpy() if isinstance(values, torch.Tensor) else values
+    if values.ndim == 2:
+        values = values[:, :, None]
+    if (
+        values.ndim != 3
+        or values.shape[2] not in (1, 3, 4)
+        or values.dtype not in (np.uint8, np.uint16)
+        or 0 in values.shape
+    ):
+        layout = "[1 | 3 | 4, h, w]" if isinstance(source, torch.Tensor) else "[h, w, 1 | 3 | 4]"
+        raise BadSample(
+            f"expected uint8 or uint16 {layout}, got {source.dtype} {list(source.shape)}",
+            where=where,
+            fix="convert it; floats have no fixed range",
+        )
+    height, width, channels = values.shape
+    check_size(width, height, max_image_pixels, "max_image_pixels", where)
+    if values.dtype == np.uint8 and channels == 3:
+        pixels = source if isinstance(source, torch.Tensor) else hwc_to_chw(source)
+        return OpenedImage(where, height, width, lambda: pixels.cpu())
+    return OpenedImage(where, height, width, lambda: array_to_rgb(values))

@@ -1,0 +1,247 @@
+"""Images to patches: smart resize, bicubic, normalise, cut.
+
+Bit-equal to transformers' torchvision backend of Qwen2VLImageProcessor and faster: the decoder's
+channels-last strides go through the resize as they are, and pixels are put into patch order as bytes.
+
+Axes: n patches, c channels, T frames per patch, p patch side, m merge side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torchtune.modules.transforms import Transform
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.transforms.images.decode import MAX_IMAGE_PIXELS, ImageSource, OpenedImage, open_image
+from torchtune_qwenvl.transforms.images.patches import Normalise, cut_patches, pixel_dtype
+
+MAX_ASPECT_RATIO = 200
+IMAGE_OPTIONS = ("min_pixels", "max_pixels", "resized_height", "resized_width")
+
+
+def smart_resize(
+    height: int,
+    width: int,
+    *,
+    factor: int,
+    min_pixels: int,
+    max_pixels: int,
+    frames: int = 1,
+    counted_frames: int | None = None,
+) -> tuple[int, int]:
+    """Size to which the models resize: sides multiples of `factor`, area within the limits.
+
+    3000 x 4000 with factor 28, limits 3136 and 1003520 gives 840 x 1148.
+
+    Args:
+        height, width: as decoded.
+        factor: side of a merged patch.
+        min_pixels, max_pixels: limits of the area, times `frames`.
+        frames: how often the picture counts.
+        counted_frames: how often it counts where the limits are looked at, not where they are met; default
+            `frames`.
+
+    Raises:
+        BadSample: one side is more than 200 times the other.
+    """
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        raise BadSample(
+            f"aspect ratio of {height} x {width} is over {MAX_ASPECT_RATIO}",
+            fix="crop the image or leave it out",
+        )
+    # Python rounds halves to even, here as in the models' own preprocessing.
+    new_height, new_width = (round(side / factor) * factor for side in (height, width))
+    area = (frames if counted_frames is None else counted_frames) * new_height * new_width
+    if area > max_pixels:
+        shrink = math.sqrt(frames * height * width / max_pixels)
+        new_height, new_width = (
+            max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width)
+        )
+    elif area < min_pixels:
+        grow = math.sqrt(min_pixels / (frames * height * width))
+        new_height, new_width = (math.ceil(side * grow / factor) * factor for side in (height, width))
+    return new_height, new_width
+
+
+def smart_resize_frames(
+    height: int,
+    width: int,
+    *,
+    n_frames: int,
+    temporal_factor: int,
+    factor: int,
+    min_pixels: int,
+    max_pixels: int,
+) -> tuple[int, int]:
+    """`smart_resize` where the limits are those of all frames together.
+
+    A side shorter than a merged patch is stretched to one first. Frames count rounded to a multiple of
+    `temporal_factor` where the limits are looked at, and as they are where they are met: the reference's way.
+
+    Args:
+        height, width, factor: see `smart_resize`.
+        n_frames: frames of the clip; a still counts as `temporal_factor`.
+        temporal_factor: frames per patch.
+        min_pixels, max_pixels: limits of frames · height · width.
+    """
+    if min(height, width) < factor:
+        scale = max(factor / height, factor / width)
+        height, width = int(height * scale), int(width * scale)
+    return smart_resize(
+        height,
+        width,
+        factor=factor,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        frames=n_frames,
+        counted_frames=round(n_frames / temporal_factor) * temporal_factor,
+    )
+
+
+@dataclass(frozen=True)
+class PlannedImage:
+    """An image of which only the header is read, and the size it will be resized to."""
+
+    opened: OpenedImage
+    height: int
+    width: int
+
+
+class ImageTransform(Transform):
+    """`{"image": image}` -> the same with `pixel_values` and `image_grid_thw`.
+
+    `pixel_values`: [n, c·T·p·p] normalised under a float `dtype`, the T frames being copies; raw [n, c·p·p]
+    under uint8, normalised later on the device. `image_grid_thw`: int64 [1, 3], the grid (1, rows, columns)
+    of patches. Patches stand in blocks of m x m, so that m·m neighbours merge into one token.
+
+    Args:
+        patch_size, temporal_patch_size, merge_size: p, T, m.
+        min_pixels, max_pixels: limits of the resized area.
+        image_mean, image_std: per channel, for pixels in [0, 1].
+        dtype: of `pixel_values`, a torch dtype or its name.
+        max_image_pixels: larger files are refused by their header.
+    """
+
+    def __init__(
+        self,
+        *,
+        patch_size: int,
+        temporal_patch_size: int = 2,
+        merge_size: int = 2,
+        min_pixels: int,
+        max_pixels: int,
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+        dtype: torch.dtype | str = torch.float32,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
+    ) -> None:
+        if not 0 < min_pixels <= max_pixels:
+            raise ValueError(f"expected 0 < min_pixels <= max_pixels, got {min_pixels} and {max_pixels}")
+        self.patch_size, self.temporal_patch_size, self.merge_size = (
+            patch_size,
+            temporal_patch_size,
+            merge_size,
+        )
+        self.min_pixels, self.max_pixels = min_pixels, max_pixels
+        self.image_mean, self.image_std = list(image_mean), list(image_std)
+        self.dtype = pixel_dtype(dtype)
+        self.normalise = Normalise(image_mean, image_std)
+        self.max_image_pixels = max_image_pixels
+
+    def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> dict[str, Any]:
+        """See the class; `sample` may carry the options that a message's image part may carry."""
+        options = {name: sample[name] for name in IMAGE_OPTIONS if name in sample}
+        patches, grid = self.patches(self.plan(sample["image"], **options))
+        return {**sample, "pixel_values": patches, "image_grid_thw": torch.tensor([grid])}
+
+    def plan(
+        self,
+        source: ImageSource,
+        *,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        resized_height: int | None = None,
+        resized_width: int | None = None,
+        where: str | None = None,
+    ) -> PlannedImage:
+        """Read the header and decide the size.
+
+        Args:
+            source: see `open_image`.
+            min_pixels, max_pixels: limits for this image instead of the transform's.
+            resized_height, resized_width: the size wanted, still rounded and held to the limits.
+            where: words for errors, put before the path.
+
+        Raises:
+            BadSample: see `open_image`; aspect ratio over 200; options that are no sensible sizes.
+        """
+        opened = open_image(source, max_image_pixels=self.max_image_pixels, where=where)
+        try:
+            low, high = _limits(_or(min_pixels, self.min_pixels), _or(max_pixels, self.max_pixels))
+            height, width = wanted_size(opened, resized_height, resized_width)
+            return PlannedImage(opened, *self.resize_to(height, width, low, high))
+        except BadSample as error:
+            raise error.at(opened.where) from None
+
+    def resize_to(self, height: int, width: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+        """(height, width) to which an image of this size is resized; a family may have another rule."""
+        factor = self.patch_size * self.merge_size
+        return smart_resize(height, width, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)
+
+    def grid(self, image: PlannedImage) -> tuple[int, int, int]:
+        """(1, rows, columns) in patches."""
+        return 1, image.height // self.patch_size, image.width // self.patch_size
+
+    def merged_grid(self, image: PlannedImage) -> tuple[int, int]:
+        """(rows, columns) in merged patches: one token each."""
+        side = self.patch_size * self.merge_size
+        return image.height // side, image.width // side
+
+    def patches(self, image: PlannedImage) -> tuple[torch.Tensor, tuple[int, int, int]]:
+        """Decode, resize and cut: the patches (see the class) and their grid."""
+        pixels = image.opened.decode()
+        resized = tv.resize(
+            pixels, [image.height, image.width], interpolation=InterpolationMode.BICUBIC, antialias=True
+        )
+        raw = cut_patches(resized, self.patch_size, self.merge_size)
+        if self.dtype == torch.uint8:
+            return raw.flatten(1), self.grid(image)
+        frames = self.temporal_patch_size
+        patches = torch.empty(len(raw), raw.shape[1], frames, raw.shape[2], dtype=self.dtype)
+        self.normalise(raw, patches, slice(0, frames))
+        return patches.flatten(1), self.grid(image)
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _limits(low: int, high: int) -> tuple[int, int]:
+    if any(not isinstance(limit, int) or limit <= 0 for limit in (low, high)):
+        raise BadSample(f"min_pixels and max_pixels are positive integers, got {low!r} and {high!r}")
+    if low > high:
+        raise BadSample(f"min_pixels {low} is more than max_pixels {high}", fix="set both for this image")
+    return low, high
+
+
+def wanted_size(opened: Any, height: int | None, width: int | None) -> tuple[int, int]:
+    """(height, width) that a sample asks for, else those of `opened`, an image or a video.
+
+    Raises:
+        BadSample: one of the two alone, or no positive integers.
+    """
+    if height is None and width is None:
+        return opened.height, opened.width
+    if not (isinstance(height, int) and height > 0 and isinstance(width, int) and width > 0):
+        raise BadSample(
+            "expected resized_height and resized_width together, as positive integers, "
+            f"got {height!r} and {width!r}"
+        )
+    return height, width

@@ -1,0 +1,205 @@
+"""What a checkpoint folder says about its tokenizer, template, images and videos.
+
+Two generations of files say the same: published folders have preprocessor_config.json and list the added
+tokens in tokenizer_config.json, transformers 5 writes processor_config.json and has the added tokens in
+tokenizer.json. Nothing is guessed: a folder that lacks a file that is needed is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torchtune_qwenvl.transforms.chat.tokenizer import BPETokenizer, ExtraToken
+
+_PATCHES = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
+_SAMPLING = ("fps", "num_frames", "min_frames", "max_frames", "max_duration")
+
+
+@dataclass(frozen=True)
+class ProcessorFolder:
+    """The parsed files of a checkpoint folder; see `read_processor_folder`.
+
+    Args:
+        path: the folder.
+        config: config.json.
+        tokenizer_config: tokenizer_config.json, empty where there is none.
+        image: arguments of `ImageTransform`.
+        video: how videos are sampled and limited, arguments of `PublishedTransform`; None where no file says.
+        video_processor: transformers' class for them, None where no file says.
+        stop_tokens: ids that end generation, None where no file says.
+        template: (Jinja source, file it came from), None where there is none.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    tokenizer_config: dict[str, Any]
+    image: dict[str, Any]
+    video: dict[str, Any] | None
+    video_processor: str | None
+    stop_tokens: list[int] | None
+    template: tuple[str, str] | None
+
+    def tokenizer(self) -> BPETokenizer:
+        """The folder's tokenizer: tokenizer.json, else vocab.json + merges.txt."""
+        single = self.path / "tokenizer.json"
+        files = (single, None) if single.is_file() else (self.path / "vocab.json", self.path / "merges.txt")
+        names = {
+            key: name
+            for key in ("eos_token", "pad_token")
+            if (name := _token_text(self.tokenizer_config.get(key))) is not None
+        }
+        return BPETokenizer(*files, extra_tokens=extra_tokens(self.tokenizer_config), **names)
+
+    def check_token_id(self, key: str, token_id: int) -> None:
+        """ValueError if config.json gives another id under `key` than the tokenizer has."""
+        if self.config.get(key, token_id) != token_id:
+            raise ValueError(
+                f"{self.path}: config.json says {key} = {self.config[key]}, the tokenizer has {token_id}; "
+                "files of two checkpoints?"
+            )
+
+    @property
+    def context_length(self) -> int | None:
+        """`max_position_embeddings`."""
+        return self.text_config.get("max_position_embeddings")
+
+    @property
+    def text_config(self) -> dict[str, Any]:
+        """The language model's part of config.json: nested since 5.x, else the top level."""
+        return self.config.get("text_config") or self.config
+
+    @property
+    def vision_config(self) -> dict[str, Any]:
+        """The vision encoder's part of config.json."""
+        return self.config.get("vision_config") or {}
+
+
+def read_processor_folder(folder: str | Path) -> ProcessorFolder:
+    """Read the files beside a checkpoint's weights.
+
+    Raises:
+        ValueError: no such folder, a needed file is missing or no JSON, or files contradict each other.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such checkpoint folder")
+    config = _read_json(path / "config.json")
+    if config is None:
+        raise ValueError(f"{path}: no config.json; expected a Hugging Face checkpoint folder")
+    tokenizer_config = _read_json(path / "tokenizer_config.json") or {}
+    image = _image_arguments(path)
+    _check_against_model(path, image, config.get("vision_config", {}))
+    return ProcessorFolder(
+        path,
+        config,
+        tokenizer_config,
+        image,
+        *_video_arguments(path, image),
+        _stop_tokens(path),
+        _template(path, tokenizer_config),
+    )
+
+
+def extra_tokens(tokenizer_config: Mapping[str, Any]) -> list[ExtraToken]:
+    """The added tokens that a tokenizer_config.json or tokenizer.json lists, by id."""
+    listed = {int(i): token for i, token in tokenizer_config.get("added_tokens_decoder", {}).items()}
+    listed |= {token["id"]: token for token in tokenizer_config.get("added_tokens", [])}
+    return [
+        ExtraToken(token["content"], token.get("special", False), i) for i, token in sorted(listed.items())
+    ]
+
+
+def _image_arguments(path: Path) -> dict[str, Any]:
+    nested = (_read_json(path / "processor_config.json") or {}).get("image_processor")
+    found = nested or _read_json(path / "preprocessor_config.json")
+    if not found:
+        raise ValueError(
+            f"{path}: neither preprocessor_config.json nor processor_config.json with an image_processor"
+        )
+    arguments = {**_pixel_limits(found), **{name: found.get(name) for name in _PATCHES}}
+    missing = [name for name, value in arguments.items() if value is None]
+    if missing:
+        raise ValueError(f"{path}: the image processor's file does not say {', '.join(missing)}")
+    if abs(found.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
+        raise ValueError(f"{path}: rescale_factor is {found['rescale_factor']}, only 1/255 is supported")
+    return arguments
+
+
+def _video_arguments(path: Path, image: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
+    nested = (_read_json(path / "processor_config.json") or {}).get("video_processor")
+    found = nested or _read_json(path / "video_preprocessor_config.json")
+    if not found:
+        return None, None
+    for name in _PATCHES:
+        if found.get(name, image[name]) != image[name]:
+            raise ValueError(f"{path}: {name} is {image[name]} for images and {found[name]} for videos")
+    limits = {f"video_{name}": value for name, value in _pixel_limits(found).items()}
+    sampling = {
+        name: found.get(name) for name in ("fps", "num_frames", "min_frames", "max_frames", "max_duration")
+    }
+    return limits | sampling, found.get("video_processor_type")
+
+
+def _pixel_limits(found: Mapping[str, Any]) -> dict[str, int | None]:
+    size = found.get("size") or {}
+    return {
+        "min_pixels": found.get("min_pixels") or size.get("min_pixels") or size.get("shortest_edge"),
+        "max_pixels": found.get("max_pixels") or size.get("max_pixels") or size.get("longest_edge"),
+    }
+
+
+def _check_against_model(path: Path, image: Mapping[str, Any], vision: Mapping[str, Any]) -> None:
+    for ours, theirs in (
+        ("patch_size", "patch_size"),
+        ("merge_size", "spatial_merge_size"),
+        ("temporal_patch_size", "temporal_patch_size"),
+    ):
+        if theirs in vision and vision[theirs] != image[ours]:
+            raise ValueError(
+                f"{path}: the image processor's {ours} is {image[ours]}, config.json's {theirs} "
+                f"{vision[theirs]}; files of two checkpoints?"
+            )
+
+
+def _stop_tokens(path: Path) -> list[int] | None:
+    stop = (_read_json(path / "generation_config.json") or {}).get("eos_token_id")
+    return [stop] if isinstance(stop, int) else stop
+
+
+def _template(path: Path, tokenizer_config: Mapping[str, Any]) -> tuple[str, str] | None:
+    plain = path / "chat_template.jinja"
+    if plain.is_file():
+        return plain.read_text(encoding="utf-8"), str(plain)
+    for file in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
+        found = (_read_json(path / file) or {}).get("chat_template")
+        if isinstance(found, list):  # several under names
+            found = {entry["name"]: entry["template"] for entry in found}.get("default")
+        if found:
+            return found, str(path / file)
+    return None
+
+
+def _token_text(token: Any) -> str | None:
+    return token["content"] if isinstance(token, Mapping) else token
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+
+
+def processor_class(folder: str | Path) -> str | None:
+    """transformers' class for the folder's processor, None where no file names it."""
+    for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        path = Path(folder) / name
+        if path.is_file() and (found := json.loads(path.read_text(encoding="utf-8")).get("processor_class")):
+            return found
+    return None
