@@ -3,7 +3,7 @@
 - `takes_arguments_of` gives a builder the arguments of the functions that it calls, and the builders of the
   published sizes are made by a function. Their signatures and docstrings exist only once Python has run.
 - Docstrings describe arguments that belong together in one entry: `height, width: in pixels.`
-- Docstrings name other objects by Sphinx's roles, which Markdown does not know.
+- Docstrings name other objects by Sphinx's roles and mark code by its directive. Markdown knows neither.
 """
 
 import inspect
@@ -16,10 +16,13 @@ import griffe
 DECORATOR = "takes_arguments_of"
 # `  a, *b: text` and the lines of its text, which are indented further.
 JOINT_ENTRY = re.compile(r"^( +)(\*{0,2}\w+(?:,\s+\*{0,2}\w+)+):((?:.*)(?:\n\1 +.*)*)", re.MULTILINE)
+NO_ENTRIES = re.compile(r"^Args:\s*(?=\n\n|\Z)", re.MULTILINE)
 # `:class:`~path.of.Name``.
 ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|exc):`~?([\w.]+)`")
 # `  **rest: text`, which is without meaning where the signature lists every argument.
 REST_ENTRY = re.compile(r"^( +)\*\*\w+:.*(?:\n\1 +.*)*\n?", re.MULTILINE)
+CODE_BLOCK = re.compile(r"^ *\.\. code-block:: \w+\n\n", re.MULTILINE)
+EXAMPLE = re.compile(r"^( *)Example:$(?=\n +>>>)", re.MULTILINE)
 KINDS = {
     inspect.Parameter.POSITIONAL_ONLY: griffe.ParameterKind.positional_only,
     inspect.Parameter.POSITIONAL_OR_KEYWORD: griffe.ParameterKind.positional_or_keyword,
@@ -52,8 +55,15 @@ class RuntimeSignatures(griffe.Extension):
 
 
 def readable(docstring: str) -> str:
-    """An entry for each argument, and links instead of roles."""
-    return ROLE.sub(link, JOINT_ENTRY.sub(separate, docstring))
+    """An entry for each argument, links instead of roles, and examples as griffe finds them."""
+    for found, replacement in (
+        (JOINT_ENTRY, separate),
+        (ROLE, link),
+        (CODE_BLOCK, ""),
+        (EXAMPLE, r"\1Examples:"),
+    ):
+        docstring = found.sub(replacement, docstring)
+    return docstring
 
 
 def link(role: re.Match[str]) -> str:
@@ -91,7 +101,7 @@ def show(shown: griffe.Function, found: Any) -> None:
     shown.returns = text(signature.return_annotation)
     if doc := readable(inspect.getdoc(found) or ""):
         if not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
-            doc = REST_ENTRY.sub("", doc)
+            doc = NO_ENTRIES.sub("", REST_ENTRY.sub("", doc))
         shown.docstring = griffe.Docstring(doc, parent=shown, parser="google")
 
 
