@@ -7,7 +7,8 @@ from types import ModuleType
 
 import pytest
 import tiny
-from launch import Run, run
+import torch
+from launch import Run, command, run
 
 from torchtune_qwenvl import load_model, load_transform
 
@@ -105,3 +106,15 @@ def test_custom_evaluation(folder: Path, tmp_path: Path, monkeypatch: pytest.Mon
     done = finetune(folder, tmp_path / "out", *overrides, monkeypatch=monkeypatch)
     # Every text contains the empty keyword.
     assert {step: float(value) for step, value in done.values("keyword_accuracy").items()} == {1: 1.0, 2: 1.0}
+
+
+def test_custom_step(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = finetune(folder, tmp_path / "plain", "max_steps_per_epoch=1", monkeypatch=monkeypatch)
+    arguments = ["--config", str(folder / "run.yaml"), "device=cpu", "max_steps_per_epoch=1"]
+    argv = ["run", "custom_step.py", *arguments, f"output_dir={tmp_path / 'averaged'}"]
+    code, printed = command(tmp_path / "printed.txt", argv)
+    assert code == 0, printed
+    start = load_model(folder / "checkpoint")
+    last = dict(load_model(plain.output_dir / "model").named_parameters())
+    for name, weight in load_model(tmp_path / "averaged" / "model").named_parameters():
+        torch.testing.assert_close(weight, 0.99 * start.get_parameter(name) + 0.01 * last[name])
