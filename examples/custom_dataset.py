@@ -1,12 +1,12 @@
-r"""A dataset of your own: a folder of images, each with a caption in a text file of the same name.
+"""A dataset of your own: a folder of images, each with a caption in a text file of the same name.
 
     dataset:
       _component_: custom_dataset.caption_folder
       folder: my_images
 
-    cd examples
-    tune-qwenvl run finetune --config qwen2_5_vl/3B_lora dataset=custom_dataset.caption_folder \
-        dataset.folder=my_images
+or on the command line, in the folder of this file:
+
+    tune-qwenvl run finetune --config qwen2_5_vl/3B_lora dataset=custom_dataset.caption_folder dataset.folder=DIR
 
 A dataset is a function that takes the transform first, then the arguments in the config. It returns anything
 with `__len__` and `__getitem__` whose samples come from the transform.
