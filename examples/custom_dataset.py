@@ -6,7 +6,7 @@
 
 or on the command line, in the folder of this file:
 
-    tune-qwenvl run finetune --config qwen2_5_vl/3B_lora dataset=custom_dataset.caption_folder dataset.folder=DIR
+    tune-qwenvl run finetune --config NAME dataset=custom_dataset.caption_folder dataset.folder=my_images
 
 A dataset is a function that takes the transform first, then the arguments in the config. It returns anything
 with `__len__` and `__getitem__` whose samples come from the transform.
