@@ -69,7 +69,8 @@ def test_record_examples_are_read(machine: Path):
 
 
 def test_videos_of_the_data_page_are_read(machine: Path):
-    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8").partition("## Videos")[2]
+    guide = (ROOT / "docs" / "guides" / "data_formats.md").read_text(encoding="utf-8")
+    page = guide.partition("## Videos")[2]
     rows = [json.loads(line) for line in re.search(r"```json\n(.*?)```", page, re.DOTALL)[1].splitlines()]
     encode(machine / "a.mp4", 8, codec="mpeg4")
     for i in range(2):
