@@ -1,4 +1,4 @@
-"""A contact sheet: samples as the model sees them, images resized, the conversation as tokens."""
+"""Draw a contact sheet: samples as the model sees them, with resized images and tokens."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ def draw_sheet(
     """Write the sheet as PNG.
 
     Args:
-        samples: file and number of each, and the transform's sample.
-        transform: which made them.
-        total: samples of the dataset.
-        path: of the PNG.
+        samples: (file and number, the transform's sample) of each.
+        transform: the transform that made them.
+        total: number of samples in the dataset.
+        path: the PNG file to write.
     """
     title = [
         Span(f"{len(samples)} of {total:,} samples", bold=True),
@@ -36,7 +36,7 @@ def draw_sheet(
 
 
 def conversation(sample: Mapping[str, Any], transform: Any) -> list[Span]:
-    """A sample's tokens as text: special tokens grey, images by their number, the trained on green."""
+    """A sample's tokens as text: special tokens grey, visual tokens counted, trained tokens on green."""
     visual = {transform.image_token_id, transform.video_token_id}
     pairs = zip(sample["tokens"], sample["mask"], strict=True)
     spans: list[Span] = []

@@ -149,7 +149,7 @@ def test_options_of_one_image():
 
 def test_aspect_ratio_names_the_file(tmp_path):
     tiny.photo(3, 603).save(tmp_path / "strip.png")
-    with pytest.raises(BadSample, match=r"strip\.png: aspect ratio of 3 x 603 is over 200 \(crop"):
+    with pytest.raises(BadSample, match=r"strip\.png: the aspect ratio of 3 x 603 is over 200 \(crop"):
         Qwen2_5_VLImageTransform()({"image": tmp_path / "strip.png"})
 
 
@@ -160,7 +160,7 @@ def test_dtypes():
     assert full.dtype == torch.float32 and torch.equal(half, full.to(torch.bfloat16))
     assert pixel_dtype(torch.uint8) is pixel_dtype("uint8") is torch.uint8
     for wrong in ("int4", torch.int64):
-        with pytest.raises(ValueError, match="dtype of the patches is one of uint8, fp32"):
+        with pytest.raises(ValueError, match="expected the dtype of patches to be one of uint8, fp32"):
             pixel_dtype(wrong)
 
 

@@ -1,4 +1,4 @@
-"""Frames of real files: frame k is the k-th that decoding from the start gives, however it is reached."""
+"""Frame k of a file is the k-th frame of decoding from the start, whichever way it is reached."""
 
 import sys
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ from torchtune_qwenvl.transforms.videos.file import Deadline, Packets, read_pack
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One file of each kind, written when first asked for."""
+    """A folder with one file of each kind, each written when first needed."""
     return tmp_path_factory.mktemp("videos")
 
 
@@ -42,7 +42,7 @@ def assert_frames(source, expected: list[np.ndarray], indices) -> None:
 
 @pytest.fixture
 def counted(monkeypatch) -> list[int]:
-    """How often everything was decoded and counted."""
+    """Records every time that all frames are decoded and counted."""
     calls, original = [], video_stream._by_counting
     monkeypatch.setattr(video_stream, "_by_counting", lambda *a, **k: calls.append(1) or original(*a, **k))
     return calls
@@ -161,10 +161,10 @@ def test_pictures_that_vp8_never_shows_do_not_count(tmp_path):
 
 CUT = {
     "h264.mp4": "cannot be decoded: Invalid data",
-    "faststart.mp4": "cut off or damaged behind frame|says 40 frames",
-    "mpeg4.avi": "cut off or damaged behind frame|says 40 frames",
-    "vp9.webm": "its header says [0-9]* bytes, it has [0-9]*: cut off",
-    "h264.mkv": "its header says [0-9]* bytes, it has [0-9]*: cut off",
+    "faststart.mp4": "cut off or damaged after frame|says 40 frames",
+    "mpeg4.avi": "cut off or damaged after frame|says 40 frames",
+    "vp9.webm": "its header says [0-9]* bytes, but it has [0-9]*: cut off",
+    "h264.mkv": "its header says [0-9]* bytes, but it has [0-9]*: cut off",
     "animation.gif": "a GIF without an end: cut off",
 }
 
@@ -206,7 +206,7 @@ def test_what_is_no_video(tmp_path):
         ("moving.webp", r"an image \(WEBP\), expected a video .*list of its frames"),
         ("text.mp4", "cannot be decoded: Invalid data"),
         ("list.m3u8", "cannot be decoded: Invalid data"),
-        ("sound.mp4", "no video in it, found audio"),
+        ("sound.mp4", "expected a video stream in it, found audio"),
     ]:
         with pytest.raises(BadSample, match=rf"message 3, .*{name}: {message}"):
             open_video(tmp_path / name, where="message 3")
@@ -214,7 +214,7 @@ def test_what_is_no_video(tmp_path):
         open_video(tmp_path / "h264.mp4", max_frame_pixels=3000)
     with pytest.raises(BadSample, match="reading it takes longer than decode_timeout = 0 seconds"):
         open_video(tmp_path / "h264.mp4", decode_timeout=0)
-    with pytest.raises(BadSample, match="source_fps is a positive number, at most 10,000, got 0"):
+    with pytest.raises(BadSample, match="expected source_fps to be a positive number, at most 10,000, got 0"):
         open_video(tmp_path / "h264.mp4", source_fps=0)
 
 
@@ -228,7 +228,7 @@ def test_damage_in_the_middle_is_found(tmp_path):
 
 
 def test_a_wrong_list_of_packets_is_noticed(folder, counted, monkeypatch):
-    """Key frames that are none (a muxer's mistake) cost time, not exactness."""
+    """Packets wrongly marked as key frames (a muxer's mistake) cost time but give the same frames."""
     path = videos.encode(folder / "h264.mp4", 60)
     original = read_packets(path, 60, Deadline(60))
     wrong = Packets(original.times, [True] * 60, 60, True)

@@ -37,7 +37,7 @@ def _json_call(name: str, arguments: Arguments) -> str:
 
 
 TOOLS = ToolFormat(
-    behind="""
+    after="""
 </tools>
 
 For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:

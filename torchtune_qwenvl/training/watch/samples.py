@@ -1,4 +1,4 @@
-"""The first samples as the model sees them, to wandb, when the config asks for it: `log_samples: true`."""
+"""Log the first samples to wandb as the model sees them, if the config has `log_samples: true`."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -13,10 +13,10 @@ from torchtune_qwenvl.data.streams.dataset import first_samples
 
 
 def log_samples(dataset: Dataset, transform: Any, on_bad_sample: str, count: int = 4) -> None:
-    """Log text, what of it is trained on, and images of the first `count` samples as a wandb table.
+    """Log text, trained text and images of the first `count` samples as a wandb table.
 
     Raises:
-        ValueError: no wandb run: samples go nowhere else.
+        ValueError: no wandb run is open; samples can be logged only there.
     """
     wandb = running_wandb()
     samples = first_samples(dataset, count, on_bad_sample)
@@ -30,14 +30,14 @@ def log_samples(dataset: Dataset, transform: Any, on_bad_sample: str, count: int
 
 
 def running_wandb() -> Any:
-    """The module `wandb` with a run open; a ValueError where there is none."""
+    """The module `wandb`; a ValueError if it has no open run."""
     try:
         import wandb
 
         if wandb.run is not None:
             return wandb
     except ImportError:
-        pass  # as good as no run
+        pass  # same as no open run
     raise ValueError(
         "log_samples: true sends texts and images to wandb, but no wandb run is open: set "
         "metric_logger=torchtune.training.metric_logging.WandBLogger, or log_samples=false."
@@ -53,7 +53,7 @@ def _row(sample: Any, transform: Any) -> tuple[str, str, list[Tensor]]:
 
 
 def shortened(tokens: Sequence[int], transform: Any) -> str:
-    """Text with special tokens; of the hundreds of placeholders of an image or video only one."""
+    """Text with special tokens; repeated placeholders of images and videos are reduced to one."""
     visual = (transform.image_token_id, transform.video_token_id)
     short: list[int] = []
     for token, run in groupby(tokens):
@@ -62,12 +62,12 @@ def shortened(tokens: Sequence[int], transform: Any) -> str:
 
 
 def patches_to_image(patches: Tensor, grid: Sequence[int], transform: Any) -> Tensor:
-    """The inverse of the transform for the first frame.
+    """The first frame as an image: the inverse of the transform.
 
     Args:
         patches: [n, c * p * p or c * t * p * p] of one image, uint8 or normalised float.
         grid: (frames, rows, columns) in patches.
-        transform: which made them; its patch size, merge size, mean and standard deviation count.
+        transform: the transform that made them; gives patch size, merge size, mean and standard deviation.
 
     Returns:
         uint8 [c, height, width].

@@ -1,7 +1,7 @@
-"""Images to patches: smart resize, bicubic, normalise, cut.
+"""Turn images into patches: smart resize, bicubic, normalise, cut.
 
-Bit-equal to transformers' torchvision backend of Qwen2VLImageProcessor and faster: the decoder's
-channels-last strides go through the resize as they are, and pixels are put into patch order as bytes.
+Bit-equal to Qwen2VLImageProcessor of transformers (torchvision backend), and faster: the resize works on the
+decoder's channels-last strides, and pixels are put into patch order while they are bytes.
 
 Axes: n patches, c channels, T frames per patch, p patch side, m merge side.
 """
@@ -43,17 +43,16 @@ def smart_resize(
     Args:
         height, width: as decoded.
         factor: side of a merged patch.
-        min_pixels, max_pixels: limits of the area, times `frames`.
-        frames: how often the picture counts.
-        counted_frames: how often it counts where the limits are looked at, not where they are met; default
-            `frames`.
+        min_pixels, max_pixels: limits of frames x height x width.
+        frames: number of frames, used to compute the size that meets a limit.
+        counted_frames: number of frames used to check whether a limit is exceeded; default `frames`.
 
     Raises:
-        BadSample: one side is more than 200 times the other.
+        BadSample: one side is over 200 times as long as the other.
     """
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise BadSample(
-            f"aspect ratio of {height} x {width} is over {MAX_ASPECT_RATIO}",
+            f"the aspect ratio of {height} x {width} is over {MAX_ASPECT_RATIO}",
             fix="crop the image or leave it out",
         )
     # Python rounds halves to even, here as in the models' own preprocessing.
@@ -80,14 +79,15 @@ def smart_resize_frames(
     min_pixels: int,
     max_pixels: int,
 ) -> tuple[int, int]:
-    """`smart_resize` where the limits are those of all frames together.
+    """`smart_resize` with limits for all frames of a video together.
 
-    A side shorter than a merged patch is stretched to one first. Frames count rounded to a multiple of
-    `temporal_factor` where the limits are looked at, and as they are where they are met: the reference's way.
+    A side shorter than a merged patch is first stretched to one. As in the reference, the number of frames is
+    rounded to a multiple of `temporal_factor` to check the limits, but not to compute the size that meets
+    them.
 
     Args:
         height, width, factor: see `smart_resize`.
-        n_frames: frames of the clip; a still counts as `temporal_factor`.
+        n_frames: frames of the video; `temporal_factor` for an image.
         temporal_factor: frames per patch.
         min_pixels, max_pixels: limits of frames · height · width.
     """
@@ -107,7 +107,7 @@ def smart_resize_frames(
 
 @dataclass(frozen=True)
 class PlannedImage:
-    """An image of which only the header is read, and the size it will be resized to."""
+    """An image whose header has been read, and the size to which it will be resized."""
 
     opened: OpenedImage
     height: int
@@ -115,18 +115,18 @@ class PlannedImage:
 
 
 class ImageTransform(Transform):
-    """`{"image": image}` -> the same with `pixel_values` and `image_grid_thw`.
+    """Add `pixel_values` and `image_grid_thw` to `{"image": image}`.
 
-    `pixel_values`: [n, c·T·p·p] normalised under a float `dtype`, the T frames being copies; raw [n, c·p·p]
-    under uint8, normalised later on the device. `image_grid_thw`: int64 [1, 3], the grid (1, rows, columns)
-    of patches. Patches stand in blocks of m x m, so that m·m neighbours merge into one token.
+    `pixel_values`: with a float `dtype`, normalised patches [n, c·T·p·p] whose T frames are copies; with
+    uint8, raw patches [n, c·p·p], normalised later on the device. `image_grid_thw`: int64 [1, 3], the grid
+    (1, rows, columns) of patches. Patches are ordered in blocks of m x m, which merge into one token each.
 
     Args:
         patch_size, temporal_patch_size, merge_size: p, T, m.
         min_pixels, max_pixels: limits of the resized area.
         image_mean, image_std: per channel, for pixels in [0, 1].
-        dtype: of `pixel_values`, a torch dtype or its name.
-        max_image_pixels: larger files are refused by their header.
+        dtype: dtype of `pixel_values`, a torch dtype or its name.
+        max_image_pixels: images with more pixels are refused by their header.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class ImageTransform(Transform):
         self.max_image_pixels = max_image_pixels
 
     def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> dict[str, Any]:
-        """See the class; `sample` may carry the options that a message's image part may carry."""
+        """See the class; `sample` may have the same options as a message's image part."""
         options = {name: sample[name] for name in IMAGE_OPTIONS if name in sample}
         patches, grid = self.patches(self.plan(sample["image"], **options))
         return {**sample, "pixel_values": patches, "image_grid_thw": torch.tensor([grid])}
@@ -176,11 +176,11 @@ class ImageTransform(Transform):
         Args:
             source: see `open_image`.
             min_pixels, max_pixels: limits for this image instead of the transform's.
-            resized_height, resized_width: the size wanted, still rounded and held to the limits.
-            where: words for errors, put before the path.
+            resized_height, resized_width: the wanted size; it is still rounded and limited.
+            where: location for errors, put before the path.
 
         Raises:
-            BadSample: see `open_image`; aspect ratio over 200; options that are no sensible sizes.
+            BadSample: see `open_image`; also an aspect ratio over 200 and invalid options.
         """
         opened = open_image(source, max_image_pixels=self.max_image_pixels, where=where)
         try:
@@ -191,7 +191,7 @@ class ImageTransform(Transform):
             raise error.at(opened.where) from None
 
     def resize_to(self, height: int, width: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-        """(height, width) to which an image of this size is resized; a family may have another rule."""
+        """(height, width) to which an image of this size is resized; families may override this."""
         factor = self.patch_size * self.merge_size
         return smart_resize(height, width, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)
 
@@ -200,12 +200,12 @@ class ImageTransform(Transform):
         return 1, image.height // self.patch_size, image.width // self.patch_size
 
     def merged_grid(self, image: PlannedImage) -> tuple[int, int]:
-        """(rows, columns) in merged patches: one token each."""
+        """(rows, columns) in merged patches, which become one token each."""
         side = self.patch_size * self.merge_size
         return image.height // side, image.width // side
 
     def patches(self, image: PlannedImage) -> tuple[torch.Tensor, tuple[int, int, int]]:
-        """Decode, resize and cut: the patches (see the class) and their grid."""
+        """Decode, resize and cut; returns the patches (see the class) and their grid."""
         pixels = image.opened.decode()
         resized = tv.resize(
             pixels, [image.height, image.width], interpolation=InterpolationMode.BICUBIC, antialias=True
@@ -225,17 +225,19 @@ def _or(value: int | None, default: int) -> int:
 
 def _limits(low: int, high: int) -> tuple[int, int]:
     if any(not isinstance(limit, int) or limit <= 0 for limit in (low, high)):
-        raise BadSample(f"min_pixels and max_pixels are positive integers, got {low!r} and {high!r}")
+        raise BadSample(
+            f"expected min_pixels and max_pixels to be positive integers, got {low!r} and {high!r}"
+        )
     if low > high:
         raise BadSample(f"min_pixels {low} is more than max_pixels {high}", fix="set both for this image")
     return low, high
 
 
 def wanted_size(opened: Any, height: int | None, width: int | None) -> tuple[int, int]:
-    """(height, width) that a sample asks for, else those of `opened`, an image or a video.
+    """(height, width) that a sample asks for; by default the size of `opened`, an image or a video.
 
     Raises:
-        BadSample: one of the two alone, or no positive integers.
+        BadSample: only one of the two is given, or they are not positive integers.
     """
     if height is None and width is None:
         return opened.height, opened.width

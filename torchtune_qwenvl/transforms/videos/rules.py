@@ -1,6 +1,6 @@
-"""How many frames of a video, which of them, and to what size: settings and the rules that families share.
+"""Which frames of a video are read, and to what size they are resized: settings and shared rules.
 
-Sources: transformers' video processors and, for the budget of a clip, qwen-vl-utils.
+Sources: transformers' video processors and, for the pixel budget of a video, qwen-vl-utils.
 """
 
 from __future__ import annotations
@@ -24,24 +24,23 @@ PIXEL_OPTIONS = ("min_pixels", "max_pixels", "frame_pixels", "total_pixels")
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """Arguments of a `VideoTransform`; a family's defaults.
+    """The arguments of a `VideoTransform`; each family has its defaults.
 
     Attributes:
         patch_size, temporal_patch_size, merge_size: p, T, m.
-        min_pixels, max_pixels: limits of the resized area: of a frame, or of all frames together where the
-            family counts these.
-        frame_pixels: limit of a frame's area, where `max_pixels` is that of all frames. None: no other limit.
-        total_pixels: limit of a clip's area, each T frames counted once: (p·m)² of them are one token. None:
-            no limit beside `max_pixels`.
+        min_pixels, max_pixels: limits of the resized area of a frame, or of all frames together (by family).
+        frame_pixels: limit for one frame, if `max_pixels` limits all frames together. None: no such limit.
+        total_pixels: limit for the whole video, counting T frames as one: (p·m)² pixels are one token. None:
+            only `max_pixels` limits the size.
         image_mean, image_std: per channel, for pixels in [0, 1].
-        fps: frames read per second of video, unless `num_frames` says how many altogether.
-        num_frames: frames read of a clip.
-        min_frames, max_frames: limits of their number under `fps`.
-        dtype: of the patches: uint8 ships raw pixels.
-        max_duration: seconds; longer videos get no more frames than one this long (GLM).
+        fps: frames to read per second of video; ignored if `num_frames` is given.
+        num_frames: frames to read in total.
+        min_frames, max_frames: limits of the number of frames, for `fps`.
+        dtype: dtype of the patches; uint8 keeps raw pixels.
+        max_duration: seconds; a longer video gets as many frames as one of this length (GLM).
         max_frame_pixels: a video with larger frames is refused by its header.
         decode_timeout: seconds that reading one file may take.
-        decode_threads: of a file's decoder; a data worker has one.
+        decode_threads: threads of a file's decoder; data workers use one.
     """
 
     patch_size: int
@@ -69,17 +68,17 @@ class VideoSettings:
         for name in (*SAMPLING_OPTIONS[1:], *PIXEL_OPTIONS):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value <= 0):
-                raise BadSample(f"{name} is a positive integer, got {value!r}")
+                raise BadSample(f"expected {name} to be a positive integer, got {value!r}")
         for low, high in (("min_pixels", "max_pixels"), ("min_frames", "max_frames")):
             least, most = getattr(self, low), getattr(self, high)
             if least is not None and most is not None and least > most:
                 raise BadSample(f"{low} {least} is more than {high} {most}", fix="set both")
 
     def changed(self, options: Mapping[str, Any]) -> VideoSettings:
-        """These settings with a video's own instead, where not None, checked.
+        """A copy of these settings with the options of one video that are not None.
 
         Raises:
-            BadSample: options that are no sensible values.
+            BadSample: invalid options.
         """
         given = {name: value for name, value in options.items() if value is not None}
         if "fps" in given and "num_frames" in given:
@@ -88,15 +87,18 @@ class VideoSettings:
 
 
 def _without_count(options: dict[str, Any]) -> dict[str, Any]:
-    """`fps` given for one video stands against a `num_frames` for all."""
+    """`fps` given for one video replaces `num_frames` given for all."""
     return {"num_frames": None, **options} if "fps" in options else options
 
 
 @dataclass(frozen=True)
 class Clip:
-    """What a sampling rule knows: the number of frames, how many a second has, the duration in seconds.
+    """What a sampling rule knows of a video.
 
-    The latter two are None where nobody says.
+    Attributes:
+        n_frames: number of frames.
+        fps: frames per second; None if unknown.
+        seconds: duration; None if unknown.
     """
 
     n_frames: int
@@ -104,23 +106,23 @@ class Clip:
     seconds: float | None
 
     def rate(self) -> float:
-        """`fps`, or a BadSample where it is unknown."""
+        """`fps`; a BadSample if it is unknown."""
         if self.fps is None:
             raise BadSample(
-                "no frame rate is known, and frames are chosen or marked by their time",
+                "the frame rate is unknown, but frames are chosen or marked by their time",
                 fix="set source_fps to the frames per second of the source",
             )
         return self.fps
 
     def duration(self) -> float:
-        """`seconds`, or what the frames last at their rate."""
+        """`seconds`, or if unknown the number of frames over the rate."""
         return self.seconds or self.n_frames / self.rate()
 
 
 def resize_by_frame(height: int, width: int, n_frames: int, limits: VideoSettings) -> tuple[int, int]:
-    """The images' rule with a frame's limits, and its share of `total_pixels`: Qwen2-VL and Qwen2.5-VL.
+    """Resize as images, with limits per frame and a share of `total_pixels`: Qwen2-VL and Qwen2.5-VL.
 
-    A share below 1.05 `min_pixels` is that: qwen-vl-utils' way.
+    The share is at least 1.05 `min_pixels`, as in qwen-vl-utils.
     """
     most = min(limits.max_pixels, limits.frame_pixels or limits.max_pixels)
     if limits.total_pixels is not None:
@@ -131,10 +133,12 @@ def resize_by_frame(height: int, width: int, n_frames: int, limits: VideoSetting
 
 
 def resize_by_clip(height: int, width: int, n_frames: int, limits: VideoSettings) -> tuple[int, int]:
-    """The rule that counts frames, with the limits of all of them together: Qwen3-VL and GLM."""
+    """Resize with limits for all frames of the video together: Qwen3-VL and GLM."""
     size, low, most = limits.temporal_patch_size, limits.min_pixels, limits.max_pixels
     if n_frames < size:
-        raise BadSample(f"expected {size} frames or more, got {n_frames}", fix="give one alone as an image")
+        raise BadSample(
+            f"expected {size} frames or more, got {n_frames}", fix="give a single frame as an image"
+        )
     if limits.frame_pixels is not None:
         most = max(min(limits.frame_pixels, most // n_frames), int(low * 1.05)) * n_frames
     if limits.total_pixels is not None:
@@ -151,43 +155,43 @@ def resize_by_clip(height: int, width: int, n_frames: int, limits: VideoSettings
 
 
 def all_frames(clip: Clip, wanted: VideoSettings) -> Sequence[int]:
-    """Every frame; a BadSample where they are more than `max_frames`."""
+    """Every frame; a BadSample if there are more than `max_frames`."""
     if wanted.max_frames is not None and clip.n_frames > wanted.max_frames:
         raise BadSample(
             f"{clip.n_frames} frames are given, max_frames is {wanted.max_frames}",
-            fix="set num_frames or fps to read some of them, or raise max_frames",
+            fix="set num_frames or fps to read only some, or raise max_frames",
         )
     return range(clip.n_frames)
 
 
 def evenly(n_frames: int, n: int) -> list[int]:
-    """n of `n_frames` at even steps from the first to the last."""
+    """`n` numbers of `n_frames` frames, evenly spaced from the first to the last."""
     return np.linspace(0, n_frames - 1, n).round().astype(int).tolist()
 
 
 def within(n: int, clip: Clip, wanted: VideoSettings) -> int:
-    """n held to `min_frames`, `max_frames` and what the clip has."""
+    """`n` limited to `min_frames`, `max_frames` and the frames that the video has."""
     most = clip.n_frames if wanted.max_frames is None else min(wanted.max_frames, clip.n_frames)
     return min(max(n, wanted.min_frames or 0), most)
 
 
 def not_enough(n: int, clip: Clip, wanted: VideoSettings) -> BadSample:
-    """Fewer frames than asked, or than a temporal patch takes."""
+    """The error for fewer frames than asked for, or than a temporal patch needs."""
     least = wanted.temporal_patch_size
     if clip.n_frames < least:
         return BadSample(
-            f"expected {least} frames or more, got {clip.n_frames}", fix="give one alone as an image"
+            f"expected {least} frames or more, got {clip.n_frames}", fix="give a single frame as an image"
         )
     if n < least:
         return BadSample(
-            f"of its {clip.n_frames} frames {n} would be read, expected {least} or more",
+            f"only {n} of its {clip.n_frames} frames would be read, expected {least} or more",
             fix="raise num_frames, fps or max_frames",
         )
-    return BadSample(f"it has {clip.n_frames} frames, {n} are wanted", fix="lower num_frames")
+    return BadSample(f"it has {clip.n_frames} frames, but {n} are wanted", fix="lower num_frames")
 
 
 def part_between(clip: Clip, start: float | None, end: float | None) -> tuple[int, Clip]:
-    """(number of its first frame, the part of `clip`) between two times in seconds."""
+    """(number of the first frame, the part of `clip`) between two times in seconds."""
     check_seconds("video_start", start)
     check_seconds("video_end", end)
     if start is None and end is None:
