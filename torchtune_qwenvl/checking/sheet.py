@@ -6,12 +6,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from torchtune_qwenvl.pictures.cards import Card, draw_page
 from torchtune_qwenvl.pictures.style import BLUE, GREY, INK, MIST, PALE_GREEN
 from torchtune_qwenvl.pictures.text import Span
-from torchtune_qwenvl.training.watch.samples import patches_to_image
+from torchtune_qwenvl.transforms.images.unpatch import images_of
 
 
 def draw_sheet(
@@ -59,9 +57,7 @@ def _with_special(text: str, transform: Any, back: str | None) -> list[Span]:
 
 def _card(sample: Mapping[str, Any], place: str, transform: Any) -> Card:
     vision = sample["encoder_input"]["vision"]
-    grids = vision["grid_thw"].tolist()
-    images = [patches_to_image(p, g, transform) for p, g in zip(vision["images"], grids, strict=True)]
     cut = f", {sample['dropped_turns']} turns cut" if sample.get("dropped_turns") else ""
     head = Span(f"{place}: {len(sample['tokens']):,} tokens{cut}\n", GREY)
-    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
-    return Card(pictures, [head, *conversation(sample, transform)])
+    images = images_of(vision["images"], vision["grid_thw"], transform)
+    return Card(images, [head, *conversation(sample, transform)])

@@ -16,12 +16,12 @@ from torchtune.data import Message, PromptTemplateInterface
 from torchtune.modules.transforms import Transform
 from torchtune.modules.transforms.tokenizers import ModelTokenizer
 
-from torchtune_qwenvl.transforms.chat.chat import ChatFormat, has_media
+from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat, has_media
 from torchtune_qwenvl.transforms.chat.positions import mrope_positions
 from torchtune_qwenvl.transforms.chat.tokenizer import BPETokenizer
 from torchtune_qwenvl.transforms.chat.tools import Tools, calls_of
 from torchtune_qwenvl.transforms.chat.truncation import Policy, turns_that_fit
-from torchtune_qwenvl.transforms.chat.turns import (
+from torchtune_qwenvl.transforms.chat.turn_encoder import (
     MediaGrid,
     TurnEncoder,
     TurnTokens,
@@ -30,10 +30,10 @@ from torchtune_qwenvl.transforms.chat.turns import (
     visual_blocks,
 )
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.images.image import ImageTransform
-from torchtune_qwenvl.transforms.media import MediaPlanner, PlannedMedia
+from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
+from torchtune_qwenvl.transforms.media_planner import MediaPlanner, PlannedMedia
 from torchtune_qwenvl.transforms.size import SampleSize
-from torchtune_qwenvl.transforms.videos.video import VideoTransform
+from torchtune_qwenvl.transforms.videos.video_transform import VideoTransform
 
 
 class VisionLanguageTransform(ModelTokenizer, Transform):

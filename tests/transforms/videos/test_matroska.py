@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.videos.decode import open_video
-from torchtune_qwenvl.transforms.videos.file import Deadline, read_packets
+from torchtune_qwenvl.transforms.videos.container import Deadline, read_packets
 from torchtune_qwenvl.transforms.videos.matroska import check_elements
+from torchtune_qwenvl.transforms.videos.open_video import open_video
 
 NAMES = ("vp8.webm", "vp9.webm", "h264.mkv")
 LAYOUTS = {

@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchtune_qwenvl.transforms.videos.stream import ToRgb
+from torchtune_qwenvl.transforms.videos.frame_decoder import ToRgb
 
 FORMATS = (
     *("yuv420p", "yuvj420p", "yuv422p", "yuv444p", "nv12", "gray", "gbrp"),

@@ -20,9 +20,10 @@ from itertools import pairwise, takewhile
 
 from torchtune.data import Message
 
-from torchtune_qwenvl.transforms.chat.chat import ChatFormat, Turn, has_media
-from torchtune_qwenvl.transforms.chat.pieces import Marks, Piece, Special, VideoFormat
+from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat, Turn, has_media
+from torchtune_qwenvl.transforms.chat.pieces import Marks, Piece, Special
 from torchtune_qwenvl.transforms.chat.tools import Arguments, ToolFormat, Tools, parse_arguments, to_json
+from torchtune_qwenvl.transforms.chat.video_format import VideoFormat
 from torchtune_qwenvl.transforms.errors import BadSample
 
 PREFIX = ("[gMASK]", "<sop>")

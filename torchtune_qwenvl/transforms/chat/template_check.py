@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from torchtune.data import Message
 
-from torchtune_qwenvl.transforms.chat.chat import ChatFormat, has_media
+from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat, has_media
 from torchtune_qwenvl.transforms.chat.tools import TOOL_CALL, Tools, calls_of
 
 _IMAGE = {"type": "image", "content": "probe.png"}

@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 from torchtune_qwenvl.data.dataset import Guarded, SkippedSample
 from torchtune_qwenvl.generation import generate
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
-from torchtune_qwenvl.training.watch.samples import patches_to_image, shortened
+from torchtune_qwenvl.training.watch.sample_log import shortened
+from torchtune_qwenvl.transforms.images.unpatch import images_of
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,6 @@ def question_of(sample: Mapping[str, Any], transform: Any, visual_ids: Collectio
         seen -= int(vision["grid_thw"][kept].prod()) // merge
         kept += 1
     images, grids = list(vision["images"][:kept]), vision["grid_thw"][:kept]
-    pictures = [patches_to_image(p, g, transform) for p, g in zip(images, grids.tolist(), strict=True)]
     return Question(
         prompt={
             "tokens": tokens[:start],
@@ -123,7 +123,7 @@ def question_of(sample: Mapping[str, Any], transform: Any, visual_ids: Collectio
         },
         text=_asked(tokens[:start], transform),
         expected=transform.decode(tokens[start:end]),
-        images=tuple(Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in pictures),
+        images=tuple(images_of(images, grids, transform)),
         clips=len(re.findall(transform.chat.video.pattern, shortened(tokens[:start], transform))),
     )
 

@@ -12,9 +12,9 @@ import videos
 from PIL import Image
 
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.videos import stream as video_stream
-from torchtune_qwenvl.transforms.videos.decode import open_video
-from torchtune_qwenvl.transforms.videos.file import Deadline, Packets, read_packets
+from torchtune_qwenvl.transforms.videos import frame_decoder
+from torchtune_qwenvl.transforms.videos.container import Deadline, Packets, read_packets
+from torchtune_qwenvl.transforms.videos.open_video import open_video
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ def assert_frames(source, expected: list[np.ndarray], indices) -> None:
 @pytest.fixture
 def counted(monkeypatch) -> list[int]:
     """Records every time that all frames are decoded and counted."""
-    calls, original = [], video_stream._by_counting
-    monkeypatch.setattr(video_stream, "_by_counting", lambda *a, **k: calls.append(1) or original(*a, **k))
+    calls, original = [], frame_decoder._by_counting
+    monkeypatch.setattr(frame_decoder, "_by_counting", lambda *a, **k: calls.append(1) or original(*a, **k))
     return calls
 
 
@@ -83,15 +83,15 @@ def test_packets_that_are_not_needed_are_not_decoded(folder):
     path = videos.encode(folder / "long.mp4", 120, codec="libx264", options=options)
     packets = read_packets(path, 120, Deadline(60))
     assert packets.timed and sum(packets.keys) == 10
-    runs = video_stream.plan_runs(packets, [0, 60, 62, 117])
+    runs = frame_decoder.plan_runs(packets, [0, 60, 62, 117])
     assert [run.first for run in runs] == [0, 60, 108]
     assert [len(run.times) for run in runs] == [1, 2, 1]
     assert sum(run.last - run.first + 1 for run in runs) < 20
 
 
 def test_seeks_are_exact(tmp_path, counted, monkeypatch):
-    seeks, seek = [], video_stream._Reader._seek
-    monkeypatch.setattr(video_stream._Reader, "_seek", lambda self, at: seeks.append(at) or seek(self, at))
+    seeks, seek = [], frame_decoder._Reader._seek
+    monkeypatch.setattr(frame_decoder._Reader, "_seek", lambda self, at: seeks.append(at) or seek(self, at))
     options = {"preset": "ultrafast", "g": "20", "bf": "3"}
     for name, uneven in (("even.mp4", False), ("uneven.mkv", True)):
         path = videos.encode(tmp_path / name, 420, 32, 48, codec="libx264", options=options, uneven=uneven)
@@ -232,7 +232,7 @@ def test_a_wrong_list_of_packets_is_noticed(folder, counted, monkeypatch):
     path = videos.encode(folder / "h264.mp4", 60)
     original = read_packets(path, 60, Deadline(60))
     wrong = Packets(original.times, [True] * 60, 60, True)
-    monkeypatch.setattr("torchtune_qwenvl.transforms.videos.decode.read_packets", lambda *a: wrong)
+    monkeypatch.setattr("torchtune_qwenvl.transforms.videos.open_video.read_packets", lambda *a: wrong)
     assert_frames(path, videos.decode_all(path), [1, 17, 31])
     assert counted
 
@@ -241,8 +241,8 @@ def test_a_seek_that_goes_too_far_is_noticed():
     packets = Packets(times=[0, 10, 20], keys=[True] * 3, shown=3, timed=True)
     late = SimpleNamespace(pts=20, size=1)
     container = SimpleNamespace(seek=lambda *a, **k: None, demux=lambda stream: iter([late]))
-    with pytest.raises(video_stream._LostTrack):
-        video_stream._Reader(container, None, packets)._seek(1)
+    with pytest.raises(frame_decoder._LostTrack):
+        frame_decoder._Reader(container, None, packets)._seek(1)
 
 
 def test_without_pyav(tmp_path, monkeypatch):

@@ -16,8 +16,8 @@ import torch
 
 from torchtune_qwenvl.transforms.errors import BadSample, check_rate
 from torchtune_qwenvl.transforms.images.decode import MAX_IMAGE_PIXELS, ImageSource, check_size, open_image
-from torchtune_qwenvl.transforms.videos.file import Deadline, read_header, read_packets
-from torchtune_qwenvl.transforms.videos.stream import ToRgb, decode_frames
+from torchtune_qwenvl.transforms.videos.container import Deadline, read_header, read_packets
+from torchtune_qwenvl.transforms.videos.frame_decoder import ToRgb, decode_frames
 
 DECODE_TIMEOUT = 120.0
 VideoSource = str | Path | bytes | Sequence[ImageSource] | np.ndarray | torch.Tensor

@@ -22,7 +22,7 @@ import torch
 
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.images.rgb import array_to_rgb, hwc_to_chw
-from torchtune_qwenvl.transforms.videos.file import FIX, Deadline, File, Packets, opened_stream, pyav
+from torchtune_qwenvl.transforms.videos.container import FIX, Deadline, File, Packets, opened_stream, pyav
 
 # Codecs whose decoders can skip the frames that no other frame depends on.
 _SKIPS = ("h264", "mpeg4", "mpeg2video", "mpeg1video")

@@ -15,7 +15,8 @@ from transformers.models.qwen2_vl import image_processing_qwen2_vl as reference
 from torchtune_qwenvl.models.qwen2_5_vl import Qwen2_5_VLImageTransform
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.images.decode import decode_image
-from torchtune_qwenvl.transforms.images.image import pixel_dtype, smart_resize
+from torchtune_qwenvl.transforms.images.image_transform import pixel_dtype
+from torchtune_qwenvl.transforms.images.resize import smart_resize
 
 PHOTOGRAPHS = (
     *("astronaut", "chelsea", "coffee", "rocket", "cat", "camera", "coins", "moon", "page", "clock", "text"),

@@ -20,17 +20,11 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.images.image import wanted_size
 from torchtune_qwenvl.transforms.images.patches import Normalise, cut_patches, pixel_dtype
-from torchtune_qwenvl.transforms.videos.decode import OpenedVideo, VideoSource, open_video
-from torchtune_qwenvl.transforms.videos.rules import (
-    PIXEL_OPTIONS,
-    SAMPLING_OPTIONS,
-    Clip,
-    VideoSettings,
-    all_frames,
-    part_between,
-)
+from torchtune_qwenvl.transforms.images.resize import wanted_size
+from torchtune_qwenvl.transforms.videos.open_video import OpenedVideo, VideoSource, open_video
+from torchtune_qwenvl.transforms.videos.sampling import Clip, all_frames, part_between
+from torchtune_qwenvl.transforms.videos.settings import PIXEL_OPTIONS, SAMPLING_OPTIONS, VideoSettings
 
 VIDEO_OPTIONS = (
     *SAMPLING_OPTIONS,

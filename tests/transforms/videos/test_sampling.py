@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from video_reference import FAMILIES, UNKNOWN, reference, reference_module
 
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.videos.rules import Clip
+from torchtune_qwenvl.transforms.videos.sampling import Clip
 
 lengths = st.one_of(st.integers(1, 60), st.integers(1, 4000), st.integers(1, 200_000))
 rates = st.one_of(

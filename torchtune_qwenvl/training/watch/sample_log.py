@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-import torch
-from torch import Tensor
+from PIL import Image
 from torch.utils.data import Dataset
 
 from torchtune_qwenvl.data.dataset import SkippedSample
 from torchtune_qwenvl.data.streams.dataset import first_samples
+from torchtune_qwenvl.transforms.images.unpatch import images_of
 
 
 def log_samples(dataset: Dataset, transform: Any, on_bad_sample: str, count: int = 4) -> None:
@@ -21,11 +21,10 @@ def log_samples(dataset: Dataset, transform: Any, on_bad_sample: str, count: int
     wandb = running_wandb()
     samples = first_samples(dataset, count, on_bad_sample)
     rows = [_row(s, transform) for s in samples if not isinstance(s, SkippedSample)]
-    most = max((len(images) for _, _, images in rows), default=0)
-    table = wandb.Table(columns=["text", "trained on", *(f"image {i + 1}" for i in range(most))])
+    n_images = max((len(images) for _, _, images in rows), default=0)
+    table = wandb.Table(columns=["text", "trained on", *(f"image {i + 1}" for i in range(n_images))])
     for text, trained, images in rows:
-        pictures = [wandb.Image(image.permute(1, 2, 0).numpy()) for image in images]
-        table.add_data(text, trained, *pictures, *[None] * (most - len(images)))
+        table.add_data(text, trained, *map(wandb.Image, images), *[None] * (n_images - len(images)))
     wandb.log({"samples": table})
 
 
@@ -44,10 +43,9 @@ def running_wandb() -> Any:
     )
 
 
-def _row(sample: Any, transform: Any) -> tuple[str, str, list[Tensor]]:
+def _row(sample: Any, transform: Any) -> tuple[str, str, list[Image.Image]]:
     vision = sample["encoder_input"]["vision"]
-    grids = vision["grid_thw"].tolist()
-    images = [patches_to_image(p, g, transform) for p, g in zip(vision["images"], grids, strict=True)]
+    images = images_of(vision["images"], vision["grid_thw"], transform)
     trained = [t for t, masked in zip(sample["tokens"], sample["mask"], strict=True) if not masked]
     return shortened(sample["tokens"], transform), shortened(trained, transform), images
 
@@ -59,25 +57,3 @@ def shortened(tokens: Sequence[int], transform: Any) -> str:
     for token, run in groupby(tokens):
         short += [token] if token in visual else run
     return transform.decode(short, truncate_at_eos=False, skip_special_tokens=False)
-
-
-def patches_to_image(patches: Tensor, grid: Sequence[int], transform: Any) -> Tensor:
-    """The first frame as an image: the inverse of the transform.
-
-    Args:
-        patches: [n, c * p * p or c * t * p * p] of one image, uint8 or normalised float.
-        grid: (frames, rows, columns) in patches.
-        transform: the transform that made them; gives patch size, merge size, mean and standard deviation.
-
-    Returns:
-        uint8 [c, height, width].
-    """
-    made = transform.image_transform
-    c, p, m = len(made.image_mean), made.patch_size, made.merge_size
-    _, h, w = grid
-    blocks = patches[: h * w].view(h // m, w // m, m, m, c, -1, p, p)[:, :, :, :, :, 0]
-    image = blocks.permute(4, 0, 2, 5, 1, 3, 6).reshape(c, h * p, w * p)
-    if image.is_floating_point():
-        mean, std = (torch.tensor(values)[:, None, None] for values in (made.image_mean, made.image_std))
-        image = ((image.float() * std + mean) * 255).round().clamp(0, 255)
-    return image.to(torch.uint8)

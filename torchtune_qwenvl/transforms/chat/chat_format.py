@@ -16,16 +16,9 @@ from typing import Any
 
 from torchtune.data import Message
 
-from torchtune_qwenvl.transforms.chat.pieces import (
-    ONE_BLOCK,
-    Marks,
-    MediaSlot,
-    Piece,
-    Placeholders,
-    Special,
-    VideoFormat,
-)
+from torchtune_qwenvl.transforms.chat.pieces import Marks, MediaSlot, Piece, Placeholders, Special
 from torchtune_qwenvl.transforms.chat.tools import TOOL_CALL, ToolFormat, Tools, calls_of
+from torchtune_qwenvl.transforms.chat.video_format import ONE_BLOCK, VideoFormat
 from torchtune_qwenvl.transforms.errors import BadSample
 
 MEDIA = ("image", "video")

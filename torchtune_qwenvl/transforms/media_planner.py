@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torchtune.data import Message
 
-from torchtune_qwenvl.transforms.chat.chat import media_parts
-from torchtune_qwenvl.transforms.chat.pieces import VideoFormat
+from torchtune_qwenvl.transforms.chat.chat_format import media_parts
 from torchtune_qwenvl.transforms.chat.positions import temporal_positions
-from torchtune_qwenvl.transforms.chat.turns import MediaGrid
+from torchtune_qwenvl.transforms.chat.turn_encoder import MediaGrid
+from torchtune_qwenvl.transforms.chat.video_format import VideoFormat
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.images.image import IMAGE_OPTIONS, ImageTransform, PlannedImage
-from torchtune_qwenvl.transforms.videos.video import VIDEO_OPTIONS, PlannedVideo, VideoTransform
+from torchtune_qwenvl.transforms.images.image_transform import IMAGE_OPTIONS, ImageTransform, PlannedImage
+from torchtune_qwenvl.transforms.videos.video_transform import VIDEO_OPTIONS, PlannedVideo, VideoTransform
 
 
 @dataclass(frozen=True)

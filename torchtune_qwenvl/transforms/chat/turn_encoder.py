@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torchtune_qwenvl.transforms.chat.chat import ChatFormat, Turn
+from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat, Turn
 from torchtune_qwenvl.transforms.chat.pieces import MediaSlot, Piece, Placeholders, Special
 from torchtune_qwenvl.transforms.chat.positions import VisualBlock
 from torchtune_qwenvl.transforms.chat.tokenizer import BPETokenizer

@@ -14,9 +14,9 @@ from torchtune.training.metric_logging import WandBLogger
 from torchtune_qwenvl.pictures.cards import Card, draw_page
 from torchtune_qwenvl.pictures.style import GREEN, GREY, ORANGE
 from torchtune_qwenvl.pictures.text import Span, printable
-from torchtune_qwenvl.training.watch.answers import Answer
 from torchtune_qwenvl.training.watch.history import History
-from torchtune_qwenvl.training.watch.samples import running_wandb
+from torchtune_qwenvl.training.watch.sample_log import running_wandb
+from torchtune_qwenvl.training.watch.validation_answers import Answer
 
 
 def show_answers(answers: Sequence[Answer], step: int, output_dir: Path, logger: History) -> str:
