@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from torchtune_qwenvl.transforms.chat.chat import ChatFormat
-from torchtune_qwenvl.transforms.chat.pieces import VideoFormat
+from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat
 from torchtune_qwenvl.transforms.chat.tokenizer import ExtraToken
-from torchtune_qwenvl.transforms.images.image import ImageTransform
+from torchtune_qwenvl.transforms.chat.video_format import VideoFormat
+from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
 from torchtune_qwenvl.transforms.processor_folder import ProcessorFolder
-from torchtune_qwenvl.transforms.videos.video import VideoTransform
+from torchtune_qwenvl.transforms.videos.video_transform import VideoTransform
 
 _T = TypeVar("_T")
 

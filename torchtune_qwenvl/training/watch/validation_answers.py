@@ -1,7 +1,7 @@
-"""A few questions of the validation set, asked at each validation: a run that is seen to learn.
+"""Ask a few questions of the validation set at each validation, so that one can watch a run learn.
 
-A question is a sample up to its first answer, as tokens: exactly what training shows the model, whatever
-kind of dataset it comes from.
+A question is a sample's tokens up to its first answer. It is exactly what the model sees in training, and any
+kind of dataset can be asked.
 """
 
 import re
@@ -17,14 +17,20 @@ from torch.utils.data import Dataset
 from torchtune_qwenvl.data.dataset import Guarded, SkippedSample
 from torchtune_qwenvl.generation import generate
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
-from torchtune_qwenvl.training.watch.samples import patches_to_image, shortened
+from torchtune_qwenvl.training.watch.sample_log import shortened
+from torchtune_qwenvl.transforms.images.unpatch import images_of
 
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt as the transform makes it, its question as text, the answer that belongs to it, its images.
+    """A question of the validation set.
 
-    Of `clips` of them the first frame stands for the others.
+    Attributes:
+        prompt: the sample up to its first answer, as the transform makes it.
+        text: the last question as text.
+        expected: the answer in the dataset.
+        images: the images; a video is represented by its first frame.
+        clips: how many of `images` are first frames of videos.
     """
 
     prompt: dict[str, Any]
@@ -36,14 +42,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said to a question."""
+    """The answer that the model gave to a question."""
 
     question: Question
     given: str
 
     @property
     def right(self) -> bool:
-        """Word for word; spaces around it do not count."""
+        """Whether the two answers are equal, apart from spaces around them."""
         return self.given.strip() == self.question.expected.strip()
 
 
@@ -51,11 +57,11 @@ class ValidationAnswers:
     """Asks the same few questions at each validation.
 
     Args:
-        dataset: the validation set, whatever kind it is; its first samples are asked about. None: none.
-        transform: which makes its samples.
-        model: to be asked; its placeholders of images and videos count.
-        count: questions.
-        max_new_tokens: most tokens of an answer.
+        dataset: the validation set, of any kind; its first samples are the questions. None: no questions.
+        transform: the transform that makes its samples.
+        model: gives the ids of the placeholders of images and videos.
+        count: number of questions.
+        max_new_tokens: maximum length of an answer.
         on_bad_sample: "raise" or "skip", as in training.
     """
 
@@ -74,10 +80,10 @@ class ValidationAnswers:
         good = (sample for sample in samples if not isinstance(sample, SkippedSample))
         self.questions = [question_of(sample, transform, ids) for sample in islice(good, count)]
 
-    # Compiled layers would be compiled anew for every length of the cache.
+    # Compiled layers would be compiled again for every length of the cache.
     @torch.compiler.set_stance("force_eager")
     def __call__(self, model: VisionLanguageModel) -> list[Answer]:
-        """Greedy answers, all in one batch; every rank of a sharded model must call."""
+        """Greedy answers, all in one batch; with a sharded model, every rank must call this."""
         was_training = model.training
         model.eval()
         rows = generate(
@@ -96,8 +102,8 @@ def question_of(sample: Mapping[str, Any], transform: Any, visual_ids: Collectio
 
     Args:
         sample: `tokens`, `mask`, `input_pos` and `encoder_input`, see `VisionLanguageTransform`.
-        transform: which made it.
-        visual_ids: placeholders of images and videos.
+        transform: the transform that made it.
+        visual_ids: ids of the placeholders of images and videos.
     """
     tokens, mask, vision = list(sample["tokens"]), list(sample["mask"]), sample["encoder_input"]["vision"]
     start = mask.index(False)
@@ -108,7 +114,6 @@ def question_of(sample: Mapping[str, Any], transform: Any, visual_ids: Collectio
         seen -= int(vision["grid_thw"][kept].prod()) // merge
         kept += 1
     images, grids = list(vision["images"][:kept]), vision["grid_thw"][:kept]
-    pictures = [patches_to_image(p, g, transform) for p, g in zip(images, grids.tolist(), strict=True)]
     return Question(
         prompt={
             "tokens": tokens[:start],
@@ -118,16 +123,16 @@ def question_of(sample: Mapping[str, Any], transform: Any, visual_ids: Collectio
         },
         text=_asked(tokens[:start], transform),
         expected=transform.decode(tokens[start:end]),
-        images=tuple(Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in pictures),
+        images=tuple(images_of(images, grids, transform)),
         clips=len(re.findall(transform.chat.video.pattern, shortened(tokens[:start], transform))),
     )
 
 
 def _asked(tokens: Sequence[int], transform: Any) -> str:
-    """The words of the last question: between the header of the user's turn and that of the answer."""
+    """The text of the last question, between the header of the user's turn and that of the answer."""
     user, assistant = (f"{transform.chat.roles[role]}\n" for role in ("user", "assistant"))
     asked = shortened(tokens, transform).rpartition(user)[2].rpartition(assistant)[0]
-    asked = re.sub(transform.chat.video.pattern, "", asked)  # with the times that stand in it
+    asked = re.sub(transform.chat.video.pattern, "", asked)  # including its timestamps
     return re.sub("|".join(map(re.escape, transform.special_tokens)), "", asked).strip()
 
 

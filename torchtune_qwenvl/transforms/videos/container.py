@@ -1,7 +1,8 @@
-"""Video files through PyAV: what the header and the packets say, nothing decoded but one frame.
+"""Read the header and the packets of a video file with PyAV. Only one frame is decoded.
 
-That frame tells size and rotation as the decoder sees them. Packets are listed, not decoded, to count frames
-where the container does not, to see that a file is whole, and to know which packet holds which frame.
+That frame gives size and rotation as the decoder sees them. Packets are listed without decoding them: to
+count frames if the header does not, to check that the file is complete, and to know which packet has which
+frame.
 """
 
 from __future__ import annotations
@@ -23,28 +24,28 @@ from torchtune_qwenvl.transforms.videos.matroska import Bytes, check_elements
 
 FIX = "repair or remove the file, or set on_bad_sample: skip"
 _NO_IMAGE = "give it as an image; an animation as GIF, or as a list of its frames"
-# No playlists: they would name files and addresses of their own.
+# No playlists: these could refer to other files and to addresses.
 _OPEN_OPTIONS = {
     "protocol_whitelist": "file",
     "format_whitelist": "mov,matroska,webm,avi,gif,mpegts,mpeg,flv,asf,ogg",
 }
-# Containers whose packets carry the time of the frame in them, whatever the codec.
+# Containers whose packets carry their frame's time, whatever the codec.
 _TIMED = ("mov", "matroska")
 
 File = str | Path | bytes
 
 
 def pyav() -> Any:
-    """The `av` package, or a ValueError that says how to get it."""
+    """The `av` package, or a ValueError that says how to install it."""
     try:
         import av
     except ImportError:
-        raise ValueError("video files are read with PyAV: pip install 'torchtune_qwenvl[video]'") from None
+        raise ValueError("reading video files needs PyAV: pip install 'torchtune_qwenvl[video]'") from None
     return av
 
 
 class Deadline:
-    """The seconds that decoding one clip may take; `check` raises a BadSample when they are over."""
+    """A time limit for reading one video; `check` raises a BadSample once it has passed."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._end = seconds, time.monotonic() + seconds
@@ -59,7 +60,7 @@ class Deadline:
 
 @dataclass(frozen=True)
 class VideoHeader:
-    """What is known before decoding: see `OpenedVideo`; `rotation` in quarter turns counterclockwise."""
+    """What is known before decoding, see `OpenedVideo`; `rotation` counts quarter turns counterclockwise."""
 
     n_frames: int
     fps: float | None
@@ -71,12 +72,13 @@ class VideoHeader:
 
 @dataclass(frozen=True)
 class Packets:
-    """The packets of a video in the order of decoding.
+    """The packets of a video, in decoding order.
 
     Attributes:
-        times: each frame's time in the stream's units; None for a packet that shows none, or has none.
-        keys: whether decoding can begin here.
-        timed: whether frame numbers follow from `times`.
+        times: the time of each packet's frame in the stream's units; None if it is not shown, or has no time.
+        keys: whether decoding can start at the packet.
+        shown: number of packets whose frame is shown.
+        timed: whether frame numbers can be derived from `times`.
     """
 
     times: list[int | None]
@@ -87,7 +89,7 @@ class Packets:
 
 @contextmanager
 def opened_stream(source: File, threads: int) -> Iterator[tuple[Any, Any]]:
-    """(container, its video stream); PyAV's errors as BadSample."""
+    """Open (container, its video stream); PyAV's errors become BadSample."""
     av = pyav()
     if isinstance(source, bytes):
         file: Any = io.BytesIO(source)
@@ -98,12 +100,12 @@ def opened_stream(source: File, threads: int) -> Iterator[tuple[Any, Any]]:
     if not (len(source) if isinstance(source, bytes) else os.path.getsize(source)):
         raise BadSample("0 bytes, expected a video", fix=FIX)
     try:
-        # Titles in whatever encoding are none of our business.
+        # Titles may have any encoding; they are not used.
         with av.open(file, options=_OPEN_OPTIONS, metadata_errors="ignore") as container:
-            stream = container.streams.best("video")  # not the picture of an album
+            stream = container.streams.best("video")  # not the cover picture of an album
             if stream is None:
                 kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-                raise BadSample(f"no video in it, found {kinds}", fix=FIX)
+                raise BadSample(f"expected a video stream in it, found {kinds}", fix=FIX)
             stream.codec_context.thread_count = threads
             yield container, stream
     except av.error.FFmpegError as error:
@@ -113,7 +115,7 @@ def opened_stream(source: File, threads: int) -> Iterator[tuple[Any, Any]]:
 
 
 def _image_kind(source: File) -> str | None:
-    """Pillow's name of the format; None where it is no image, or a GIF, which is a video that is broken."""
+    """Pillow's name of an image's format; None if it is not an image, or a GIF (a broken video here)."""
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             return image.format if image.format != "GIF" else None
@@ -122,10 +124,10 @@ def _image_kind(source: File) -> str | None:
 
 
 def read_header(source: File, threads: int, deadline: Deadline) -> tuple[VideoHeader, Packets | None]:
-    """The header, and the packets where they had to be listed for it.
+    """Read the header; also returns the packets if frames had to be counted, else None.
 
     Raises:
-        BadSample: no video, no frames, a broken container.
+        BadSample: there is no video, it has no frames, or the container is broken.
     """
     with opened_stream(source, threads) as (container, stream):
         n_frames, rate = _count_in_header(container, stream), stream.average_rate
@@ -143,11 +145,11 @@ def read_packets(source: File, expected: int | None, deadline: Deadline) -> Pack
 
     Args:
         source: path or bytes.
-        expected: the number of frames that the header promised, None where it says nothing.
-        deadline: see there.
+        expected: number of frames according to the header; None if it does not say.
+        deadline: time limit.
 
     Raises:
-        BadSample: the file is cut off or damaged, or has another number of frames.
+        BadSample: the file is cut off or damaged, or the number of frames differs from `expected`.
     """
     times: list[int | None] = []
     keys: list[bool] = []
@@ -158,7 +160,7 @@ def read_packets(source: File, expected: int | None, deadline: Deadline) -> Pack
             if not packet.size:
                 continue
             if packet.is_corrupt:
-                raise BadSample(f"cut off or damaged behind frame {shown}", fix=FIX)
+                raise BadSample(f"cut off or damaged after frame {shown}", fix=FIX)
             visible = not packet.is_discard and not (hidden and hidden(packet))
             times.append(packet.pts if visible else None)
             keys.append(packet.is_keyframe)
@@ -169,12 +171,12 @@ def read_packets(source: File, expected: int | None, deadline: Deadline) -> Pack
     return Packets(times, keys, shown, timed)
 
 
-# VP8 keeps pictures that are never shown in packets of their own: a bit of the first byte.
+# VP8 stores frames that are never shown in packets of their own, marked by a bit of the first byte.
 _HIDDEN = {"vp8": lambda packet: not memoryview(packet)[0] & 0x10}
 
 
 def _count_in_header(container: Any, stream: Any) -> int:
-    if stream.frames and container.format.name.startswith("mov"):  # an edit list may leave frames out
+    if stream.frames and container.format.name.startswith("mov"):  # an edit list may leave out frames
         return sum(not entry.is_discard for entry in stream.index_entries)
     return stream.frames
 
@@ -183,8 +185,8 @@ def _check_whole(container: Any, source: File, shown: int, expected: int | None)
     if not shown:
         raise BadSample("a video with no frames", fix=FIX)
     if expected is not None and shown != expected:
-        raise BadSample(f"its header says {expected} frames, {shown} are in it: cut off?", fix=FIX)
-    # Two containers end, or go on behind damage, without a word.
+        raise BadSample(f"its header says {expected} frames, but it has {shown}: cut off?", fix=FIX)
+    # libav reports no error if one of these two containers is cut off or damaged.
     if container.format.name.startswith("matroska"):
         with _mapped(source) as data:
             check_elements(data, FIX)
@@ -204,7 +206,7 @@ def _mapped(source: File) -> Iterator[Bytes]:
 
 
 def _first_frame(stream: Any, deadline: Deadline) -> Any:
-    """The first frame to come out; each packet is pushed through, so that none waits for its successors."""
+    """The first frame; the decoder is flushed after key frames, so that it does not wait for more packets."""
     decoder = stream.codec_context
     for packet in stream.container.demux(stream):
         deadline.check()
@@ -220,5 +222,5 @@ def _first_frame(stream: Any, deadline: Deadline) -> Any:
 def _quarter_turns(degrees: float) -> int:
     turns, rest = divmod(round(degrees), 90)
     if rest:
-        raise BadSample(f"its header turns it by {degrees} degrees", fix="only quarter turns are read")
+        raise BadSample(f"its header rotates it by {degrees} degrees", fix="only quarter turns are supported")
     return turns % 4

@@ -1,4 +1,4 @@
-"""Frames of real files: frame k is the k-th that decoding from the start gives, however it is reached."""
+"""Frame k of a file is the k-th frame of decoding from the start, whichever way it is reached."""
 
 import sys
 from types import SimpleNamespace
@@ -12,14 +12,14 @@ import videos
 from PIL import Image
 
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.videos import stream as video_stream
-from torchtune_qwenvl.transforms.videos.decode import open_video
-from torchtune_qwenvl.transforms.videos.file import Deadline, Packets, read_packets
+from torchtune_qwenvl.transforms.videos import frame_decoder
+from torchtune_qwenvl.transforms.videos.container import Deadline, Packets, read_packets
+from torchtune_qwenvl.transforms.videos.open_video import open_video
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One file of each kind, written when first asked for."""
+    """A folder with one file of each kind, each written when first needed."""
     return tmp_path_factory.mktemp("videos")
 
 
@@ -42,9 +42,9 @@ def assert_frames(source, expected: list[np.ndarray], indices) -> None:
 
 @pytest.fixture
 def counted(monkeypatch) -> list[int]:
-    """How often everything was decoded and counted."""
-    calls, original = [], video_stream._by_counting
-    monkeypatch.setattr(video_stream, "_by_counting", lambda *a, **k: calls.append(1) or original(*a, **k))
+    """Records every time that all frames are decoded and counted."""
+    calls, original = [], frame_decoder._by_counting
+    monkeypatch.setattr(frame_decoder, "_by_counting", lambda *a, **k: calls.append(1) or original(*a, **k))
     return calls
 
 
@@ -83,15 +83,15 @@ def test_packets_that_are_not_needed_are_not_decoded(folder):
     path = videos.encode(folder / "long.mp4", 120, codec="libx264", options=options)
     packets = read_packets(path, 120, Deadline(60))
     assert packets.timed and sum(packets.keys) == 10
-    runs = video_stream.plan_runs(packets, [0, 60, 62, 117])
+    runs = frame_decoder.plan_runs(packets, [0, 60, 62, 117])
     assert [run.first for run in runs] == [0, 60, 108]
     assert [len(run.times) for run in runs] == [1, 2, 1]
     assert sum(run.last - run.first + 1 for run in runs) < 20
 
 
 def test_seeks_are_exact(tmp_path, counted, monkeypatch):
-    seeks, seek = [], video_stream._Reader._seek
-    monkeypatch.setattr(video_stream._Reader, "_seek", lambda self, at: seeks.append(at) or seek(self, at))
+    seeks, seek = [], frame_decoder._Reader._seek
+    monkeypatch.setattr(frame_decoder._Reader, "_seek", lambda self, at: seeks.append(at) or seek(self, at))
     options = {"preset": "ultrafast", "g": "20", "bf": "3"}
     for name, uneven in (("even.mp4", False), ("uneven.mkv", True)):
         path = videos.encode(tmp_path / name, 420, 32, 48, codec="libx264", options=options, uneven=uneven)
@@ -161,10 +161,10 @@ def test_pictures_that_vp8_never_shows_do_not_count(tmp_path):
 
 CUT = {
     "h264.mp4": "cannot be decoded: Invalid data",
-    "faststart.mp4": "cut off or damaged behind frame|says 40 frames",
-    "mpeg4.avi": "cut off or damaged behind frame|says 40 frames",
-    "vp9.webm": "its header says [0-9]* bytes, it has [0-9]*: cut off",
-    "h264.mkv": "its header says [0-9]* bytes, it has [0-9]*: cut off",
+    "faststart.mp4": "cut off or damaged after frame|says 40 frames",
+    "mpeg4.avi": "cut off or damaged after frame|says 40 frames",
+    "vp9.webm": "its header says [0-9]* bytes, but it has [0-9]*: cut off",
+    "h264.mkv": "its header says [0-9]* bytes, but it has [0-9]*: cut off",
     "animation.gif": "a GIF without an end: cut off",
 }
 
@@ -206,7 +206,7 @@ def test_what_is_no_video(tmp_path):
         ("moving.webp", r"an image \(WEBP\), expected a video .*list of its frames"),
         ("text.mp4", "cannot be decoded: Invalid data"),
         ("list.m3u8", "cannot be decoded: Invalid data"),
-        ("sound.mp4", "no video in it, found audio"),
+        ("sound.mp4", "expected a video stream in it, found audio"),
     ]:
         with pytest.raises(BadSample, match=rf"message 3, .*{name}: {message}"):
             open_video(tmp_path / name, where="message 3")
@@ -214,7 +214,7 @@ def test_what_is_no_video(tmp_path):
         open_video(tmp_path / "h264.mp4", max_frame_pixels=3000)
     with pytest.raises(BadSample, match="reading it takes longer than decode_timeout = 0 seconds"):
         open_video(tmp_path / "h264.mp4", decode_timeout=0)
-    with pytest.raises(BadSample, match="source_fps is a positive number, at most 10,000, got 0"):
+    with pytest.raises(BadSample, match="expected source_fps to be a positive number, at most 10,000, got 0"):
         open_video(tmp_path / "h264.mp4", source_fps=0)
 
 
@@ -228,11 +228,11 @@ def test_damage_in_the_middle_is_found(tmp_path):
 
 
 def test_a_wrong_list_of_packets_is_noticed(folder, counted, monkeypatch):
-    """Key frames that are none (a muxer's mistake) cost time, not exactness."""
+    """Packets wrongly marked as key frames (a muxer's mistake) cost time but give the same frames."""
     path = videos.encode(folder / "h264.mp4", 60)
     original = read_packets(path, 60, Deadline(60))
     wrong = Packets(original.times, [True] * 60, 60, True)
-    monkeypatch.setattr("torchtune_qwenvl.transforms.videos.decode.read_packets", lambda *a: wrong)
+    monkeypatch.setattr("torchtune_qwenvl.transforms.videos.open_video.read_packets", lambda *a: wrong)
     assert_frames(path, videos.decode_all(path), [1, 17, 31])
     assert counted
 
@@ -241,8 +241,8 @@ def test_a_seek_that_goes_too_far_is_noticed():
     packets = Packets(times=[0, 10, 20], keys=[True] * 3, shown=3, timed=True)
     late = SimpleNamespace(pts=20, size=1)
     container = SimpleNamespace(seek=lambda *a, **k: None, demux=lambda stream: iter([late]))
-    with pytest.raises(video_stream._LostTrack):
-        video_stream._Reader(container, None, packets)._seek(1)
+    with pytest.raises(frame_decoder._LostTrack):
+        frame_decoder._Reader(container, None, packets)._seek(1)
 
 
 def test_without_pyav(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
-"""Video files and frames in memory, opened by their headers and read one frame at a time.
+"""Open video files and frames in memory by their headers, and read them one frame at a time.
 
-A video is never held as a whole: `OpenedVideo.frames` yields one uint8 frame after the other. Frames in
-memory (a list of images, a tensor [t, c, h, w], an array [t, h, w, c]) follow the rules of `decode.py`.
+A video is never in memory as a whole: `OpenedVideo.frames` yields one uint8 frame after the other. Frames in
+memory (a list of images, a tensor [t, c, h, w], an array [t, h, w, c]) are opened like images.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 
 from torchtune_qwenvl.transforms.errors import BadSample, check_rate
 from torchtune_qwenvl.transforms.images.decode import MAX_IMAGE_PIXELS, ImageSource, check_size, open_image
-from torchtune_qwenvl.transforms.videos.file import Deadline, read_header, read_packets
-from torchtune_qwenvl.transforms.videos.stream import ToRgb, decode_frames
+from torchtune_qwenvl.transforms.videos.container import Deadline, read_header, read_packets
+from torchtune_qwenvl.transforms.videos.frame_decoder import ToRgb, decode_frames
 
 DECODE_TIMEOUT = 120.0
 VideoSource = str | Path | bytes | Sequence[ImageSource] | np.ndarray | torch.Tensor
@@ -25,15 +25,15 @@ VideoSource = str | Path | bytes | Sequence[ImageSource] | np.ndarray | torch.Te
 
 @dataclass(frozen=True)
 class OpenedVideo:
-    """A video whose header is read.
+    """A video whose header has been read.
 
     Attributes:
         where: names it in errors.
-        n_frames: frames in presentation order, numbered from 0.
-        fps: frames per second on average; None where nobody says.
-        seconds: the duration; None where nobody says.
-        height, width: of a frame as decoded, rotation applied.
-        chosen: whether the frames are a selection already, given one by one.
+        n_frames: number of frames; they are numbered from 0 in presentation order.
+        fps: average frames per second; None if unknown.
+        seconds: duration; None if unknown.
+        height, width: of a decoded frame, after rotation.
+        chosen: whether the frames were given one by one, so that they are a selection already.
     """
 
     where: str
@@ -46,13 +46,13 @@ class OpenedVideo:
     _frames: Callable[[Sequence[int]], Iterator[torch.Tensor]]
 
     def frames(self, indices: Sequence[int]) -> Iterator[torch.Tensor]:
-        """The frames with these numbers, uint8 RGB [3, height, width], channels-last strides.
+        """Yield the frames with these numbers as uint8 RGB [3, height, width] with channels-last strides.
 
         Args:
             indices: ascending; a number may repeat.
 
         Raises:
-            BadSample: the video is damaged, or not what its header says.
+            BadSample: the video is damaged, or differs from its header.
         """
         try:
             yield from self._frames(indices)
@@ -74,16 +74,16 @@ def open_video(
     Args:
         source: path or bytes of a file (mp4, avi, webm, gif …), a list of frames (each as `open_image` takes
             it), a uint8 tensor [t, 3, h, w] or array [t, h, w, 3].
-        source_fps: frames per second, instead of what the header says or where there is none.
+        source_fps: frames per second; overrides the header, and is needed if there is none.
         max_frame_pixels: a video with larger frames is refused before it is decoded.
         decode_timeout: seconds that reading one file may take.
-        decode_threads: of a file's decoder; a data worker has one.
-        where: words for errors, put before the path.
+        decode_threads: threads of the decoder.
+        where: location for errors, put before the path.
 
     Raises:
         BadSample: no video, no frames, frames of several sizes, too many pixels; a file that is missing, cut
             off or damaged.
-        ValueError: a file, and PyAV is not installed.
+        ValueError: the source is a file and PyAV is not installed.
     """
     name = str(source) if isinstance(source, str | Path) else f"video given as {type(source).__name__}"
     where = f"{where}, {name}" if where else name

@@ -17,9 +17,9 @@ from torchtune_qwenvl import load_model, load_transform
 from torchtune_qwenvl.data import SkippedSample, collate
 from torchtune_qwenvl.generation import generate
 from torchtune_qwenvl.training.step.layers import compile_layers
-from torchtune_qwenvl.training.watch.answers import Answer, ValidationAnswers, question_of
+from torchtune_qwenvl.training.watch.answer_display import as_text, show_answers
 from torchtune_qwenvl.training.watch.history import History
-from torchtune_qwenvl.training.watch.shown_answers import as_text, show_answers
+from torchtune_qwenvl.training.watch.validation_answers import Answer, ValidationAnswers, question_of
 
 
 def conversation(*turns: list[Any] | str) -> list[Message]:

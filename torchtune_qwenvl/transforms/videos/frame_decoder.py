@@ -1,12 +1,12 @@
-"""The wanted frames of a video file, one after the other, exactly as decoding from the start gives them.
+"""Decode the wanted frames of a video file, exactly as decoding from the start gives them.
 
-Frame k is the k-th in presentation order. Where the packets' times say which packet holds it, decoding begins
-at the key frame before it and leaves out what no wanted frame is made from:
+Frame k is the k-th in presentation order. If the packets' times show which packet contains it, decoding
+starts at the key frame before it and skips frames that no wanted frame depends on:
 
-    packets, in the order of decoding   I0 P3 b1 b2 P6 b4 b5 | I7 P10 b8 b9 | I11 …
-    wanted: frames 5 and 12             I0 P3       P6    b5   not read       I11 …
+    packets in decoding order   I0 P3 b1 b2 P6 b4 b5 | I7 P10 b8 b9 | I11 …
+    wanted: frames 5 and 12     I0 P3       P6    b5   not read       I11 …
 
-Elsewhere everything is decoded and counted.
+Otherwise all frames are decoded and counted.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,17 +22,17 @@ import torch
 
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.images.rgb import array_to_rgb, hwc_to_chw
-from torchtune_qwenvl.transforms.videos.file import FIX, Deadline, File, Packets, opened_stream, pyav
+from torchtune_qwenvl.transforms.videos.container import FIX, Deadline, File, Packets, opened_stream, pyav
 
-# Codecs whose decoders know the frames that no other is made from, and skip them.
+# Codecs whose decoders can skip the frames that no other frame depends on.
 _SKIPS = ("h264", "mpeg4", "mpeg2video", "mpeg1video")
-# Packets worth a seek instead of reading over them.
+# From this many packets on, seeking is faster than reading them.
 _FAR = 300
 
 
 @dataclass(frozen=True)
 class Run:
-    """Packets from a key frame to the last one needed, and the wanted frames' times in presentation order."""
+    """Packets from a key frame to the last one needed, and the times of the wanted frames in between."""
 
     first: int
     last: int
@@ -39,23 +40,23 @@ class Run:
 
 
 class _LostTrack(Exception):
-    """What came out of the decoder is not what the packets' times promised."""
+    """The decoder's frames do not match the packets' times."""
 
 
 def decode_frames(
     source: File, packets: Packets, wanted: Sequence[int], threads: int, deadline: Deadline
 ) -> Iterator[Any]:
-    """PyAV's frames with these numbers.
+    """Yield PyAV's frames with these numbers.
 
     Args:
         source: path or bytes.
         packets: as `read_packets` lists them.
-        wanted: ascending, each once.
+        wanted: numbers, ascending and without repetition.
         threads: of the decoder.
-        deadline: see there.
+        deadline: time limit.
 
     Raises:
-        BadSample: a damaged file, or fewer frames come out than its packets promise.
+        BadSample: the file is damaged, or has fewer frames than packets.
     """
     done = 0
     if packets.timed:
@@ -70,10 +71,10 @@ def decode_frames(
 
 
 class ToRgb:
-    """Frames of PyAV to uint8 RGB [3, h, w], channels-last strides: alpha on white, turned upright.
+    """Convert PyAV's frames to uint8 RGB [3, h, w] with channels-last strides, alpha on white, upright.
 
-    One converter for a whole clip, on one thread. `frame.to_ndarray` alone makes one for every frame, with as
-    many threads as the machine has cores; starting these takes longer than converting, for the same pixels.
+    One converter on one thread serves a whole video. `frame.to_ndarray` alone would create one per frame with
+    a thread per core, and starting these takes longer than the conversion. The pixels are the same.
 
     Args:
         turns: quarter turns counterclockwise.
@@ -90,7 +91,7 @@ class ToRgb:
 
 
 def plan_runs(packets: Packets, wanted: Sequence[int]) -> list[Run]:
-    """What to decode for these frames, ascending; runs that touch are one."""
+    """What to decode for these frames (ascending); adjacent runs are joined."""
     order = sorted(time for time in packets.times if time is not None)
     at = {time: number for number, time in enumerate(packets.times) if time is not None}
     keys = [number for number, key in enumerate(packets.keys) if key and packets.times[number] is not None]
@@ -106,9 +107,9 @@ def plan_runs(packets: Packets, wanted: Sequence[int]) -> list[Run]:
 
 
 def _key_before(times: Sequence[int | None], keys: Sequence[int], number: int) -> int:
-    """The last key frame from which this packet's frame can be decoded; 0: the file's beginning.
+    """The last key frame from which this packet's frame can be decoded; 0: the start of the file.
 
-    A frame behind a key frame in the file but before it in time may be made from what is before both.
+    A frame that follows a key frame in the file but precedes it in time may depend on frames before both.
     """
     shown = times[number] or 0
     before = (keys[i] for i in reversed(range(bisect_right(keys, number))))
@@ -128,7 +129,7 @@ def _by_time(
 
 
 class _Reader:
-    """Packets by number, forward or after a seek."""
+    """Reads packets by number, forward or after a seek."""
 
     def __init__(self, container: Any, stream: Any, packets: Packets) -> None:
         self._container, self._stream, self._packets = container, stream, packets
@@ -136,7 +137,7 @@ class _Reader:
         self._next, self._demuxed = 0, container.demux(stream)
 
     def read(self, run: Run) -> Iterator[tuple[int, Any]]:
-        """(number, packet) of the run."""
+        """Yield (number, packet) of the run."""
         if run.first - self._next > _FAR:
             self._seek(run.first)
         for packet in self._demuxed:
@@ -156,12 +157,7 @@ class _Reader:
         if number > target:
             raise _LostTrack
         self._next = number
-        self._demuxed = _behind(packet, self._demuxed)
-
-
-def _behind(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
+        self._demuxed = chain([packet], self._demuxed)
 
 
 def _decode_run(
@@ -172,7 +168,7 @@ def _decode_run(
     skips: bool,
     deadline: Deadline,
 ) -> Iterator[Any]:
-    """All frames that come out of the run; those no wanted frame is made from may be left out."""
+    """Decode a run; frames that no wanted frame depends on may be missing."""
     times = set(run.times)
     for number, packet in numbered:
         deadline.check()
@@ -184,9 +180,9 @@ def _decode_run(
 
 
 def _expect(frames: Iterator[Any], key_time: int | None, times: Sequence[int]) -> Iterator[Any]:
-    """The frames at `times` of those that come.
+    """Yield those of `frames` that are at `times`; _LostTrack if one is missing.
 
-    Decoding has to begin with a true key frame at `key_time`; None: it begins with the file.
+    Decoding has to start with a true key frame at `key_time`; None: it starts at the beginning of the file.
     """
     began, left = key_time is None, list(times)
     for frame in frames:
@@ -212,7 +208,7 @@ def _by_counting(source: File, wanted: Sequence[int], threads: int, deadline: De
             if not left:
                 return
             count += 1
-        raise BadSample(f"frame {left[0]} is wanted, only {count} can be decoded", fix=FIX)
+        raise BadSample(f"frame {left[0]} is wanted, but only {count} frames can be decoded", fix=FIX)
 
 
 def _sound(frame: Any) -> Any:

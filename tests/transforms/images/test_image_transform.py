@@ -15,7 +15,8 @@ from transformers.models.qwen2_vl import image_processing_qwen2_vl as reference
 from torchtune_qwenvl.models.qwen2_5_vl import Qwen2_5_VLImageTransform
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.images.decode import decode_image
-from torchtune_qwenvl.transforms.images.image import pixel_dtype, smart_resize
+from torchtune_qwenvl.transforms.images.image_transform import pixel_dtype
+from torchtune_qwenvl.transforms.images.resize import smart_resize
 
 PHOTOGRAPHS = (
     *("astronaut", "chelsea", "coffee", "rocket", "cat", "camera", "coins", "moon", "page", "clock", "text"),
@@ -149,7 +150,7 @@ def test_options_of_one_image():
 
 def test_aspect_ratio_names_the_file(tmp_path):
     tiny.photo(3, 603).save(tmp_path / "strip.png")
-    with pytest.raises(BadSample, match=r"strip\.png: aspect ratio of 3 x 603 is over 200 \(crop"):
+    with pytest.raises(BadSample, match=r"strip\.png: the aspect ratio of 3 x 603 is over 200 \(crop"):
         Qwen2_5_VLImageTransform()({"image": tmp_path / "strip.png"})
 
 
@@ -160,7 +161,7 @@ def test_dtypes():
     assert full.dtype == torch.float32 and torch.equal(half, full.to(torch.bfloat16))
     assert pixel_dtype(torch.uint8) is pixel_dtype("uint8") is torch.uint8
     for wrong in ("int4", torch.int64):
-        with pytest.raises(ValueError, match="dtype of the patches is one of uint8, fp32"):
+        with pytest.raises(ValueError, match="expected the dtype of patches to be one of uint8, fp32"):
             pixel_dtype(wrong)
 
 

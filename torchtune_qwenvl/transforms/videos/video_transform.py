@@ -1,7 +1,7 @@
-"""Videos to patches: choose frames, resize, cut T frames into one patch; one frame is held at a time.
+"""Turn videos into patches: choose frames, resize, cut T frames into one patch. Keeps one frame in memory.
 
-Which frames are read, to what size, and what the text says about time differs between families: slots of
-`VideoTransform`. Patches are bit for bit those of transformers' video processors (torchvision backend).
+Families override the methods of `VideoTransform` that choose frames, decide the size and describe time in the
+text. Patches are bit-equal to those of transformers' video processors (torchvision backend).
 
 Axes: t temporal patches, n patches, c channels, T frames per patch, p patch side, m merge side.
 """
@@ -20,17 +20,11 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.images.image import wanted_size
 from torchtune_qwenvl.transforms.images.patches import Normalise, cut_patches, pixel_dtype
-from torchtune_qwenvl.transforms.videos.decode import OpenedVideo, VideoSource, open_video
-from torchtune_qwenvl.transforms.videos.rules import (
-    PIXEL_OPTIONS,
-    SAMPLING_OPTIONS,
-    Clip,
-    VideoSettings,
-    all_frames,
-    part_between,
-)
+from torchtune_qwenvl.transforms.images.resize import wanted_size
+from torchtune_qwenvl.transforms.videos.open_video import OpenedVideo, VideoSource, open_video
+from torchtune_qwenvl.transforms.videos.sampling import Clip, all_frames, part_between
+from torchtune_qwenvl.transforms.videos.settings import PIXEL_OPTIONS, SAMPLING_OPTIONS, VideoSettings
 
 VIDEO_OPTIONS = (
     *SAMPLING_OPTIONS,
@@ -41,14 +35,14 @@ VIDEO_OPTIONS = (
 
 @dataclass(frozen=True)
 class PlannedVideo:
-    """A video of which only the header is read, the frames to read and the size they get.
+    """A video whose header has been read, the frames to read and their size.
 
     Attributes:
         opened: the video.
         indices: numbers of the frames to read, ascending.
-        times: seconds of each; empty where the frame rate is unknown.
-        height, width: resized size.
-        sampled_fps: frames read per second of video; None where the frame rate is unknown.
+        times: seconds of each; empty if the frame rate is unknown.
+        height, width: size after resizing.
+        sampled_fps: frames to read per second of video; None if the frame rate is unknown.
     """
 
     opened: OpenedVideo
@@ -60,19 +54,19 @@ class PlannedVideo:
 
 
 class VideoTransform(Transform):
-    """`{"video": video}` -> the same with `pixel_values_videos`, `video_grid_thw` and what the text needs.
+    """Add `pixel_values_videos`, `video_grid_thw` and the values of `about_time` to `{"video": video}`.
 
-    `pixel_values_videos`: [n, c·T·p·p], normalised under a float `dtype`, raw under uint8. `video_grid_thw`:
-    int64 [1, 3], the grid (t, rows, columns) of patches. An odd number of frames repeats the last one.
+    `pixel_values_videos`: [n, c·T·p·p], normalised with a float `dtype`, raw with uint8. `video_grid_thw`:
+    int64 [1, 3], the grid (t, rows, columns) of patches. The last frame is repeated to fill the last patch.
 
     Args:
-        settings: any of `VideoSettings`' attributes instead of the family's.
+        settings: attributes of `VideoSettings` that replace the family's.
     """
 
     defaults: ClassVar[VideoSettings]
-    # What the family's published processor goes by; a folder's file may list more, to no effect.
+    # The settings that the family's published processor uses; others in a folder's file have no effect.
     sampled_by: ClassVar[tuple[str, ...]] = ("fps", "num_frames", "min_frames", "max_frames")
-    # Whether the text or the positions tell the time, so that the frame rate has to be known.
+    # Whether text or positions depend on time, so that the frame rate has to be known.
     needs_time: ClassVar[bool] = True
 
     def __init__(self, **settings: Any) -> None:
@@ -83,12 +77,12 @@ class VideoTransform(Transform):
 
     @classmethod
     def known(cls, folder: Mapping[str, Any]) -> dict[str, Any]:
-        """Of what a folder's file says, what this family goes by."""
+        """The settings in a folder's file that this family uses."""
         ignored = {*SAMPLING_OPTIONS, "max_duration"} - {*cls.sampled_by}
         return {name: value for name, value in folder.items() if name not in ignored}
 
     def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> dict[str, Any]:
-        """See the class; `sample` may carry the options that a message's video part may carry."""
+        """See the class; `sample` may have the same options as a message's video part."""
         options = {name: sample[name] for name in VIDEO_OPTIONS if name in sample}
         video = self.plan(sample["video"], **options)
         patches, grid = self.patches(video)
@@ -97,14 +91,14 @@ class VideoTransform(Transform):
 
     @abstractmethod
     def sample(self, clip: Clip, wanted: VideoSettings) -> Sequence[int]:
-        """Numbers of the frames to read, ascending: the family's rule."""
+        """The family's rule: numbers of the frames to read, ascending."""
 
     @abstractmethod
     def resize_to(self, height: int, width: int, n_frames: int, limits: VideoSettings) -> tuple[int, int]:
-        """(height, width) to which frames of this size are resized: the family's rule."""
+        """The family's rule: (height, width) to which frames of this size are resized."""
 
     def about_time(self, video: PlannedVideo) -> dict[str, Any]:
-        """What the family's text or positions say about time, under the names that transformers uses."""
+        """What the family's text or positions need to know about time, under transformers' names."""
         return {}
 
     def plan(
@@ -129,17 +123,17 @@ class VideoTransform(Transform):
         """Read the header, choose the frames and decide the size.
 
         Args:
-            source: see `open_video`. Of frames given one by one all are taken, unless `fps` or `num_frames`
-                stands here.
+            source: see `open_video`. Frames given one by one are all read, unless `fps` or `num_frames` is
+                given here.
             fps, num_frames, min_frames, max_frames, min_pixels, max_pixels, frame_pixels, total_pixels: for
                 this video instead of the transform's, see `VideoSettings`.
-            resized_height, resized_width: the size wanted, still rounded and held to the limits.
-            source_fps: frames per second of the source, where it does not say.
-            video_start, video_end: seconds between which frames are read; default all.
-            where: words for errors, put before the path.
+            resized_height, resized_width: the wanted size; it is still rounded and limited.
+            source_fps: frames per second of the source, if it does not say.
+            video_start, video_end: seconds between which frames are read; default: the whole video.
+            where: location for errors, put before the path.
 
         Raises:
-            BadSample: see `open_video`; fewer frames than asked; options that are no sensible values.
+            BadSample: see `open_video`; also too few frames and invalid options.
         """
         opened = open_video(
             source,
@@ -180,24 +174,24 @@ class VideoTransform(Transform):
         return frames, video.height // side, video.width // side
 
     def merged_grid(self, video: PlannedVideo) -> tuple[int, int, int]:
-        """(t, rows, columns) in merged patches: one token each."""
+        """(t, rows, columns) in merged patches, which become one token each."""
         (frames, rows, columns), merge = self.grid(video), self.settings.merge_size
         return frames, rows // merge, columns // merge
 
     def seconds_per_grid(self, video: PlannedVideo) -> float:
-        """Seconds from one temporal patch to the next: T / the frames read per second."""
+        """Seconds from one temporal patch to the next: T over the frames read per second."""
         if video.sampled_fps is None:
-            raise BadSample("no frame rate is known", where=video.opened.where, fix="set source_fps")
+            raise BadSample("the frame rate is unknown", where=video.opened.where, fix="set source_fps")
         return self.settings.temporal_patch_size / video.sampled_fps
 
     def timestamps(self, video: PlannedVideo) -> tuple[float, ...]:
-        """Seconds of each temporal patch, here the mean of its first and last frame's."""
+        """Seconds of each temporal patch; by default the mean of its first and last frame."""
         size = self.settings.temporal_patch_size
         times = video.times + video.times[-1:] * (-len(video.times) % size)
         return tuple((times[i] + times[i + size - 1]) / 2 for i in range(0, len(times), size))
 
     def patches(self, video: PlannedVideo) -> tuple[torch.Tensor, tuple[int, int, int]]:
-        """Decode frame by frame, resize and cut: the patches (see the class) and their grid."""
+        """Decode frame by frame, resize and cut; returns the patches (see the class) and their grid."""
         (frames, rows, columns), size = self.grid(video), self.settings.temporal_patch_size
         side = self.settings.patch_size
         patches = torch.empty(frames, rows * columns, 3, size, side * side, dtype=self.dtype)
@@ -209,7 +203,7 @@ class VideoTransform(Transform):
         return patches.flatten(0, 1).flatten(1), (frames, rows, columns)
 
     def _cut_frames(self, video: PlannedVideo) -> Iterator[torch.Tensor]:
-        """uint8 [rows·columns, c, p·p] of each frame in turn; a repeated one is cut once."""
+        """Yield each frame as uint8 [rows·columns, c, p·p]; a repeated frame is cut once."""
         size, settings = [video.height, video.width], self.settings
         previous, raw = -1, torch.empty(0)
         for index, frame in zip(video.indices, video.opened.frames(video.indices), strict=True):

@@ -1,6 +1,6 @@
-"""Videos to patches: frame numbers, sizes, times and patches bit for bit beside transformers' processors.
+"""Frame numbers, sizes, times and patches of videos equal those of transformers' processors bit for bit.
 
-The reference gets what decoding the whole file from the start gives, and the container's own frame rate.
+The reference gets all frames, decoded from the start of the file, and the container's frame rate.
 """
 
 import functools
@@ -26,7 +26,7 @@ PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "cat")
 
 
 def reference_times(family: str, metadata) -> list[float]:
-    """Seconds as transformers' processors put them into the text, or between two patches."""
+    """Seconds in the text by transformers' processors, or the seconds between two patches."""
     if family == "qwen2_5_vl":
         return [2 / metadata.sampled_fps]
     if family == "qwen3_vl":
@@ -43,7 +43,7 @@ def our_times(family: str, transform, planned) -> list[float]:
 
 
 def assert_equals_reference(family: str, source, frames: torch.Tensor, rate: Fraction, theirs=None, **ours):
-    """`source`, with `frames` [t, 3, h, w] in it, through both; `theirs`: settings in transformers' names."""
+    """Compare both on `source` with `frames` [t, 3, h, w]; `theirs`: settings under transformers' names."""
     metadata = {"total_num_frames": len(frames), "fps": float(rate), "duration": float(len(frames) / rate)}
     expected = reference(family, **(ours if theirs is None else theirs))(
         [frames], video_metadata=[metadata], return_metadata=True, return_tensors="pt"
@@ -74,7 +74,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clip(folder):
-    """A photograph under a moving window, 3.03 seconds of 30000/1001 frames each."""
+    """3.03 seconds of video at 30000/1001 frames per second."""
     return videos.encode(
         folder / "clip.mp4", 91, 90, 120, rate=Fraction(30000, 1001), codec="libx264", options={"bf": "3"}
     )
@@ -229,28 +229,38 @@ def test_bad_requests(clip):
     four = np.zeros((4, 20, 20, 3), np.uint8)
     for family, video, options, message in [
         ("qwen2_5_vl", [], {}, "a video with no frames"),
-        ("qwen2_5_vl", four, {"num_frames": 8, "source_fps": 2.0}, "it has 4 frames, 8 are wanted"),
-        ("qwen3_vl", four, {"num_frames": 8, "source_fps": 2.0}, "it has 4 frames, 8 are wanted"),
-        ("glm4v", four, {"num_frames": 8, "source_fps": 2.0}, "it has 4 frames, 8 are wanted"),
-        ("qwen2_5_vl", four, {}, r"no frame rate is known.*set source_fps"),
-        ("qwen3_vl", four, {}, r"no frame rate is known.*set source_fps"),
-        ("glm4v", four, {}, r"no frame rate is known.*set source_fps"),
-        ("qwen2_vl", four, {"fps": 1.0}, r"no frame rate is known.*set source_fps"),
+        ("qwen2_5_vl", four, {"num_frames": 8, "source_fps": 2.0}, "it has 4 frames, but 8 are wanted"),
+        ("qwen3_vl", four, {"num_frames": 8, "source_fps": 2.0}, "it has 4 frames, but 8 are wanted"),
+        ("glm4v", four, {"num_frames": 8, "source_fps": 2.0}, "it has 4 frames, but 8 are wanted"),
+        ("qwen2_5_vl", four, {}, r"the frame rate is unknown.*set source_fps"),
+        ("qwen3_vl", four, {}, r"the frame rate is unknown.*set source_fps"),
+        ("glm4v", four, {}, r"the frame rate is unknown.*set source_fps"),
+        ("qwen2_vl", four, {"fps": 1.0}, r"the frame rate is unknown.*set source_fps"),
         ("qwen3_vl", four[:1], {"source_fps": 2.0}, "expected 2 frames or more, got 1"),
         ("qwen2_5_vl", clip, {"fps": 1.0, "num_frames": 2}, "fps and num_frames exclude each other"),
         ("qwen2_5_vl", four[:1], {"source_fps": 2.0, "fps": 2}, "expected 2 frames or more, got 1"),
         ("qwen3_vl", four[:1], {"source_fps": 2.0, "fps": 2}, "expected 2 frames or more, got 1"),
-        ("qwen2_5_vl", clip, {"num_frames": 1}, r"of its \d+ frames 0 would be read.*raise num_frames"),
-        ("qwen3_vl", clip, {"num_frames": 1}, r"of its \d+ frames 1 would be read.*raise num_frames"),
-        ("qwen2_5_vl", clip, {"fps": 0}, "fps is a positive number, at most 10,000, got 0"),
-        ("qwen2_5_vl", clip, {"fps": "2"}, "fps is a positive number, at most 10,000, got '2'"),
-        ("qwen2_5_vl", clip, {"fps": True}, "fps is a positive number, at most 10,000, got True"),
-        ("qwen3_vl", clip, {"fps": float("inf")}, "fps is a positive number, .* got inf"),
-        ("glm4v", clip, {"fps": 1e9}, "fps is a positive number, at most 10,000, got 1000000000.0"),
-        ("qwen2_vl", clip, {"source_fps": "2"}, "source_fps is a positive number, .* got '2'"),
-        ("qwen2_vl", clip, {"video_start": "0"}, "video_start is a number of seconds, got '0'"),
-        ("qwen2_vl", clip, {"video_end": float("nan")}, "video_end is a number of seconds, got nan"),
-        ("qwen2_5_vl", clip, {"max_frames": 2.5}, "max_frames is a positive integer, got 2.5"),
+        ("qwen2_5_vl", clip, {"num_frames": 1}, r"only 0 of its \d+ frames would be read.*raise num_frames"),
+        ("qwen3_vl", clip, {"num_frames": 1}, r"only 1 of its \d+ frames would be read.*raise num_frames"),
+        ("qwen2_5_vl", clip, {"fps": 0}, "expected fps to be a positive number, at most 10,000, got 0"),
+        ("qwen2_5_vl", clip, {"fps": "2"}, "expected fps to be a positive number, at most 10,000, got '2'"),
+        ("qwen2_5_vl", clip, {"fps": True}, "expected fps to be a positive number, at most 10,000, got True"),
+        ("qwen3_vl", clip, {"fps": float("inf")}, "expected fps to be a positive number, .* got inf"),
+        (
+            "glm4v",
+            clip,
+            {"fps": 1e9},
+            "expected fps to be a positive number, at most 10,000, got 1000000000",
+        ),
+        ("qwen2_vl", clip, {"source_fps": "2"}, "expected source_fps to be a positive number, .* got '2'"),
+        ("qwen2_vl", clip, {"video_start": "0"}, "expected video_start to be a number of seconds, got '0'"),
+        (
+            "qwen2_vl",
+            clip,
+            {"video_end": float("nan")},
+            "expected video_end to be a number .* got nan",
+        ),
+        ("qwen2_5_vl", clip, {"max_frames": 2.5}, "expected max_frames to be a positive integer, got 2.5"),
         ("qwen2_5_vl", clip, {"min_frames": 9, "max_frames": 5}, "min_frames 9 is more than max_frames 5"),
         ("qwen2_5_vl", clip, {"min_pixels": 10**9}, "min_pixels 1000000000 is more than max_pixels"),
         ("qwen2_5_vl", [four[0], four[0, :18]], {}, "expected frames of one size, got 18 x 20, 20 x 20"),
@@ -266,10 +276,10 @@ def test_bad_requests(clip):
         with pytest.raises(BadSample, match=f"message 1, .*: {message}"):
             FAMILIES[family][0]().plan(video, where="message 1", **options)
     for settings, message in [
-        ({"fps": 0}, "fps is a positive number, at most 10,000, got 0"),
-        ({"fps": -1.0}, "fps is a positive number, at most 10,000, got -1.0"),
-        ({"num_frames": 0}, "num_frames is a positive integer, got 0"),
-        ({"total_pixels": "10"}, "total_pixels is a positive integer, got '10'"),
+        ({"fps": 0}, "expected fps to be a positive number, at most 10,000, got 0"),
+        ({"fps": -1.0}, "expected fps to be a positive number, at most 10,000, got -1.0"),
+        ({"num_frames": 0}, "expected num_frames to be a positive integer, got 0"),
+        ({"total_pixels": "10"}, "expected total_pixels to be a positive integer, got '10'"),
     ]:
         for transform, *_ in FAMILIES.values():
             with pytest.raises(ValueError, match=message):
@@ -278,8 +288,8 @@ def test_bad_requests(clip):
         Qwen2_5_VLVideoTransform(max_framse=3)
 
 
-def test_a_frame_behind_the_last_is_left_out(tmp_path):
-    """Of 17 frames, 14 at even steps in fp32 are frames 0, 1, … and 17, on which the reference breaks."""
+def test_a_frame_after_the_last_is_left_out(tmp_path):
+    """14 of 17 frames, evenly spaced in fp32, are 0, 1, … and 17, which makes the reference fail."""
     path = videos.encode(tmp_path / "h264.mp4", 17)
     transform = Qwen2VLVideoTransform(dtype="uint8")
     planned = transform.plan(path, num_frames=14)
@@ -299,7 +309,7 @@ def test_qwen2_needs_no_times():
 
 
 def test_one_frame_at_a_time(clip):
-    """No more than a frame is alive beside the patches."""
+    """Only one frame at a time is in memory, besides the patches."""
     transform = Qwen2_5_VLVideoTransform(dtype="uint8")
     planned = transform.plan(clip, fps=10.0)
     alive, most = [], 0

@@ -12,7 +12,8 @@ from fake_wandb import FakeWandb
 from torchtune.data import Message
 
 from torchtune_qwenvl import load_transform
-from torchtune_qwenvl.training.watch.samples import log_samples, patches_to_image
+from torchtune_qwenvl.training.watch.sample_log import log_samples
+from torchtune_qwenvl.transforms.images.unpatch import patches_to_image
 
 
 def sample_of(transform: Any, *images: Any) -> dict[str, Any]:

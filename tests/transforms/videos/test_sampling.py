@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from video_reference import FAMILIES, UNKNOWN, reference, reference_module
 
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.videos.rules import Clip
+from torchtune_qwenvl.transforms.videos.sampling import Clip
 
 lengths = st.one_of(st.integers(1, 60), st.integers(1, 4000), st.integers(1, 200_000))
 rates = st.one_of(
@@ -22,7 +22,7 @@ OURS = {family: transform() for family, (transform, *_) in FAMILIES.items()}
 
 
 def frames(family: str, options: dict, n_frames: int, rate: Fraction) -> list[int] | None:
-    """Ours; None where such a video is refused."""
+    """Our frame numbers; None if the video is refused."""
     clip = Clip(n_frames, float(rate), float(n_frames / rate))
     try:
         chosen = OURS[family].sample(clip, OURS[family].settings.changed(options))
@@ -33,7 +33,7 @@ def frames(family: str, options: dict, n_frames: int, rate: Fraction) -> list[in
 
 
 def frames_of_reference(family: str, options: dict, n_frames: int, rate: Fraction) -> list[int] | None:
-    """transformers'; None where it raises, or has no pair of frames for a patch."""
+    """transformers' frame numbers; None if it raises, or has fewer than two frames."""
     from transformers.video_utils import VideoMetadata
 
     metadata = VideoMetadata(total_num_frames=n_frames, fps=float(rate), duration=float(n_frames / rate))
@@ -63,7 +63,7 @@ def requests(draw, family: str) -> dict:
 
 
 def known(family: str, options: dict) -> dict:
-    """What the family's reference takes."""
+    """The options that the family's reference has."""
     return {name: value for name, value in options.items() if name not in UNKNOWN[family]}
 
 
@@ -111,7 +111,7 @@ def test_sizes_equal_transformers(family):
 
 
 def test_counts_that_only_we_know():
-    """GLM's own processors read frames by the clock alone."""
+    """GLM's own processors choose frames by time only."""
     for family in ("glm4v", "glm46v"):
         clip, ours = Clip(100, 10.0, 10.0), OURS[family]
         for options, n in [({"num_frames": 8}, 8), ({"num_frames": 7}, 8), ({"max_frames": 6}, 6)]:

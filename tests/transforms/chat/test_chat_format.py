@@ -31,7 +31,7 @@ def test_a_conversation_as_one_string():
     [
         ([], "the conversation is empty"),
         ([Message("user", "x"), Message("critic", "y")], "message 1: unknown role 'critic' .*assistant"),
-        ([Message("user", [{"type": "audio", "content": "x"}])], "message 0, part 0: .*not 'audio' with str"),
+        ([Message("user", [{"type": "audio", "content": "x"}])], "message 0, part 0: .*got 'audio' with str"),
         ([Message("user", [{"type": "text", "content": None}])], "message 0, part 0: .*NoneType"),
     ],
 )

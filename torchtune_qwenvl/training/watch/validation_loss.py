@@ -17,16 +17,16 @@ def validation_loss(
     world: World,
     autocast: Callable[[], AbstractContextManager],
 ) -> float:
-    """Mean loss per labelled token; every rank must bring the same number of batches.
+    """Mean loss per labelled token; every rank must have the same number of batches.
 
     Args:
-        model: called as `model(**batch)`; left in the mode (training or not) in which it came.
-        batches: `model`'s arguments with labels, on the device.
-        world: whose ranks share the data.
-        autocast: makes the context to compute in.
+        model: called as `model(**batch)`; its mode (training or evaluation) is restored.
+        batches: the model's arguments including labels, on the device.
+        world: the ranks that share the data.
+        autocast: returns the context for forward passes.
 
     Raises:
-        ValueError: no labelled token in all of the data.
+        ValueError: the data has no labelled token.
     """
     was_training = model.training
     model.eval()

@@ -1,8 +1,8 @@
 """A conversation as the model's chat template writes it, as pieces instead of one string.
 
-Jinja renders a string in which a user's `<|im_end|>` cannot be told from the template's. Here a turn is a
-list of pieces - text, special tokens, media - so that text stays text. What differs between models is
-`ChatFormat`'s data; `template_check` compares the result with the checkpoint's own Jinja.
+In a string rendered by Jinja, a user's `<|im_end|>` looks the same as the template's. Here a turn is a list
+of pieces (text, special tokens, media), so a user's text stays text. `ChatFormat` holds what differs between
+models; `template_check` compares the result with the checkpoint's own Jinja template.
 
     user: [image] "What is this?"   ->   <|im_start|> "user\\n" <|vision_start|> [image] <|vision_end|>
                                          "What is this?" <|im_end|> "\\n"
@@ -16,16 +16,9 @@ from typing import Any
 
 from torchtune.data import Message
 
-from torchtune_qwenvl.transforms.chat.pieces import (
-    ONE_BLOCK,
-    Marks,
-    MediaSlot,
-    Piece,
-    Placeholders,
-    Special,
-    VideoFormat,
-)
+from torchtune_qwenvl.transforms.chat.pieces import Marks, MediaSlot, Piece, Placeholders, Special
 from torchtune_qwenvl.transforms.chat.tools import TOOL_CALL, ToolFormat, Tools, calls_of
+from torchtune_qwenvl.transforms.chat.video_format import ONE_BLOCK, VideoFormat
 from torchtune_qwenvl.transforms.errors import BadSample
 
 MEDIA = ("image", "video")
@@ -37,17 +30,17 @@ class ChatFormat:
 
     Args:
         roles: torchtune's role -> the role in the header.
-        default_system: text of the system turn put in front when the conversation brings none; None: no turn.
+        default_system: text of the system turn added to a conversation that has none; None: none is added.
         turn_start, turn_end: special tokens around a turn.
-        image: special tokens before, for (repeated once per visual token) and after an image.
+        image: special tokens of an image: start, placeholder (repeated once per visual token), end.
         video: how a video is written.
-        tool_call: text around the content of a message that is a tool call (`Message.ipython`).
-        tools: how the list of tools and the calls of an answer are written; None: they are refused.
-        no_tools: why.
-        answer_opening: text behind the header of the answer that a generation prompt opens.
-        stops: special tokens that end an answer beside the tokenizer's end of turn.
+        tool_call: text before and after the content of a message that is a tool call (`Message.ipython`).
+        tools: how the list of tools and the calls of an answer are written; None: tools are refused.
+        no_tools: why tools are refused, for the error message.
+        answer_opening: text after the header of the answer that a generation prompt opens.
+        stops: special tokens that end an answer, in addition to the tokenizer's end of turn.
         media_roles: torchtune's roles whose images and videos the template writes; None: every role.
-        template_arguments: what the folder's Jinja is given by name to render the same.
+        template_arguments: variables that the folder's Jinja template needs to render the same text.
     """
 
     roles: Mapping[str, str]
@@ -66,16 +59,16 @@ class ChatFormat:
 
     @property
     def special_names(self) -> tuple[str, ...]:
-        """Every special token that a rendered conversation can hold."""
+        """All special tokens that a rendered conversation can contain."""
         return (self.turn_start, self.turn_end, *self.image, *self.video.special_names)
 
     def render(
         self, messages: Sequence[Message], *, generation_prompt: bool = False, tools: Tools = ()
     ) -> list[Turn]:
-        """The conversation's turns, the default system turn and the opened answer included.
+        """The conversation's turns, including the default system turn and the opened answer.
 
         Raises:
-            BadSample: no message, an unknown role or part, tools or calls that the template does not know.
+            BadSample: no messages, an unknown role or part, or tools or calls that the template cannot write.
         """
         if not messages:
             raise BadSample("the conversation is empty", fix="give at least a user and an assistant message")
@@ -102,7 +95,7 @@ class ChatFormat:
         return turns
 
     def with_thinking(self, enabled: bool | None) -> ChatFormat:
-        """This format as the template writes it for `enable_thinking=enabled`; None: for none given.
+        """The format that the template uses with `enable_thinking=enabled`; None: the switch is not given.
 
         Raises:
             ValueError: the template has no such switch.
@@ -114,27 +107,27 @@ class ChatFormat:
         )
 
     def turn(self, messages: Sequence[Message], number: int, content: list[Piece]) -> Turn:
-        """The turn of `messages[number]` with the pieces `content`; a family may write it otherwise."""
+        """The turn of `messages[number]` with the pieces `content`; families may override this."""
         message = messages[number]
         trained = message.role == "assistant" and not message.masked
         return self._turn(message.role, content, trained=trained, where=f"message {number}")
 
     def expand(self, slot: MediaSlot, n_patches: int, timestamps: Sequence[float] = ()) -> list[Piece]:
-        """What stands in the place of an image or a video of `n_patches` temporal patches."""
+        """Replace the slot of an image, or of a video of `n_patches` temporal patches, by its tokens."""
         if slot.kind == "video":
             return self.video.expand(slot.index, n_patches, timestamps)
         before, placeholder, after = self.image
         return [Special(before), Placeholders(placeholder, slot.index, range(1)), Special(after)]
 
     def end(self, turns: Sequence[Turn]) -> None:
-        """End the last answer of a training example, in a family whose template leaves it open."""
+        """End the last answer of a training example, for families whose template leaves it open."""
 
     def write(self, turns: Sequence[Turn]) -> str:
-        """The turns as one string, media as a single placeholder: what the Jinja template gives."""
+        """The turns as one string, as the Jinja template renders them: one placeholder per image or video."""
         return "".join(self._write_piece(piece) for turn in turns for piece in turn.pieces)
 
     def calls_on_new_line(self, message: Message, turn: Turn) -> bool:
-        """Whether a newline stands in front of the first call; `turn` has the answer without its calls."""
+        """Whether a newline precedes the first call; `turn` holds the answer without its calls."""
         return any(turn.content)
 
     def _add_calls(
@@ -164,7 +157,7 @@ class ChatFormat:
             raise BadSample(
                 f"an image or a video in a message of role {message.role!r}",
                 where=f"message {number}",
-                fix=f"this model's chat template has them in messages of {', '.join(self.media_roles)} only",
+                fix=f"this model's chat template allows them only in {', '.join(self.media_roles)} messages",
             )
 
     def _write_piece(self, piece: Piece) -> str:
@@ -189,7 +182,11 @@ class ChatFormat:
 class Turn:
     """One turn: header, content and ending as pieces.
 
-    `trained`: content and ending count in the loss; `calls`: the answer ends in calls of tools.
+    Attributes:
+        role: torchtune's role.
+        header, content, ending: the pieces, in this order.
+        trained: whether content and ending count in the loss.
+        calls: whether the turn is an answer that calls tools.
     """
 
     role: str
@@ -205,7 +202,7 @@ class Turn:
 
 
 def media_parts(messages: Sequence[Message]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Every image and video part in order, each with words that say where it stands."""
+    """Every image and video part in order, each with its location for error messages."""
     return [
         (f"message {number}, part {place}", part)
         for number, message in enumerate(messages)
@@ -215,7 +212,7 @@ def media_parts(messages: Sequence[Message]) -> list[tuple[str, Mapping[str, Any
 
 
 def has_media(message: Message) -> bool:
-    """Whether the message has an image or a video; torchtune's `contains_media` knows images only."""
+    """Whether the message has an image or a video; torchtune's `contains_media` looks for images only."""
     return any(part.get("type") in MEDIA for part in message.content)
 
 
@@ -231,7 +228,7 @@ def _content_pieces(message: Message, number: int, n_media: int) -> list[Piece]:
         elif kind != TOOL_CALL:
             came = f"{kind!r} with {type(part.get('content')).__name__} content"
             raise BadSample(
-                f"a content part is a text with a string, an image or a video, not {came}",
+                f"expected a text part with a string, an image or a video, got {came}",
                 where=f"message {number}, part {place}",
             )
     return pieces

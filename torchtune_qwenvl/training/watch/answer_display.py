@@ -1,4 +1,4 @@
-"""Generated answers beside the expected ones: in the terminal, as a picture, and in wandb.
+"""Show generated and expected answers: in the terminal, as a picture, and in wandb.
 
 1  (1 image) Which digit is this?
    expected  The digit is 7.
@@ -14,19 +14,19 @@ from torchtune.training.metric_logging import WandBLogger
 from torchtune_qwenvl.pictures.cards import Card, draw_page
 from torchtune_qwenvl.pictures.style import GREEN, GREY, ORANGE
 from torchtune_qwenvl.pictures.text import Span, printable
-from torchtune_qwenvl.training.watch.answers import Answer
 from torchtune_qwenvl.training.watch.history import History
-from torchtune_qwenvl.training.watch.samples import running_wandb
+from torchtune_qwenvl.training.watch.sample_log import running_wandb
+from torchtune_qwenvl.training.watch.validation_answers import Answer
 
 
 def show_answers(answers: Sequence[Answer], step: int, output_dir: Path, logger: History) -> str:
-    """Draw `output_dir/answers/step_N.png`, send the answers to wandb if that is the logger.
+    """Draw `output_dir/answers/step_N.png`, and send the answers to wandb if the run logs there.
 
     Args:
-        answers: of one validation.
-        step: of the run.
-        output_dir: of the run.
-        logger: keeps what the metric logger logs.
+        answers: the answers of one validation.
+        step: the run's step.
+        output_dir: the run's folder.
+        logger: the run's history, which wraps its metric logger.
 
     Returns:
         The answers as lines for the terminal.
@@ -38,7 +38,7 @@ def show_answers(answers: Sequence[Answer], step: int, output_dir: Path, logger:
 
 
 def as_text(answers: Sequence[Answer], width: int | None = None) -> str:
-    """Question, expected and generated answer under each other, each cut to one line of `width` letters."""
+    """Question, expected and generated answer, each on one line of at most `width` characters."""
     width = width or shutil.get_terminal_size((100, 24)).columns
     rows = []
     for number, answer in enumerate(answers, start=1):
@@ -50,7 +50,7 @@ def as_text(answers: Sequence[Answer], width: int | None = None) -> str:
 
 
 def draw_answers(answers: Sequence[Answer], step: int, path: Path) -> None:
-    """Write a page with the images and the texts; an answer that is right word for word is green."""
+    """Draw a page with images and texts; answers that are right word for word are green."""
     right = sum(answer.right for answer in answers)
     title = [
         Span(f"Step {step}", bold=True),
