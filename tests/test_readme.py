@@ -12,7 +12,8 @@ from torchtune_qwenvl import load_transform
 from torchtune_qwenvl.data import vision_chat_dataset
 from torchtune_qwenvl.demo import write_tiny_checkpoint
 from torchtune_qwenvl.models import FAMILIES
-from torchtune_qwenvl.settings.config import packaged_names, resolve
+from torchtune_qwenvl.settings.config import resolve
+from torchtune_qwenvl.settings.files import packaged_names
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
