@@ -12,10 +12,14 @@ use.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from torchtune_qwenvl.quiet import hide_torchao_kernels_message
+
 if TYPE_CHECKING:
     from torchtune_qwenvl.checkpoints.loading import load_model, load_vision_encoder
     from torchtune_qwenvl.checkpoints.writing import save_model
     from torchtune_qwenvl.models import load_transform
+
+hide_torchao_kernels_message()  # before anything below imports torchtune, and with it torchao
 
 __all__ = ["load_model", "load_transform", "load_vision_encoder", "save_model"]
 
