@@ -53,6 +53,8 @@ class Slots:
 
     Attributes:
         normalise: a parsed config.json in either form -> the nested form, checked.
+        normalise_vision: its vision part, or a config.json of the encoder alone -> the entries needed,
+            checked.
         vision_encoder: builder of the encoder.
         decoder: builder of the language model.
         vision: arguments of `vision_encoder` beside those of every family, or instead of them.
@@ -60,6 +62,7 @@ class Slots:
     """
 
     normalise: Callable[[Config], dict[str, Any]]
+    normalise_vision: Callable[[Config], dict[str, Any]]
     vision_encoder: Callable[..., VisionTransformer]
     decoder: Callable[..., VisionLanguageDecoder]
     vision: Entries = field(default_factory=dict)

@@ -15,4 +15,13 @@ from torchtune_qwenvl.models.vit._builders import (
     vit_small,
 )
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "classic_vit", "vit", "vit_base", "vit_from_config", "vit_large", "vit_small"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "classic_vit",
+    "vit",
+    "vit_base",
+    "vit_from_config",
+    "vit_large",
+    "vit_small",
+]
