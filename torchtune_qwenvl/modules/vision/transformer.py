@@ -8,7 +8,7 @@ n patches of all images together, m merge size, d encoder width, w decoder width
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -60,6 +60,7 @@ class VisionTransformer(TimmNames):
         embed_dropout: acts on the input of the first layer.
         deepstack_mergers: layer index -> merger of the output of that layer.
         config: what the encoder was built from, a plain dict; None for the encoder of a larger model.
+        from_original: turns the original implementation's state dict into ours, for `load_state_dict`.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class VisionTransformer(TimmNames):
         embed_dropout: nn.Module | None = None,
         deepstack_mergers: Mapping[int, nn.Module] | None = None,
         config: Mapping[str, Any] | None = None,
+        from_original: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
     ) -> None:
         super().__init__()
         if window is not None and (position_embed is not None or deepstack_mergers):
@@ -99,6 +101,7 @@ class VisionTransformer(TimmNames):
         self.full_attention = frozenset(full_attention)
         self.embed_dim, self.num_features, self.depth = width, out_width, len(self.layers)
         self.config = None if config is None else dict(config)
+        self._from_original = from_original
         self.head = nn.Identity()
         self.global_pool = "mean" if cls_token is None else "cls"
 
@@ -170,6 +173,14 @@ class VisionTransformer(TimmNames):
             patches[i] = begun.plan.restore_patches(kept, self.merge)
         tokens = self._visual_tokens(x, begun) if stop == self.depth else None
         return LayerFeatures(begun.grids, patches, through, cls, tuple(stacked), tokens)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As torch's; also takes the state dict of the original encoder (`original.visual.state_dict()`)."""
+        if self._from_original is not None and not state_dict.keys() & dict(self.named_parameters()).keys():
+            state_dict = self._from_original(state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
 
     @property
     def final_norm(self) -> nn.Module:
