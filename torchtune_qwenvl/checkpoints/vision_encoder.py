@@ -28,6 +28,7 @@ from torchtune_qwenvl.models.build import build_vision_encoder
 from torchtune_qwenvl.models.family import Family
 from torchtune_qwenvl.models.vit import MODEL_TYPES, vit_from_config
 from torchtune_qwenvl.models.weight_table import OUR_ENCODER, WeightTable
+from torchtune_qwenvl.modules.adapters.lora import is_adapter
 from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
 
 # Families whose encoder has the type of another family's.
@@ -181,7 +182,7 @@ def write_original_folder(
         pieces.setdefault(piece.name.removeprefix(_THEIRS), {})[piece.index] = tensor
     weights = {n: torch.cat([parts[i] for i in sorted(parts)]) for n, parts in pieces.items()}
     weights = {name: w.reshape(shapes.get(name, w.shape)).contiguous() for name, w in weights.items()}
-    check_out_folder(Path(out_folder), Path(out_folder) / "no source")
+    check_out_folder(Path(out_folder))
     with replaced_folder(Path(out_folder)) as work:
         write_json(work / CONFIG, config)
         save_file(weights, str(work / WEIGHTS), metadata={"format": "pt"})
@@ -252,14 +253,13 @@ def _merged(encoder: nn.Module, table: WeightTable) -> Merger:
 def _check_same_shapes(
     ours: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], folder: str | Path
 ) -> None:
-    adapters = ("lora_a", "lora_b", "magnitude")
-    for name, tensor in ours.items():
-        if any(part in adapters for part in name.split(".")):
-            continue
-        if shapes.get(name) != tuple(tensor.shape):
-            there = shapes.get(name, "nothing of that name")
+    here = {name: tuple(tensor.shape) for name, tensor in ours.items() if not is_adapter(name)}
+    there = {name: shape for name, shape in shapes.items() if name.startswith(OUR_ENCODER)}
+    for name in here.keys() | there.keys():
+        if here.get(name) != there.get(name):
             raise ValueError(
-                f"{folder} has another vision encoder: {name} is {list(tensor.shape)} here, {there} there"
+                f"{folder} has another vision encoder: {name} has the shape {there.get(name)}, in this one "
+                f"{here.get(name)}"
             )
 
 
@@ -280,7 +280,7 @@ def _save_plain(encoder: VisionTransformer, out: Path, dtype: torch.dtype | None
     """A plain ViT under our own names; config.json holds the builder's arguments."""
     if encoder.config is None:
         raise ValueError("this encoder belongs to a larger model: give the folder it came from as source")
-    check_out_folder(out, out / "no source")
+    check_out_folder(out)
     head = getattr(encoder.head, "out_features", 0)
     config = {**encoder.config, "num_classes": head, "global_pool": encoder.global_pool}
     weights = {

@@ -167,7 +167,7 @@ def vision_encoder(
         window=window_size and window_size // shape.patch_size // shape.merge_size,
         full_attention=full_attention,
         config=config,
-        from_original=weights and weights.of_encoder,
+        from_original=None if weights is None else weights.of_encoder,
     )
 
 

@@ -262,7 +262,9 @@ class VisionProcessor:
             images = images if isinstance(images, list | tuple) else [images]
             found |= _joined("pixel_values", "image_grid_thw", [self._image(image) for image in images])
         if videos is not None:
-            clips = [self.videos.patches(self.videos.plan(video, **_rate(video))) for video in videos]
+            clips = [
+                self.videos.patches(self.videos.plan(video, source_fps=_rate(video))) for video in videos
+            ]
             found |= _joined("pixel_values_videos", "video_grid_thw", clips)
         return found
 
@@ -361,6 +363,6 @@ def _joined(pixels: str, grids: str, read: list[tuple[Tensor, tuple[int, int, in
     }
 
 
-def _rate(video: Any) -> dict[str, float]:
+def _rate(video: Any) -> float | None:
     """Frames given one by one have no rate; the encoder alone does not need one."""
-    return {"source_fps": 1.0} if isinstance(video, list | tuple) else {}
+    return 1.0 if isinstance(video, list | tuple) else None

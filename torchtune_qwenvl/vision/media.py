@@ -50,5 +50,6 @@ def plain_transform(encoder: VisionTransformer, **limits: int) -> ImageTransform
         image_mean=embed.scale[0],
         image_std=embed.scale[1],
         dtype=torch.uint8,
-        **{"min_pixels": side**2, "max_pixels": MAX_PATCHES * embed.patch**2} | limits,
+        min_pixels=limits.get("min_pixels", side**2),
+        max_pixels=limits.get("max_pixels", MAX_PATCHES * embed.patch**2),
     )

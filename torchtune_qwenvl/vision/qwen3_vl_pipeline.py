@@ -263,7 +263,8 @@ class Qwen3VLPipeline(nn.Module):
 
     def forward(self, images: ImageSource | Sequence[ImageSource]) -> Tensor:
         """One image or several -> tokens."""
-        found = self.process_batch(images if isinstance(images, list | tuple) else [images])
+        batch: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
+        found = self.process_batch(batch)
         assert isinstance(found, Tensor)
         return found
 
