@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from torchtune_qwenvl.data import collate
+from torchtune_qwenvl.modules.batch import on_device
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 
@@ -102,7 +103,7 @@ def stream(
     use_cache: bool = True,
 ) -> Iterator[list[int | None]]:
     """Like `generate`, step by step: yields one new token per row, None for rows that have ended."""
-    batch, lengths = _collate_prompts(samples, pad_id, next(model.parameters()).device)
+    batch, lengths = _collate_prompts(model, samples, pad_id)
     state: _Decoding = (_Cached if use_cache else _Uncached)(model, batch, lengths, max_new_tokens)
     draws = [torch.Generator().manual_seed(sampling.seed + row) for row in range(len(samples))]
     going = [True] * len(samples)
@@ -179,16 +180,16 @@ class _Uncached:
     ) -> None:
         self.model, self.batch = model, batch
         self.next_position = _next_positions(batch["input_pos"], lengths)
-        self.lengths = self.prompts = torch.tensor(lengths, device=batch["tokens"].device)
+        self.lengths = torch.tensor(lengths, device=batch["tokens"].device)
         self.rows = torch.arange(len(lengths), device=batch["tokens"].device)
+        # By row and column: rows grow. What is generated is text, even if it is a placeholder's id.
+        visual, s = batch.pop("layout")["visual"], batch["tokens"].shape[1]
+        self.visual = visual // s, visual % s
 
     def first(self) -> Tensor:
-        # A placeholder that the model itself has written stands for no image.
-        tokens = self.batch["tokens"]
-        given = torch.arange(tokens.shape[1], device=tokens.device) < self.prompts[:, None]
-        ids = torch.tensor([self.model.image_token_id, self.model.video_token_id], device=tokens.device)
-        visual = (torch.isin(tokens, ids) & given).flatten().nonzero().squeeze(1)
-        return self.model(**self.batch, layout={"visual": visual})[self.rows, self.lengths - 1]
+        rows, columns = self.visual
+        layout = {"visual": rows * self.batch["tokens"].shape[1] + columns}
+        return self.model(**self.batch, layout=layout)[self.rows, self.lengths - 1]
 
     def after(self, tokens: Tensor) -> Tensor:
         for name, value in (("tokens", tokens), ("input_pos", self.next_position[:, None])):
@@ -201,19 +202,12 @@ class _Uncached:
 
 
 def _collate_prompts(
-    samples: Sequence[Mapping[str, Any]], pad_id: int, device: torch.device
+    model: VisionLanguageModel, samples: Sequence[Mapping[str, Any]], pad_id: int
 ) -> tuple[dict[str, Any], list[int]]:
     """Right-padded batch on the model's device, and the prompts' lengths."""
-    batch = collate(samples, padding_idx=pad_id)
-    vision = batch["encoder_input"]["vision"]
-    moved = {
-        "tokens": batch["tokens"].to(device),
-        "input_pos": batch["input_pos"].to(device),
-        "encoder_input": {
-            "vision": {"pixel_values": vision["pixel_values"].to(device), "grid_thw": vision["grid_thw"]}
-        },
-    }
-    return moved, [len(sample["tokens"]) for sample in samples]
+    inputs = collate(samples, padding_idx=pad_id, placeholders=model.placeholders)
+    del inputs["labels"]
+    return on_device(inputs, next(model.parameters()).device), [len(sample["tokens"]) for sample in samples]
 
 
 def _next_positions(input_pos: Tensor, lengths: list[int]) -> Tensor:

@@ -6,11 +6,13 @@ n tokens of all rows, k of them kept for the head, w model width, v vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchtune_qwenvl.modules.attention import Segments
+from torchtune_qwenvl.modules.experts.routers import Router, RouterStatistics
 from torchtune_qwenvl.modules.kv_cache import KVCache
 from torchtune_qwenvl.modules.rope import AxialRotary
 
@@ -29,6 +31,18 @@ class TiedOutput(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., w] -> [..., v]."""
         return F.linear(x, self._source[0].weight)
+
+
+class Deepstack(NamedTuple):
+    """Features of v visual tokens for the first layers of the decoder, see Qwen3-VL.
+
+    Attributes:
+        places: int64 [v], indices of the visual tokens among the n tokens.
+        features: [v, w] each; the i-th is added after layer i.
+    """
+
+    places: Tensor
+    features: Sequence[Tensor]
 
 
 class VisionLanguageDecoder(nn.Module):
@@ -62,6 +76,7 @@ class VisionLanguageDecoder(nn.Module):
         self.output = output
         self.rotary = rotary
         self.kv_heads, self.head_dim = kv_heads, head_dim
+        self.has_routers = any(isinstance(module, Router) for module in self.modules())
 
     def forward(
         self,
@@ -71,8 +86,8 @@ class VisionLanguageDecoder(nn.Module):
         segments: Segments,
         keep: Tensor | None = None,
         cache: KVCache | None = None,
-        visual: Tensor | None = None,
-        deepstack: Sequence[Tensor] = (),
+        deepstack: Deepstack | None = None,
+        routers: RouterStatistics | None = None,
     ) -> Tensor:
         """Embeddings to what the head reads.
 
@@ -82,15 +97,16 @@ class VisionLanguageDecoder(nn.Module):
             segments: rows (or documents); unused once a cache holds the prompt.
             keep: [k] indices of the tokens the head is to see; None for all.
             cache: filled by the prompt, extended by every further token.
-            visual: [v] indices of the visual tokens, where there are deepstack features.
-            deepstack: [v, w] features, the i-th added to the visual tokens behind layer i.
+            deepstack: features that are added to the visual tokens after the first layers.
+            routers: where mixtures of experts record what their routers do, if that is wanted.
 
         Returns:
             Normalised states [n or k, w].
         """
         rotation = self.rotary(positions, x.dtype)
         for i, layer in enumerate(self.layers):
-            x = layer(x, rotation=rotation, segments=segments, cache=cache.layers[i] if cache else None)
-            if i < len(deepstack) and visual is not None:
-                x = x.index_add(0, visual, deepstack[i].to(x.dtype))
+            layer_cache = cache.layers[i] if cache else None
+            x = layer(x, rotation=rotation, segments=segments, cache=layer_cache, routers=routers)
+            if deepstack is not None and i < len(deepstack.features):
+                x = x.index_add(0, deepstack.places, deepstack.features[i].to(x.dtype))
         return self.norm(x if keep is None else x.index_select(0, keep))

@@ -46,6 +46,8 @@ class KVCache:
         self.lengths = torch.tensor(list(prompt_lengths), device=device)  # [b] tokens held, next free place
         self.used = 0  # places that any row may have filled: 0 until the prompt is in, then a host-side bound
         self.capacity = capacity
+        self.mask: Tensor | None = None  # bool [b, 1, 1, used], what a new token sees; None for the prompt
+        self._start = 0  # `used` before the tokens that are being computed
 
     @property
     def empty(self) -> bool:

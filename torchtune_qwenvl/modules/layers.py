@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torchtune.modules import TransformerSelfAttentionLayer
 
 from torchtune_qwenvl.modules.attention import Segments, segment_attention
+from torchtune_qwenvl.modules.experts.moe import SparseMoE
+from torchtune_qwenvl.modules.experts.routers import RouterStatistics
 from torchtune_qwenvl.modules.kv_cache import LayerCache
 from torchtune_qwenvl.modules.rope import Rotation, rotate
 
@@ -86,9 +88,18 @@ class TransformerLayer(TransformerSelfAttentionLayer):
     """
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, *, rotation: Rotation, segments: Segments, cache: LayerCache | None = None
+        self,
+        x: Tensor,
+        *,
+        rotation: Rotation,
+        segments: Segments,
+        cache: LayerCache | None = None,
+        routers: RouterStatistics | None = None,
     ) -> Tensor:
-        """x [n, w] -> [n, w]."""
+        """x [n, w] -> [n, w]; a mixture of experts records what its router does in `routers`, if given."""
         attended = self.attn(self.sa_norm(x), rotation=rotation, segments=segments, cache=cache)
         x = x + self.sa_scale(attended)
-        return x + self.mlp_scale(self.mlp(self.mlp_norm(x)))
+        normalised = self.mlp_norm(x)
+        if isinstance(self.mlp, SparseMoE):
+            return x + self.mlp_scale(self.mlp(normalised, routers))
+        return x + self.mlp_scale(self.mlp(normalised))

@@ -7,6 +7,7 @@ worker processes; whoever knows more (the dataset knows the sample's number) rai
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 MAX_RATE = 10_000.0  # frames per second; beyond it a rule that counts by the clock would never end
@@ -39,6 +40,19 @@ class BadSample(ValueError):
 
 class SampleTooLong(BadSample):
     """A sample that does not fit into `max_seq_len`, not even after what the policy allows to leave out."""
+
+
+def check_trainable(mask: Sequence[bool], fix: str) -> None:
+    """Raise a BadSample with the advice `fix` if no token is trained on.
+
+    Args:
+        mask: True = not trained on. The first token does not count: it is never predicted.
+        fix: what the user can do.
+    """
+    if all(mask[1:]):
+        raise BadSample(
+            "nothing to train on: expected an assistant turn that is not masked, got none", fix=fix
+        )
 
 
 def check_rate(name: str, value: Any) -> None:

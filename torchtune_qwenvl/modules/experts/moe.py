@@ -54,7 +54,6 @@ class SparseMoE(nn.Module):
     def __init__(self, router: Router, experts: GroupedExperts, shared: FeedForward | None = None) -> None:
         super().__init__()
         self.router, self.experts, self.shared = router, experts, shared
-        self.statistics: RouterStatistics | None = None
 
     @property
     def active_share(self) -> float:
@@ -62,11 +61,11 @@ class SparseMoE(nn.Module):
         return self.router.top_k / self.router.out_features
 
     @torch.compiler.disable  # how many tokens an expert gets differs from batch to batch
-    def forward(self, x: Tensor) -> Tensor:
-        """[n, w] -> [n, w]."""
+    def forward(self, x: Tensor, statistics: RouterStatistics | None = None) -> Tensor:
+        """[n, w] -> [n, w]; what the router does goes into `statistics`, if given."""
         weights, chosen, logits = self.router(x)
-        if self.statistics is not None:
-            self.statistics.record(self, logits.softmax(-1, dtype=torch.float32), chosen)
+        if statistics is not None:
+            statistics.record(self, logits.softmax(-1, dtype=torch.float32), chosen)
         order = chosen.flatten().argsort(stable=True)
         counts = torch.bincount(chosen.flatten(), minlength=logits.shape[-1])
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))

@@ -5,9 +5,6 @@ n tokens, k experts per token, E experts, w model width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -82,36 +79,44 @@ class SigmoidRouter(Router):
 class RouterStatistics:
     """What the routers of one forward pass did, for the load-balance loss.
 
-    A layer that is recomputed records the same again: entries are kept by layer.
+    The model makes one for each forward pass and passes it down to its layers, which record into it. They
+    do not return what they record: FSDP2 hooks every tensor that a layer returns, and as the gradient of this
+    loss comes first in the backward pass, it would gather the weights of all layers at once.
 
     Args:
-        real: [n] 1 for tokens, 0 for padding; None where there is no padding.
+        real: [n], true for tokens, false for padding; None if there is no padding.
     """
 
     def __init__(self, real: Tensor | None = None) -> None:
         self.real = real
-        self._of: dict[nn.Module, tuple[Tensor, Tensor, Tensor]] = {}
+        self._of: dict[nn.Module, tuple[Tensor, Tensor, Tensor]] | None = {}
 
     def record(self, layer: nn.Module, chances: Tensor, chosen: Tensor) -> None:
-        """chances [n, E] fp32, chosen [n, k]."""
+        """Add one layer.
+
+        A layer that is recomputed in the backward pass calls this again. It must then do the same operations,
+        which torch compares, but the result is dropped: the loss has been taken, and to keep the result
+        would keep the recomputed activations.
+
+        Args:
+            layer: whose router it was; a layer counts once.
+            chances: [n, E] fp32.
+            chosen: [n, k].
+        """
         real = chances.new_ones(len(chances)) if self.real is None else self.real.to(chances.dtype)
         used = chances.new_zeros(chances.shape[-1])
         used = used.scatter_add(0, chosen.flatten(), real.repeat_interleave(chosen.shape[-1]))
-        self._of[layer] = used, real @ chances, real.sum()
+        figures = used, real @ chances, real.sum()
+        if self._of is not None:
+            self._of[layer] = figures
 
     def load_balance_loss(self) -> Tensor:
         """E * sum over experts of (share of tokens sent there) * (mean chance), all layers together.
 
-        k for an even load, more for an uneven one. Source: Switch Transformers, arXiv:2101.03961, eq. 4-6.
+        k for an even load, more for an uneven one. Can be taken once; nothing is recorded afterwards.
+        Source: Switch Transformers, arXiv:2101.03961, eq. 4-6.
         """
-        used, chance, tokens = (torch.stack(part).sum(0) for part in zip(*self._of.values(), strict=True))
+        assert self._of, "no router has recorded anything, or the loss was taken before"
+        recorded, self._of = self._of.values(), None
+        used, chance, tokens = (torch.stack(part).sum(0) for part in zip(*recorded, strict=True))
         return len(used) * (used / tokens) @ (chance / tokens)
-
-
-def watch_routers(layers: Iterable[Any], real: Tensor | None) -> RouterStatistics | None:
-    """Let the routers of these transformer layers record their next forward pass; None without a router."""
-    moes = [layer.mlp for layer in layers if isinstance(getattr(layer.mlp, "router", None), Router)]
-    statistics = RouterStatistics(real)
-    for moe in moes:
-        moe.statistics = statistics
-    return statistics if moes else None

@@ -9,11 +9,24 @@ n patches of all images together, m merge size, d encoder width, w decoder width
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from torchtune_qwenvl.modules.rope import AxialRotary
 from torchtune_qwenvl.modules.vision.plan import plan_vision, read_grids
+
+
+class VisualFeatures(NamedTuple):
+    """What the encoder makes of a batch of images and clips.
+
+    Attributes:
+        tokens: visual tokens [n / m^2, w], in the order of the grids.
+        deepstack: features of the same shape for the decoder's first layers; empty without deepstack mergers.
+    """
+
+    tokens: Tensor
+    deepstack: tuple[Tensor, ...]
 
 
 class VisionTransformer(nn.Module):
@@ -68,21 +81,21 @@ class VisionTransformer(nn.Module):
         pixel_values: Tensor,
         grid_thw: Tensor | Sequence[Sequence[int]],
         *,
-        deepstack: list[Tensor] | None = None,
-    ) -> Tensor:
+        return_deepstack: bool = False,
+    ) -> Tensor | VisualFeatures:
         """Encode images and clips.
 
         Args:
             pixel_values: [n, values per patch], patches in merge-block order, uint8 or float.
             grid_thw: [m, 3] frames, rows and columns of patches per image or clip; a list avoids a
                 device sync.
-            deepstack: where the deepstack features go, [n / m^2, w] each, if they are wanted.
+            return_deepstack: return `VisualFeatures` instead of the visual tokens alone.
 
         Returns:
             Visual tokens [n / m^2, w], in the order of the grids.
 
         Raises:
-            ValueError: where the grids do not fit each other or the number of patches.
+            ValueError: a grid is invalid, or the grids do not add up to the number of patches.
         """
         grids = read_grids(grid_thw)
         expected = sum(t * h * w for t, h, w in grids)
@@ -100,13 +113,16 @@ class VisionTransformer(nn.Module):
             x = self.patch_norm(x)
         if self.position_embed is not None:
             x = x + self.position_embed(grids, self.merge, x.device).to(x.dtype)
+        deepstack = []
         for i, layer in enumerate(self.layers):
             segments = plan.frames if i in self.full_attention else plan.windows
             x = layer(x, rotation=rotation, segments=segments)
-            if deepstack is not None and i in self.deepstack_layers:
+            if return_deepstack and i in self.deepstack_layers:
                 deepstack.append(self.deepstack_mergers[self.deepstack_layers[i]](x))
         tokens = self.merger(x)
-        return tokens if plan.restore is None else tokens.index_select(0, plan.restore)
+        if plan.restore is not None:
+            tokens = tokens.index_select(0, plan.restore)
+        return VisualFeatures(tokens, tuple(deepstack)) if return_deepstack else tokens
 
     def dummy_pixels(self) -> tuple[Tensor, list[list[int]]]:
         """The smallest input there is: one visual token of black, its pixel_values and grid_thw."""

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from torchtune_qwenvl.distributed import local, whole
 from torchtune_qwenvl.modules.adapters.nf4 import is_nf4
-from torchtune_qwenvl.modules.trainable import part_of
+from torchtune_qwenvl.modules.trainable import PARTS, part_of
 
-PARTS = ("encoder", "fusion", "decoder")
 VISUAL = ("encoder", "fusion")
 
 
