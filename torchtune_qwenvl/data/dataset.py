@@ -65,9 +65,8 @@ class Guarded(Dataset):
         """
         try:
             sample = self.dataset[index]
-            if not isinstance(sample, SkippedSample):
-                if (mask := sample.get("mask")) is not None:
-                    check_trainable(mask, fix=FIX_UNTRAINED)
+            if not isinstance(sample, SkippedSample) and (mask := sample.get("mask")) is not None:
+                check_trainable(mask, fix=FIX_UNTRAINED)
             return sample
         # torchtune's own datasets answer a broken record or image file with these.
         except (ValueError, OSError) as error:
