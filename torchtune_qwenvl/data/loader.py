@@ -25,13 +25,13 @@ class Batch:
     """One batch of one rank.
 
     Attributes:
-        inputs: what collate returns, ``labels`` included. A batch without samples is one pad token without
-            labels, so that every rank runs the same number of steps.
-        samples: samples in it.
-        tokens: tokens in it, padding not counted.
+        inputs: what collate returns, including ``labels``. If all samples were skipped, it is one pad token
+            without labels, so that every rank runs the same number of steps.
+        samples: number of samples.
+        tokens: number of tokens, without padding.
         skipped: the samples that were left out, each with its reason.
-        dropped_turns: turns that the truncation policy cut from these samples.
-        drawn: samples taken of each member of a mix, by its number.
+        dropped_turns: number of turns that the truncation policy cut from these samples.
+        drawn: number of samples taken from each dataset of a mix, by the number of the dataset.
         lost: how many of these were left out.
     """
 

@@ -1,6 +1,6 @@
-"""The language model: embeddings, layers and head over flat tokens with positions on three axes.
+"""The language model: embeddings, layers and head, for flat tokens with positions on three axes.
 
-n tokens of all rows, k of them kept for the head, w model width, v vocabulary.
+n tokens of all rows, k of them that meet the head, w model width, v vocabulary.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torchtune_qwenvl.modules.rope import AxialRotary
 
 
 class TiedOutput(nn.Module):
-    """A head without a weight of its own: it reads the embeddings'.
+    """A head without a weight of its own: it uses that of the embeddings.
 
-    A module, unlike torchtune's TiedLinear, so that hooks find it; the embedding is held out of torch's
-    sight, or it would appear twice in the state dict.
+    Unlike torchtune's TiedLinear it is a module, so that hooks work. It keeps the embedding in a tuple, where
+    torch does not register it; otherwise the state dict would have it twice.
     """
 
     def __init__(self, tok_embeddings: nn.Embedding) -> None:
@@ -53,7 +53,7 @@ class VisionLanguageDecoder(nn.Module):
         layers: transformer layers over flat tokens.
         norm: before the head.
         output: the head [.., w] -> [.., v].
-        rotary: turns positions [n, 3] into angles.
+        rotary: computes angles from positions [n, 3].
         kv_heads: key/value heads per layer, for the cache.
         head_dim: width of a head, for the cache.
     """
@@ -89,14 +89,14 @@ class VisionLanguageDecoder(nn.Module):
         deepstack: Deepstack | None = None,
         routers: RouterStatistics | None = None,
     ) -> Tensor:
-        """Embeddings to what the head reads.
+        """Embeddings -> states for the head.
 
         Args:
             x: [n, w].
             positions: [n, 3] on the axes t, h, w.
-            segments: rows (or documents); unused once a cache holds the prompt.
-            keep: [k] indices of the tokens the head is to see; None for all.
-            cache: filled by the prompt, extended by every further token.
+            segments: rows or documents; not used once the cache holds the prompt.
+            keep: [k] indices of the tokens that meet the head; None for all.
+            cache: takes the prompt in the first call and one more token per row in every later one.
             deepstack: features that are added to the visual tokens after the first layers.
             routers: where mixtures of experts record what their routers do, if that is wanted.
 

@@ -153,7 +153,9 @@ class VisionLanguageModel(nn.Module):
                 documents do not add up to the tokens.
         """
         if mask is not None:
-            raise ValueError("mask: none is taken, attention runs over rows; drop it from the batch")
+            raise ValueError(
+                "mask: expected None, since attention stays within rows; leave it out of the batch"
+            )
         known = BatchLayout.from_dict(layout)
         b, s = tokens.shape
         x, deepstack = self._embed(tokens, encoder_input, known, cache)
@@ -232,13 +234,13 @@ class VisionLanguageModel(nn.Module):
         if vision is None:
             if len(places):
                 raise ValueError(
-                    f"tokens hold {len(places)} placeholders of visual tokens, but no images came"
+                    f"the tokens have {len(places)} placeholders of visual tokens, but no images were given"
                 )
             return self._with_idle_encoder(x), None
         features = self.vision_encoder(**vision, return_deepstack=True)
         if len(places) != len(features.tokens):
             raise ValueError(
-                f"the images give {len(features.tokens)} visual tokens, tokens hold {len(places)} "
+                f"the images give {len(features.tokens)} visual tokens, the tokens have {len(places)} "
                 f"placeholders (ids {self.image_token_id}, {self.video_token_id}): both must come from the "
                 "same samples"
             )

@@ -1,4 +1,4 @@
-"""Routers of mixtures of experts, and what they did, for the load-balance loss.
+"""Routers of mixtures of experts, and statistics of them for the load-balance loss.
 
 n tokens, k experts per token, E experts, w model width.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Router(nn.Linear):
-    """Softmax in fp32; the k largest, made to sum to 1.
+    """Softmax in fp32 over the experts; the k largest are taken and normalised to a sum of 1.
 
     Args:
         width: w.
@@ -31,16 +31,17 @@ class Router(nn.Linear):
 
 
 class SigmoidRouter(Router):
-    """A sigmoid per expert, in fp32; chosen with a bias that evens the load, weighted without it.
+    """A sigmoid in fp32 per expert. A bias that balances the load counts in the choice, not in the weights.
 
-    Experts stand in groups of which only the best are open, rated by their two best experts. The bias learns
-    from the load, not by gradients (arXiv:2408.15664): here it stays what the checkpoint has.
+    Experts form groups. A token may choose only from the best groups, ranked by the sum of their two best
+    experts. The bias is learnt from the load, not by gradients (arXiv:2408.15664); here it stays as it is in
+    the checkpoint.
 
     Args:
-        width, experts, top_k: of `Router`.
+        width, experts, top_k: see `Router`.
         groups: number of groups.
-        open_groups: how many of them a token may choose from.
-        scale: factor of the weights, which otherwise sum to 1.
+        open_groups: number of groups that a token may choose from.
+        scale: the weights sum to this.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class SigmoidRouter(Router):
         self.groups, self.open_groups, self.scale = groups, open_groups, scale
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """As `Router`; weights and logits in fp32."""
+        """As in `Router`; weights and logits are in fp32."""
         with torch.autocast(x.device.type, enabled=False):
             logits = F.linear(x.float(), self.weight.float())
         scores = logits.sigmoid()
@@ -67,7 +68,7 @@ class SigmoidRouter(Router):
         return weights / (weights.sum(-1, keepdim=True) + 1e-20) * self.scale, chosen, logits
 
     def _open(self, rated: Tensor) -> Tensor:
-        """Ratings [n, E], -inf in closed groups."""
+        """Ratings [n, E] with -inf for the experts that a token may not choose."""
         if self.open_groups == self.groups:
             return rated
         groups = rated.unflatten(-1, (self.groups, -1))

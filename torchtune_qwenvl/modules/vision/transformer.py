@@ -1,4 +1,4 @@
-"""The one ViT skeleton: embed, layers over frames or windows, merge. Usable alone, images to visual tokens.
+"""The vision encoder of all families: embed patches, attend within frames or windows, merge to visual tokens.
 
     pixels ─> patch_embed (+ position_embed) ─> layers ─────────────> merger ─> visual tokens
                                                   └─ after some ──> deepstack_mergers ─> deepstack features
@@ -32,8 +32,8 @@ class VisualFeatures(NamedTuple):
 class VisionTransformer(nn.Module):
     """Native-resolution vision encoder.
 
-    What is frozen costs nothing by itself: pixels need no gradient, so no graph starts before the first
-    trainable weight.
+    Frozen first layers need no memory for the backward pass: pixels need no gradient, so autograd starts at
+    the first trainable weight.
 
     Args:
         patch_embed: pixels [n, values] -> [n, d].
@@ -42,10 +42,10 @@ class VisionTransformer(nn.Module):
         rotary: turns rows and columns into angles.
         merge: m.
         window: side of an attention window in visual tokens; None for full attention everywhere.
-        full_attention: indexes of the layers that see the whole frame although there are windows.
+        full_attention: indices of the layers that attend to the whole frame in an encoder with windows.
         patch_norm: acts on embedded patches [n, d].
         position_embed: (grids, m, device) -> [n, d], added to the patches; not with windows.
-        deepstack_mergers: layer index -> merger of what comes out of that layer.
+        deepstack_mergers: layer index -> merger of that layer's output.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class VisionTransformer(nn.Module):
         Args:
             pixel_values: [n, values per patch], patches in merge-block order, uint8 or float.
             grid_thw: [m, 3] frames, rows and columns of patches per image or clip; a list avoids a
-                device sync.
+                wait for the device.
             return_deepstack: return `VisualFeatures` instead of the visual tokens alone.
 
         Returns:
@@ -104,7 +104,7 @@ class VisionTransformer(nn.Module):
                 f"grid_thw {grids} describes {expected} patches, pixel_values has {len(pixel_values)}"
             )
         plan = plan_vision(grids, self.merge, self.window, pixel_values.device)
-        if plan.order is not None:  # the pixels are moved, not their embeddings: fewer bytes, no gradient
+        if plan.order is not None:  # reorder pixels, not embeddings: fewer bytes, and no gradient
             blocks = pixel_values.unflatten(0, (-1, self.merge**2))
             pixel_values = blocks.index_select(0, plan.order).flatten(0, 1)
         rotation = self.rotary(plan.positions)
@@ -125,6 +125,6 @@ class VisionTransformer(nn.Module):
         return VisualFeatures(tokens, tuple(deepstack)) if return_deepstack else tokens
 
     def dummy_pixels(self) -> tuple[Tensor, list[list[int]]]:
-        """The smallest input there is: one visual token of black, its pixel_values and grid_thw."""
+        """The smallest input: `pixel_values` and `grid_thw` of one black visual token."""
         weight = self.patch_embed.weight
         return weight.new_zeros(self.merge**2, self.patch_embed.in_features), [[1, self.merge, self.merge]]

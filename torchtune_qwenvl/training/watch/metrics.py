@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 
 import torch
 
@@ -113,7 +113,7 @@ class TotalWork:
         single = len(fields(Work)) - 2
         members = (len(counts) - single) // 2
         drawn, lost = counts[single : single + members], counts[single + members :]
-        return Work(*counts[:single], drawn=tuple(drawn), lost=tuple(lost))
+        return replace(Work(*counts[:single]), drawn=tuple(drawn), lost=tuple(lost))
 
 
 class Meter:
