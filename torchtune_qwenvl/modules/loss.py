@@ -6,6 +6,7 @@ b rows, s tokens per row, k labelled positions, w model width, v vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,22 @@ from torch.utils.checkpoint import checkpoint
 # forward and backward of 256 x 151936 bf16 logits take 105 ms; with F.cross_entropy(logits.float(), ...) they
 # take 357 ms.
 _SCRATCH = {"cpu": 2**22, "cuda": 2**26}
+
+
+class Losses(NamedTuple):
+    """What a batch with labels gives. Sums, so that those of several batches and ranks can be added.
+
+    Attributes:
+        loss_sum: fp32 sum of the cross-entropies of the labelled tokens. Its gradient includes that of the
+            routers' load-balance loss, its value does not.
+        labelled: int64, number of labelled tokens.
+        router_loss_sum: load-balance loss of the batch, times `labelled`, without gradient and before
+            `router_aux_loss_coef`; None if the coefficient is 0.
+    """
+
+    loss_sum: Tensor
+    labelled: Tensor
+    router_loss_sum: Tensor | None
 
 
 class _CrossEntropySum(torch.autograd.Function):

@@ -9,8 +9,9 @@ b rows, s tokens per row, n patches, k labelled positions, w decoder width, v vo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,25 +21,9 @@ from torchtune_qwenvl.modules.batch import BatchLayout, labelled_positions, plac
 from torchtune_qwenvl.modules.decoder import Deepstack, VisionLanguageDecoder
 from torchtune_qwenvl.modules.experts.routers import RouterStatistics
 from torchtune_qwenvl.modules.kv_cache import KVCache
-from torchtune_qwenvl.modules.loss import chunked_cross_entropy
+from torchtune_qwenvl.modules.loss import Losses, chunked_cross_entropy
 from torchtune_qwenvl.modules.trainable import Training
 from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
-
-
-class Losses(NamedTuple):
-    """What a batch with labels gives. Sums, so that those of several batches and ranks can be added.
-
-    Attributes:
-        loss_sum: fp32 sum of the cross-entropies of the labelled tokens. Its gradient includes that of the
-            routers' load-balance loss, its value does not.
-        labelled: int64, number of labelled tokens.
-        router_loss_sum: load-balance loss of the batch, times `labelled`, without gradient and before
-            `router_aux_loss_coef`; None if the coefficient is 0.
-    """
-
-    loss_sum: Tensor
-    labelled: Tensor
-    router_loss_sum: Tensor | None
 
 
 class VisionLanguageModel(nn.Module):
@@ -161,49 +146,39 @@ class VisionLanguageModel(nn.Module):
         x, deepstack = self._embed(tokens, encoder_input, known, cache)
         segments = known.segments(tokens)
         positions = self._positions(segments, input_pos, encoder_input)
+        decode = partial(self.decoder, x, positions=positions, segments=segments, deepstack=deepstack)
         if cache is not None:
-            return self._next_logits(x, positions, segments, cache, s, deepstack)
-        if labels is None:
-            states = self.decoder(x, positions=positions, segments=segments, deepstack=deepstack)
-            states = states.view(b, s, -1)
-            if self.num_output_chunks:
-                return [self.output(chunk) for chunk in states.chunk(self.num_output_chunks, dim=1)]
-            return self.output(states)
-        labelled = labelled_positions(labels) if known.labelled is None else known.labelled
+            return self._next_logits(decode, cache, b, s)
+        if labels is not None:
+            losses = self._losses(decode, labels, known, return_router_loss)
+            return losses if return_router_loss else (losses.loss_sum, losses.labelled)
+        states = decode().view(b, s, -1)
+        if self.num_output_chunks:
+            return [self.output(chunk) for chunk in states.chunk(self.num_output_chunks, dim=1)]
+        return self.output(states)
+
+    def _losses(
+        self, decode: Callable[..., Tensor], labels: Tensor, layout: BatchLayout, return_router_loss: bool
+    ) -> Losses:
+        labelled = labelled_positions(labels) if layout.labelled is None else layout.labelled
         targets = labels.flatten().index_select(0, labelled + 1)
         watched = self.router_aux_loss_coef and (torch.is_grad_enabled() or return_router_loss)
-        routers = RouterStatistics(known.real_tokens(s)) if watched else None
-        states = self.decoder(
-            x, positions=positions, segments=segments, keep=labelled, deepstack=deepstack, routers=routers
-        )
-        losses = self._losses(states, targets, routers)
-        return losses if return_router_loss else (losses.loss_sum, losses.labelled)
-
-    def _losses(self, states: Tensor, targets: Tensor, routers: RouterStatistics | None) -> Losses:
+        routers = RouterStatistics(layout.real_tokens(labels.shape[1])) if watched else None
+        states = decode(keep=labelled, routers=routers)
         loss_sum = chunked_cross_entropy(states, targets, self.output, self.loss_chunk_tokens)
-        labelled = torch.full((), len(targets), dtype=torch.int64, device=loss_sum.device)
+        number = torch.full((), len(labelled), dtype=torch.int64, device=loss_sum.device)
         if routers is None:
-            return Losses(loss_sum, labelled, None)
-        router_loss_sum = len(targets) * routers.load_balance_loss()
+            return Losses(loss_sum, number, None)
+        router_loss_sum = len(labelled) * routers.load_balance_loss()
         term = self.router_aux_loss_coef * router_loss_sum
         # Adds the gradient and exactly 0: what is logged as the loss is the cross-entropy alone.
-        return Losses(loss_sum + (term - term.detach()), labelled, router_loss_sum.detach())
+        return Losses(loss_sum + (term - term.detach()), number, router_loss_sum.detach())
 
-    def _next_logits(
-        self,
-        x: Tensor,
-        positions: Tensor,
-        segments: Segments,
-        cache: KVCache,
-        s: int,
-        deepstack: Deepstack | None,
-    ) -> Tensor:
+    def _next_logits(self, decode: Callable[..., Tensor], cache: KVCache, b: int, s: int) -> Tensor:
         cache.reserve(s)
-        starts = torch.arange(0, len(x), s, device=x.device)
+        starts = torch.arange(0, b * s, s, device=cache.lengths.device)
         last = starts + cache.lengths - 1 if cache.prefilling else starts
-        states = self.decoder(
-            x, positions=positions, segments=segments, keep=last, cache=cache, deepstack=deepstack
-        )
+        states = decode(keep=last, cache=cache)
         cache.advance()
         return self.output(states).unsqueeze(1)
 
