@@ -27,6 +27,7 @@ from torchtune_qwenvl.data import Packer, StreamSampler, collate
 from torchtune_qwenvl.data.streams.dataset import as_streamed
 from torchtune_qwenvl.data.streams.stream import Share
 from torchtune_qwenvl.models.qwen2_5_vl import qwen2_5_vl_from_config
+from torchtune_qwenvl.modules.batch import on_device
 from torchtune_qwenvl.training.watch.flops import FlopCounter
 from torchtune_qwenvl.transforms.size import SampleSize
 
@@ -108,18 +109,6 @@ def make_sample(rng: random.Random, length: int, image: bool) -> dict[str, Any]:
     }
 
 
-def on_device(batch: dict[str, Any], device: str) -> dict[str, Any]:
-    """Move a batch as the recipe does: tensors to the device; grids and document lengths stay on the host."""
-    vision, layout = batch["encoder_input"]["vision"], batch["layout"]
-    visual = (batch["tokens"].flatten() == IMAGE_TOKEN).nonzero().squeeze(1)
-    moved = {"labelled": layout["labelled"].to(device), "visual": visual.to(device)}
-    if "document_lengths" in layout:
-        moved["document_lengths"] = layout["document_lengths"].tolist()
-    pixels = {"pixel_values": vision["pixel_values"].to(device), "grid_thw": vision["grid_thw"].tolist()}
-    tensors = {key: batch[key].to(device) for key in ("tokens", "labels", "input_pos")}
-    return {**tensors, "encoder_input": {"vision": pixels}, "layout": moved}
-
-
 def compare_batches(arguments: argparse.Namespace, images: bool) -> None:
     """Print a row with padding's shares, the times, and the losses, which must be equal."""
     device, size = arguments.device, SIZES[arguments.device]
@@ -132,7 +121,8 @@ def compare_batches(arguments: argparse.Namespace, images: bool) -> None:
         drawn = [long_tailed(rng, size["longest"]) for _ in range(arguments.batch_size)]
         samples = [make_sample(rng, length, images and i % 2 == 0) for i, length in enumerate(drawn)]
         for side, free in (("padded", False), ("padding-free", True)):
-            batches[side].append(on_device(collate(samples, padding_free=free), device))
+            inputs = collate(samples, padding_free=free, placeholders=[IMAGE_TOKEN])
+            batches[side].append(on_device(inputs, device))
         lengths["padding-free"].append(drawn)
         lengths["padded"].append([max(drawn)] * len(drawn))
     losses = {}

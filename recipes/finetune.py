@@ -13,6 +13,7 @@ import sys
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from omegaconf import DictConfig
@@ -27,6 +28,7 @@ from torchtune_qwenvl.checkpoints.loading import load_weights
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
 from torchtune_qwenvl.distributed import join_world, leave_world, shard
 from torchtune_qwenvl.exporting.export import export
+from torchtune_qwenvl.modules.batch import on_device
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.pictures.curves import draw_curves
 from torchtune_qwenvl.settings.config import parse_arguments, require
@@ -36,7 +38,7 @@ from torchtune_qwenvl.training.dry_run import forecast
 from torchtune_qwenvl.training.epochs import Epochs
 from torchtune_qwenvl.training.order import check_has_length, member_names, order_of
 from torchtune_qwenvl.training.profiling import build_profiler
-from torchtune_qwenvl.training.step.batches import collate_for, on_device, work_of
+from torchtune_qwenvl.training.step.batches import collate_for, work_of
 from torchtune_qwenvl.training.step.layers import checkpoint_activations, compile_layers, offload_activations
 from torchtune_qwenvl.training.step.optim import (
     build_optimizer,
@@ -56,12 +58,28 @@ from torchtune_qwenvl.training.step.precision import autocast, compute_dtype, se
 from torchtune_qwenvl.training.watch.answer_display import show_answers
 from torchtune_qwenvl.training.watch.flops import FlopCounter
 from torchtune_qwenvl.training.watch.history import History, read_curves
-from torchtune_qwenvl.training.watch.metrics import Meter, Work, peak_flops
+from torchtune_qwenvl.training.watch.metrics import Meter, TotalWork, Work, peak_flops
 from torchtune_qwenvl.training.watch.sample_log import log_samples
 from torchtune_qwenvl.training.watch.validation_answers import ValidationAnswers
 from torchtune_qwenvl.training.watch.validation_loss import validation_loss
 
 log = get_logger("INFO")
+
+
+class Step(NamedTuple):
+    """What an optimizer step gives, over all ranks; tensors stay on the device until they are logged.
+
+    Attributes:
+        loss: mean cross-entropy of the labelled tokens.
+        grad_norm: norm of the gradients before clipping.
+        work: what the batches held.
+        router_aux_loss: the routers' load-balance loss before its coefficient; None if it is not trained on.
+    """
+
+    loss: torch.Tensor
+    grad_norm: torch.Tensor
+    work: TotalWork
+    router_aux_loss: torch.Tensor | None = None
 
 
 class FinetuneRecipe:
@@ -184,16 +202,16 @@ class FinetuneRecipe:
             with self.meter.waiting():
                 step_batches = list(islice(batches, self.cfg.gradient_accumulation_steps))
             rates = current_learning_rates(self.optimizer)
-            loss, norm, work = self.step(step_batches)
+            step = self.step(step_batches)
             self.progress.step += 1
             self.progress.data = self.loader.state_dict()
             over = self.epochs.is_over(self.progress)
-            labelled = labelled + work[0]  # stays on the device
-            self.meter.add(work)
+            labelled = labelled + step.work.labelled  # stays on the device
+            self.meter.add(step.work)
             self.bar.update()
             self.profiler.step()
             if self.is_due(self.cfg.log_every_n_steps):
-                self.log_step(loss, norm, rates)
+                self.log_step(step, rates)
             with self.meter.paused():
                 if self.is_due(self.cfg.run_val_every_n_steps):
                     self.validate()
@@ -205,22 +223,25 @@ class FinetuneRecipe:
                 "The reasons are logged above; on_bad_sample=raise stops at the first bad sample."
             )
 
-    def step(self, batches: list[Batch]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One optimizer step. Returns loss, gradient norm before clipping, and `Work`, of all ranks."""
+    def step(self, batches: list[Batch]) -> Step:
+        """One optimizer step."""
         work = Work.total(
             (work_of(batch, self.transform.pad_id, self.flops, len(self.members)) for batch in batches),
             self.world,
         )
-        labelled = work[0].clamp(min=1).float()
+        labelled = work.labelled.clamp(min=1).float()
         loss = torch.zeros((), device=self.world.device)
+        router_loss = torch.zeros_like(loss)
         for batch in batches:
             with self.autocast(), self.offloading:
-                loss_sum, _ = self.model(**on_device(batch, self.world.device))
+                losses = self.model(**on_device(batch.inputs, self.world.device), return_router_loss=True)
             # Sharded gradients are averaged over the ranks, ours are to be summed.
-            (loss_sum * self.world.size / labelled).backward()
-            loss += loss_sum.detach()
+            (losses.loss_sum * self.world.size / labelled).backward()
+            loss += losses.loss_sum.detach()
+            if losses.router_loss_sum is not None:
+                router_loss += losses.router_loss_sum
         gradients = gradients_of(self.optimizer)
-        self.check_gradients(gradients, labelled=work[0], images=work[2])
+        self.check_gradients(gradients, labelled=work.labelled, images=work.images)
         norm = gradient_norm(gradients.values())
         if self.cfg.clip_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.cfg.clip_grad_norm, norm)
@@ -228,16 +249,19 @@ class FinetuneRecipe:
         self.optimizer.zero_grad(set_to_none=True)
         if self.scheduler is not None:
             self.scheduler.step()
-        return self.world.sum(loss) / labelled, norm, work
+        loss, router_loss = (self.world.sum(total) / labelled for total in (loss, router_loss))
+        return Step(loss, norm, work, router_loss if self.model.router_aux_loss_coef else None)
 
     def is_due(self, every: int | None) -> bool:
         """Whether something that happens every so many steps, and after the last one, happens now."""
         step = self.progress.step
         return every is not None and (step % every == 0 or step == self.total_steps)
 
-    def log_step(self, loss: torch.Tensor, norm: torch.Tensor, rates: dict[str, float]) -> None:
-        """Loss, gradient norm before clipping, learning rates of this step, and the meter's figures."""
-        figures = {"loss": loss.item(), "grad_norm": norm.item()}
+    def log_step(self, step: Step, rates: dict[str, float]) -> None:
+        """Losses, gradient norm before clipping and learning rates of this step, and the meter's figures."""
+        figures = {"loss": step.loss.item(), "grad_norm": step.grad_norm.item()}
+        if step.router_aux_loss is not None:
+            figures["router_aux_loss"] = step.router_aux_loss.item()
         figures |= {f"lr_{part}": rate for part, rate in rates.items()} | self.meter.report()
         self.bar.set_postfix(loss=f"{figures['loss']:.4f}")
         if self.logger is not None:
@@ -248,7 +272,7 @@ class FinetuneRecipe:
         figures: dict[str, float] = {}
         if self.val_loader is not None:
             self.val_loader.set_epoch(0)
-            batches = (on_device(batch, self.world.device) for batch in self.val_loader)
+            batches = (on_device(batch.inputs, self.world.device) for batch in self.val_loader)
             figures["val_loss"] = validation_loss(self.model, batches, self.world, self.autocast)
         for component in self.cfg.evaluate:
             with self.autocast():

@@ -93,8 +93,6 @@ def fill(model: nn.Module, plan: Mapping[str, Stored], device: torch.device) -> 
         start = first_row(parameters[name])
         ours.copy_(stored.read(start, start + len(ours)))
     for module in model.modules():
-        if callable(init := getattr(module, "rope_init", None)):
-            init()
         if isinstance(module, (LoRALinear, DoRALinear, GroupedLoRALinear)):
             _init_adapter(module)
 

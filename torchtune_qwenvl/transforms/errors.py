@@ -7,6 +7,7 @@ processes unchanged. A caller that knows more (the dataset knows the sample's nu
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 MAX_RATE = 10_000.0  # frames per second; above it, sampling by time would take forever
@@ -39,6 +40,19 @@ class BadSample(ValueError):
 
 class SampleTooLong(BadSample):
     """A sample that is longer than `max_seq_len`, even after the truncation that the policy allows."""
+
+
+def check_trainable(mask: Sequence[bool], fix: str) -> None:
+    """Raise a BadSample with the advice `fix` if no token is trained on.
+
+    Args:
+        mask: True = not trained on. The first token does not count: it is never predicted.
+        fix: what the user can do.
+    """
+    if all(mask[1:]):
+        raise BadSample(
+            "nothing to train on: expected an assistant turn that is not masked, got none", fix=fix
+        )
 
 
 def check_rate(name: str, value: Any) -> None:

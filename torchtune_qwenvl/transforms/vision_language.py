@@ -17,7 +17,7 @@ from torchtune.modules.transforms import Transform
 from torchtune.modules.transforms.tokenizers import ModelTokenizer
 
 from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat, has_media
-from torchtune_qwenvl.transforms.chat.positions import mrope_positions
+from torchtune_qwenvl.transforms.chat.positions import mrope_positions, visual_positions
 from torchtune_qwenvl.transforms.chat.tokenizer import BPETokenizer
 from torchtune_qwenvl.transforms.chat.tools import Tools, calls_of
 from torchtune_qwenvl.transforms.chat.truncation import Policy, turns_that_fit
@@ -29,7 +29,7 @@ from torchtune_qwenvl.transforms.chat.turn_encoder import (
     media_numbers,
     visual_blocks,
 )
-from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.transforms.errors import BadSample, check_trainable
 from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
 from torchtune_qwenvl.transforms.media_planner import MediaPlanner, PlannedMedia
 from torchtune_qwenvl.transforms.size import SampleSize
@@ -147,7 +147,8 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
 
         Returns:
             `tokens` list[int] of length s · `mask` list[bool], True = not trained on · `input_pos` int64
-            [s, 3] · `encoder_input["vision"]`: `images` list of [n, features], one per image or video in the
+            [s, 3] · `visual` int64 [v], indices of the visual tokens in `tokens` ·
+            `encoder_input["vision"]`: `images` list of [n, features], one per image or video in the
             order of the text, `grid_thw` int64 [m, 3] · `dropped_turns`, if the policy dropped any.
 
         Raises:
@@ -161,11 +162,8 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
             messages, sample.get("tools") or (), inference=inference
         )
         tokens, mask = join_turns(kept)
-        if not inference and all(mask):
-            raise BadSample(
-                "nothing to train on: the conversation has no assistant turn, or all are masked",
-                fix="give an answer, or call with inference=True for a prompt",
-            )
+        if not inference:
+            check_trainable(mask, fix="give an answer, or call with inference=True for a prompt")
         self._warn_if_long(len(tokens))
         blocks = visual_blocks(kept, [one.grid for one in planned])
         encoded = [planned[number].patches() for number in media_numbers(kept)]
@@ -173,6 +171,7 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
             "tokens": tokens,
             "mask": mask,
             "input_pos": mrope_positions(len(tokens), blocks),
+            "visual": visual_positions(blocks),
             "encoder_input": {
                 "vision": {
                     "images": [patches for patches, _ in encoded],

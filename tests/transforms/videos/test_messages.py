@@ -52,6 +52,7 @@ def test_the_sample_of_images_and_videos(folders, family):
     ids = torch.tensor(sample["tokens"])
     visual = (ids == transform.image_token_id) | (ids == transform.video_token_id)
     assert visual.sum() == vision["grid_thw"].prod(1).sum() // 4
+    assert torch.equal(sample["visual"], visual.nonzero().squeeze(1))
     assert transform.size({"messages": messages}) == SampleSize.of(sample)
 
 

@@ -1,4 +1,4 @@
-"""The one ViT skeleton: embed, layers over frames or windows, merge. Usable alone, images to visual tokens.
+"""The vision encoder of all families: embed patches, attend within frames or windows, merge to visual tokens.
 
     pixels ─> patch_embed (+ position_embed, cls_token) ─> layers ──> merger ─> visual tokens (─> head)
                                                              └─ some ─> deepstack_mergers ─> more features
@@ -24,8 +24,13 @@ Grids = Tensor | Sequence[Sequence[int]]
 _ORIGINAL = "patch_embed.proj.weight"  # a name that every original encoder has and none of ours
 
 
-class EncodedImages(NamedTuple):
-    """Visual tokens [n / m^2, w], and the features of every deepstack merger, of the same shape."""
+class VisualFeatures(NamedTuple):
+    """What the encoder makes of a batch of images and clips.
+
+    Attributes:
+        tokens: visual tokens [n / m^2, w], in the order of the grids.
+        deepstack: features of the same shape for the decoder's first layers; empty without deepstack mergers.
+    """
 
     tokens: Tensor
     deepstack: tuple[Tensor, ...]
@@ -43,8 +48,8 @@ class _Begun(NamedTuple):
 class VisionTransformer(TimmNames):
     """Native-resolution vision encoder.
 
-    What is frozen costs nothing by itself: pixels need no gradient, so no graph starts before the first
-    trainable weight.
+    Frozen first layers need no memory for the backward pass: pixels need no gradient, so autograd starts at
+    the first trainable weight.
 
     Args:
         patch_embed: pixels [n, values] -> [n, d].
@@ -55,7 +60,7 @@ class VisionTransformer(TimmNames):
         width: d.
         out_width: w.
         window: side of an attention window in visual tokens; None for full attention everywhere.
-        full_attention: indexes of the layers that see the whole frame although there are windows.
+        full_attention: indices of the layers that attend to the whole frame in an encoder with windows.
         patch_norm: acts on embedded patches [n, d].
         position_embed: (grids, m, device) -> [n, d], added to the patches; not with windows.
         cls_token: adds a token in front of every frame; not with windows, `rotary` or m > 1.
@@ -109,27 +114,27 @@ class VisionTransformer(TimmNames):
         self.global_pool = "mean" if cls_token is None else "cls"
 
     def forward(
-        self, pixel_values: Tensor, grid_thw: Grids, *, deepstack: bool = False
-    ) -> Tensor | EncodedImages:
+        self, pixel_values: Tensor, grid_thw: Grids, *, return_deepstack: bool = False
+    ) -> Tensor | VisualFeatures:
         """Encode images and clips.
 
         Args:
             pixel_values: [n, values per patch], patches in merge-block order, uint8 or float.
             grid_thw: [m, 3] frames, rows and columns of patches per image or clip; a list avoids a
                 device sync.
-            deepstack: return the features of the deepstack mergers too.
+            return_deepstack: return `VisualFeatures` instead of the visual tokens alone.
 
         Returns:
-            Visual tokens [n / m^2, w], in the order of the grids, or `EncodedImages` with `deepstack`. With a
+            Visual tokens [n / m^2, w], in the order of the grids, or `VisualFeatures`. With a
             head (`reset_classifier`) logits [images, classes].
 
         Raises:
-            ValueError: where the grids do not fit each other or the number of patches.
+            ValueError: a grid is invalid, or the grids do not add up to the number of patches.
         """
-        if deepstack:
+        if return_deepstack:
             kept = self.features(pixel_values, grid_thw, (), whole=True)
             assert kept.tokens is not None
-            return EncodedImages(kept.tokens, kept.deepstack)
+            return VisualFeatures(kept.tokens, kept.deepstack)
         if isinstance(self.head, nn.Identity):
             return self.forward_features(pixel_values, grid_thw)
         return self.forward_head(self.features(pixel_values, grid_thw, [self.depth - 1], deepstack=False))
@@ -250,6 +255,6 @@ class VisionTransformer(TimmNames):
         return begun.plan.restore_tokens(tokens)
 
     def dummy_pixels(self) -> tuple[Tensor, list[list[int]]]:
-        """The smallest input there is: one visual token of black, its pixel_values and grid_thw."""
+        """The smallest input: `pixel_values` and `grid_thw` of one black visual token."""
         weight = self.patch_embed.weight
         return weight.new_zeros(self.merge**2, self.patch_embed.in_features), [[1, self.merge, self.merge]]

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields, replace
 
 import torch
 
@@ -77,11 +77,43 @@ class Work:
     lost: tuple[int, ...] = ()
 
     @staticmethod
-    def total(parts: Iterable["Work"], world: World) -> torch.Tensor:
-        """Sum over batches and ranks, float64 on the device in the order above, without waiting for it."""
+    def total(parts: Iterable["Work"], world: World) -> "TotalWork":
+        """Sum over batches and ranks, without waiting for the device."""
         rows = [(*astuple(part)[:-2], *part.drawn, *part.lost) for part in parts]
         counts = torch.tensor(rows, dtype=torch.float64).sum(dim=0)
-        return world.sum(counts.to(world.device, non_blocking=True))
+        return TotalWork(world.sum(counts.to(world.device, non_blocking=True)))
+
+
+@dataclass(frozen=True)
+class TotalWork:
+    """The sum of the work of several batches, on the device.
+
+    Attributes:
+        counts: float64, the fields of `Work` in their order, `drawn` and `lost` with one number per member.
+    """
+
+    counts: torch.Tensor
+
+    @property
+    def labelled(self) -> torch.Tensor:
+        """Labelled tokens, a scalar."""
+        return self.counts[0]
+
+    @property
+    def images(self) -> torch.Tensor:
+        """Images and clips, a scalar."""
+        return self.counts[2]
+
+    def __add__(self, other: "TotalWork") -> "TotalWork":
+        return TotalWork(self.counts + other.counts)
+
+    def read(self) -> Work:
+        """As numbers; waits for the device."""
+        counts = self.counts.tolist()
+        single = len(fields(Work)) - 2
+        members = (len(counts) - single) // 2
+        drawn, lost = counts[single : single + members], counts[single + members :]
+        return replace(Work(*counts[:single]), drawn=tuple(drawn), lost=tuple(lost))
 
 
 class Meter:
@@ -98,10 +130,10 @@ class Meter:
         self._skipped = self._dropped_turns = 0.0
         names = [f"drawn_{name}" for name in members] + [f"skipped_{name}" for name in members]
         self._of_members = dict.fromkeys(names, 0.0)
-        self._work: torch.Tensor | None = None
+        self._work: TotalWork | None = None
         self._restart()
 
-    def add(self, work: torch.Tensor) -> None:
+    def add(self, work: TotalWork) -> None:
         """Add one step's `Work.total`; it is read from the device only when a line is logged."""
         self._work = work if self._work is None else self._work + work
         self._steps += 1
@@ -126,10 +158,8 @@ class Meter:
         Waiting and memory are this rank's. Memory, skipped samples and dropped turns count from the start.
         """
         assert self._work is not None, "report() before the first step"
-        counts = self._work.tolist()
-        named = len(self._of_members)
-        work = Work(*counts[: len(counts) - named])
-        for name, count in zip(self._of_members, counts[len(counts) - named :], strict=True):
+        work = self._work.read()
+        for name, count in zip(self._of_members, (*work.drawn, *work.lost), strict=True):
             self._of_members[name] += count
         self._skipped += work.skipped
         self._dropped_turns += work.dropped_turns

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from torchtune_qwenvl.data.dataset import Guarded, SkippedSample
 from torchtune_qwenvl.generation import generate
+from torchtune_qwenvl.modules.batch import placeholder_positions
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.training.watch.sample_log import shortened
 from torchtune_qwenvl.transforms.images.unpatch import images_of
@@ -109,7 +110,12 @@ def question_of(sample: Mapping[str, Any], transform: Any, visual_ids: Collectio
     start = mask.index(False)
     end = next((i for i in range(start, len(mask)) if mask[i]), len(mask))
     merge = transform.image_transform.merge_size**2
-    seen, kept = sum(token in visual_ids for token in tokens[:start]), 0
+    visual = sample.get("visual")
+    if visual is None:
+        visual = placeholder_positions(torch.tensor(tokens), visual_ids)
+    asked_about = torch.as_tensor(visual)
+    asked_about = asked_about[asked_about < start]
+    seen, kept = len(asked_about), 0
     while kept < len(vision["images"]) and seen > 0:
         seen -= int(vision["grid_thw"][kept].prod()) // merge
         kept += 1
@@ -119,6 +125,7 @@ def question_of(sample: Mapping[str, Any], transform: Any, visual_ids: Collectio
             "tokens": tokens[:start],
             "mask": [True] * start,
             "input_pos": sample["input_pos"][:start],
+            "visual": asked_about,
             "encoder_input": {"vision": {"images": images, "grid_thw": grids}},
         },
         text=_asked(tokens[:start], transform),

@@ -83,3 +83,9 @@ def mrope_positions(n_tokens: int, blocks: Sequence[VisualBlock]) -> torch.Tenso
     n_text = n_tokens - done
     positions[done:] = torch.arange(next_position, next_position + n_text)[:, None]
     return positions
+
+
+def visual_positions(blocks: Sequence[VisualBlock]) -> torch.Tensor:
+    """Indices of the visual tokens in their sequence, int64, ascending."""
+    runs = [torch.arange(block.start, block.start + block.n_tokens) for block in blocks]
+    return torch.cat(runs) if runs else torch.empty(0, dtype=torch.int64)
