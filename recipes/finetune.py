@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.data import Dataset
 from torchtune.config import instantiate
+from torchtune.config._utils import _get_component_from_path
 from torchtune.utils import get_logger
 from tqdm import tqdm
 
@@ -156,6 +157,7 @@ class FinetuneRecipe:
             checkpoint_activations(model, cfg.activation_checkpointing)
             shard(model, self.world, self.compute)
             load_weights(model, files, self.world.device)
+        model.set_loss(instantiate(cfg.loss))
         self.offloading = offload_activations(model, self.world.device, cfg.activation_offloading)
         return model.train()
 
@@ -167,7 +169,11 @@ class FinetuneRecipe:
             source,
             batch_size=cfg.batch_size,
             sampler=sampler,
-            collate=collate_for(self.model, padding_free=cfg.padding_free or cfg.pack_to is not None),
+            collate=collate_for(
+                self.model,
+                padding_free=cfg.padding_free or cfg.pack_to is not None,
+                own=_get_component_from_path(cfg.collate_fn),
+            ),
             padding_idx=self.transform.pad_id,
             on_bad_sample=cfg.on_bad_sample,
             num_workers=cfg.num_workers,
