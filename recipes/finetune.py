@@ -54,13 +54,13 @@ from torchtune_qwenvl.training.step.parts import (
     trainable_table,
 )
 from torchtune_qwenvl.training.step.precision import autocast, compute_dtype, set_parameter_dtypes
-from torchtune_qwenvl.training.watch.answers import ValidationAnswers
+from torchtune_qwenvl.training.watch.answer_display import show_answers
 from torchtune_qwenvl.training.watch.flops import FlopCounter
 from torchtune_qwenvl.training.watch.history import History, read_curves
 from torchtune_qwenvl.training.watch.metrics import Meter, Step, Work, peak_flops
-from torchtune_qwenvl.training.watch.samples import log_samples
-from torchtune_qwenvl.training.watch.shown_answers import show_answers
-from torchtune_qwenvl.training.watch.validation import validation_loss
+from torchtune_qwenvl.training.watch.sample_log import log_samples
+from torchtune_qwenvl.training.watch.validation_answers import ValidationAnswers
+from torchtune_qwenvl.training.watch.validation_loss import validation_loss
 
 log = get_logger("INFO")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from torchtune._recipe_registry import Config, Recipe, get_all_recipes
 
 import torchtune_qwenvl.recipes
-from torchtune_qwenvl.settings.config import PACKAGED, packaged_names
+from torchtune_qwenvl.settings.files import find_config, packaged_names
 
 RECIPES = Path(str(torchtune_qwenvl.recipes.__file__)).parent
 # Recipes that take key=value alone, without --config.
@@ -20,7 +20,7 @@ def register() -> None:
 
 def ours() -> list[Recipe]:
     """`finetune` with every packaged config, and `generate`."""
-    configs = [Config(name, str(PACKAGED / f"{name}.yaml")) for name in packaged_names()]
+    configs = [Config(name, str(find_config(name))) for name in packaged_names()]
     return [
         Recipe("finetune", str(RECIPES / "finetune.py"), configs, supports_distributed=True),
         Recipe("generate", str(RECIPES / "generate.py"), [], supports_distributed=False),

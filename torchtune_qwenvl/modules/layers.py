@@ -32,6 +32,7 @@ class Attention(nn.Module):
         causal: whether a token attends to earlier tokens of its segment only.
         q_norm: normalises each query head before the rotation; None: no norm.
         k_norm: the same for keys.
+        dropout: share of attention weights that are dropped in training.
     """
 
     def __init__(
@@ -45,24 +46,45 @@ class Attention(nn.Module):
         causal: bool,
         q_norm: nn.Module | None = None,
         k_norm: nn.Module | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.q_proj, self.k_proj, self.v_proj = q_proj, k_proj, v_proj
         self.output_proj = output_proj
         self.q_norm, self.k_norm = q_norm, k_norm
-        self.head_dim, self.causal = head_dim, causal
+        self.head_dim, self.causal, self.dropout = head_dim, causal, dropout
 
     def forward(
-        self, x: Tensor, *, rotation: Rotation, segments: Segments, cache: LayerCache | None = None
+        self, x: Tensor, *, rotation: Rotation | None, segments: Segments, cache: LayerCache | None = None
     ) -> Tensor:
-        """x [n, w] -> [n, w]. With a cache, n is b * s for the prompt and b for every later call."""
-        q, k, v = (p(x).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        """x [n, w] -> [n, w]. With a cache, n = b * s in the prompt and n = b afterwards."""
+        q, k = self._queries_and_keys(x, rotation)
+        v = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
+        return self._attend(q, k, v, segments, cache)
+
+    def attention_weights(self, x: Tensor, *, rotation: Rotation | None, segments: Segments) -> list[Tensor]:
+        """Who looks at whom, in fp32: a matrix [h, l, l] for each segment of l tokens, rows sum to 1."""
+        q, k = self._queries_and_keys(x, rotation)
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+        found = []
+        for q_part, k_part in zip(
+            q.split(list(segments.lengths)), k.split(list(segments.lengths)), strict=True
+        ):
+            scores = torch.einsum("ihd,jhd->hij", q_part.float(), k_part.float()) * self.head_dim**-0.5
+            if self.causal:
+                scores = scores.masked_fill(
+                    torch.ones_like(scores[0], dtype=torch.bool).triu(1), float("-inf")
+                )
+            found.append(scores.softmax(-1))
+        return found
+
+    def _queries_and_keys(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
+        q, k = (p(x).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj))
         if self.q_norm is not None:
             q = self.q_norm(q)
         if self.k_norm is not None:
             k = self.k_norm(k)
-        q, k = rotate(q, rotation), rotate(k, rotation)
-        return self._attend(q, k, v, segments, cache)
+        return (q, k) if rotation is None else (rotate(q, rotation), rotate(k, rotation))
 
     # Not compiled: the number and the lengths of segments differ from batch to batch. The projection is here
     # too, because its input is a view of attention's result, and the compiler would guard that one's shape.
@@ -76,7 +98,8 @@ class Attention(nn.Module):
         else:
             if cache is not None:
                 cache.store_prompt(k, v)
-            out = segment_attention(q, k, v, segments, self.causal)
+            dropout = self.dropout if self.training else 0.0
+            out = segment_attention(q, k, v, segments, self.causal, dropout)
         return self.output_proj(out.flatten(1))
 
 
@@ -91,7 +114,7 @@ class TransformerLayer(TransformerSelfAttentionLayer):
         self,
         x: Tensor,
         *,
-        rotation: Rotation,
+        rotation: Rotation | None,
         segments: Segments,
         cache: LayerCache | None = None,
         routers: RouterStatistics | None = None,

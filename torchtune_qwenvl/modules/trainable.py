@@ -59,10 +59,15 @@ class Training:
                 return self.exceptions[name]
         return self.modes[part_of(parameter_name)]
 
-    def apply(self, model: nn.Module) -> None:
-        """Set `requires_grad` of every parameter. In a "lora" part only adapters train."""
+    def apply(self, model: nn.Module, within: str = "") -> None:
+        """Set `requires_grad` of every parameter. In a "lora" part only adapters train.
+
+        Args:
+            model: a whole model, or a part of one.
+            within: how the names of the part's parameters begin in the whole model.
+        """
         for name, parameter in model.named_parameters():
-            mode = self.mode_of(name)
+            mode = self.mode_of(within + name)
             parameter.requires_grad_(mode == "full" or (mode == "lora" and is_adapter(name)))
 
 

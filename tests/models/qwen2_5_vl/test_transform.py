@@ -213,7 +213,7 @@ def test_constructor_and_builder_equal_the_folder(transform, tiny_folder):
         assert torch.equal(*images)
     with pytest.raises(ValueError, match="either path"):
         Qwen2_5_VLTransform()
-    with pytest.raises(ValueError, match='truncation is "drop_turns" or "drop"'):
+    with pytest.raises(ValueError, match='expected truncation to be "drop_turns" or "drop"'):
         Qwen2_5_VLTransform(**files, truncation="cut")
 
 

@@ -1,4 +1,4 @@
-"""What is logged besides the loss: speed, waiting, memory, and how much of the device is used."""
+"""Metrics logged besides the loss: speed, waiting for data, memory, and how well the device is used."""
 
 import resource
 import sys
@@ -12,7 +12,7 @@ import torch
 
 from torchtune_qwenvl.distributed import World
 
-# Dense bf16 peak in TFLOP/s, from the makers' data sheets (without sparsity); the first name that fits
+# Peak in dense bf16 TFLOP/s from the makers' data sheets; the first name that a device's name contains
 # counts.
 PEAK_TFLOPS = {
     "B200": 2250.0,
@@ -38,7 +38,7 @@ PEAK_TFLOPS = {
 
 
 def peak_flops(device: torch.device, tflops: float | None = None) -> float | None:
-    """Peak operations per second of a device: `tflops`, else by its name; None if unknown."""
+    """Peak operations per second of a device: from `tflops` if given, else by its name; None if unknown."""
     if tflops is None and device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         tflops = next((peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
@@ -46,7 +46,7 @@ def peak_flops(device: torch.device, tflops: float | None = None) -> float | Non
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """The most memory in use so far, in GiB: allocated on a CUDA device, resident on the CPU."""
+    """Peak memory so far in GiB: allocated on a CUDA device, resident on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
@@ -134,12 +134,12 @@ class Step(NamedTuple):
 
 
 class Meter:
-    """Speed between two log lines; time inside `paused()` (validation, saving) does not count.
+    """Measures speed between two log lines, without the time inside `paused()` (validation, saving).
 
     Args:
-        world: whose ranks work together.
-        peak: operations per second of a device, for the MFU.
-        members: names of the datasets that are mixed.
+        world: the ranks that train together.
+        peak: peak operations per second of a device, for MFU.
+        members: names of the mixed datasets.
     """
 
     def __init__(self, world: World, peak: float | None, members: Sequence[str] = ()) -> None:
@@ -151,28 +151,28 @@ class Meter:
         self._restart()
 
     def add(self, work: TotalWork) -> None:
-        """One step's `Work.total`; read from the device only when a line is logged."""
+        """Add one step's `Work.total`; it is read from the device only when a line is logged."""
         self._work = work if self._work is None else self._work + work
         self._steps += 1
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around whatever waits for data."""
+        """Context in which the run waits for data."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Around whatever is not training."""
+        """Context in which the run does something other than training."""
         start = time.perf_counter()
         yield
         self._began += time.perf_counter() - start
 
     def report(self) -> dict[str, float]:
-        """Figures since the last call over all ranks; waits for the device.
+        """Metrics of all ranks since the last call; waits for the device.
 
-        Waiting and memory are this rank's; memory, skipped samples and dropped turns count from the start.
+        Waiting and memory are this rank's. Memory, skipped samples and dropped turns count from the start.
         """
         assert self._work is not None, "report() before the first step"
         work = self._work.read()
