@@ -13,7 +13,6 @@ import sys
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from omegaconf import DictConfig
@@ -59,28 +58,12 @@ from torchtune_qwenvl.training.step.precision import autocast, compute_dtype, se
 from torchtune_qwenvl.training.watch.answer_display import show_answers
 from torchtune_qwenvl.training.watch.flops import FlopCounter
 from torchtune_qwenvl.training.watch.history import History, read_curves
-from torchtune_qwenvl.training.watch.metrics import Meter, TotalWork, Work, peak_flops
+from torchtune_qwenvl.training.watch.metrics import Meter, Step, Work, peak_flops
 from torchtune_qwenvl.training.watch.sample_log import log_samples
 from torchtune_qwenvl.training.watch.validation_answers import ValidationAnswers
 from torchtune_qwenvl.training.watch.validation_loss import validation_loss
 
 log = get_logger("INFO")
-
-
-class Step(NamedTuple):
-    """What an optimizer step gives, over all ranks; tensors stay on the device until they are logged.
-
-    Attributes:
-        loss: mean cross-entropy of the labelled tokens.
-        grad_norm: norm of the gradients before clipping.
-        work: what the batches held.
-        router_aux_loss: the routers' load-balance loss before its coefficient; None if it is not trained on.
-    """
-
-    loss: torch.Tensor
-    grad_norm: torch.Tensor
-    work: TotalWork
-    router_aux_loss: torch.Tensor | None = None
 
 
 class FinetuneRecipe:

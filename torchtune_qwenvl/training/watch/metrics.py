@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 
@@ -114,6 +115,22 @@ class TotalWork:
         members = (len(counts) - single) // 2
         drawn, lost = counts[single : single + members], counts[single + members :]
         return replace(Work(*counts[:single]), drawn=tuple(drawn), lost=tuple(lost))
+
+
+class Step(NamedTuple):
+    """What an optimizer step gives, over all ranks; tensors stay on the device until they are logged.
+
+    Attributes:
+        loss: mean cross-entropy of the labelled tokens.
+        grad_norm: norm of the gradients before clipping.
+        work: what the batches held.
+        router_aux_loss: the routers' load-balance loss before its coefficient; None if it is not trained on.
+    """
+
+    loss: torch.Tensor
+    grad_norm: torch.Tensor
+    work: TotalWork
+    router_aux_loss: torch.Tensor | None = None
 
 
 class Meter:
