@@ -43,6 +43,8 @@ class VisionLanguageModel(nn.Module):
         ValueError: router_aux_loss_coef for a decoder without routers.
     """
 
+    loss: TokenLoss | None
+
     def __init__(
         self,
         *,
