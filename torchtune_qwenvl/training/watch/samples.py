@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from torchtune_qwenvl.data.dataset import SkippedSample
+from torchtune_qwenvl.data.samples import SkippedSample
 from torchtune_qwenvl.data.streams.dataset import first_samples
 
 
