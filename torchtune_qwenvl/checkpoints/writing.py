@@ -12,17 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_qwenvl.checkpoints.folder import (
-    CONFIG,
     INDEX,
     CheckpointFolder,
     check_disk_space,
-    read_json,
     replaced_folder,
-    write_json,
 )
 from torchtune_qwenvl.checkpoints.merged_weights import Merger, lora_scaling
 from torchtune_qwenvl.checkpoints.shards import read_shard, write_shard
 from torchtune_qwenvl.checkpoints.weight_plan import Weights, plan_weights
+from torchtune_qwenvl.json_files import CONFIG, read_json, write_json
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.adapters.nf4 import is_nf4
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models.hf_config import read_config, yarn_arguments
+from torchtune_qwenvl.json_files import read_config
+from torchtune_qwenvl.models.hf_config import yarn_arguments
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
 from torchtune_qwenvl.modules.trainable import Mode, Training, plan_experts, plan_training
 from torchtune_qwenvl.modules.vision.transformer import VisionTransformer

@@ -7,9 +7,7 @@ refused here; a family adds what only it has.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 _TOP = ("model_type", "image_token_id", "video_token_id")
@@ -19,17 +17,6 @@ _TEXT = (
     "rms_norm_eps", "max_position_embeddings",
 )  # fmt: skip
 _ROPE_TYPES = {"mrope": "default", "default": "default", "yarn": "yarn"}
-
-
-def read_config(config: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
-    """A parsed config.json as it is, or read from its path or its folder."""
-    if isinstance(config, Mapping):
-        return config
-    path = Path(config)
-    path = path / "config.json" if path.is_dir() else path
-    if not path.is_file():
-        raise ValueError(f"no config.json at {path}: expected that of a checkpoint folder")
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def normalise_config(

@@ -5,7 +5,6 @@ A family is a subclass with `published` filled; constructor, loader and the buil
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from torchtune.data import PromptTemplateInterface
 from torchtune.data._prompt_templates import _get_prompt_template, _TemplateType
 
 from torchtune_qwenvl.arguments import takes_arguments_of
+from torchtune_qwenvl.json_files import read_json
 from torchtune_qwenvl.models.published import Published
 from torchtune_qwenvl.transforms.chat.template_check import (
     PROBE_TOOLS,
@@ -226,7 +226,7 @@ class PublishedTransform(VisionLanguageTransform):
         cls, path: str | Path, merges_file: str | Path | None, special_tokens_path: str | Path | None
     ) -> BPETokenizer:
         if special_tokens_path is not None:
-            listed = json.loads(Path(special_tokens_path).read_text(encoding="utf-8"))
+            listed = read_json(special_tokens_path)
             return BPETokenizer(path, merges_file, extra_tokens=extra_tokens(listed))
         tokens = () if merges_file is None else cls.published.added_tokens
         return BPETokenizer(path, merges_file, extra_tokens=tokens)
