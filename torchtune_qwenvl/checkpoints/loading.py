@@ -111,8 +111,6 @@ def load_weights(
         start = first_row(parameters[name])
         ours.copy_(stored.read(start, start + len(ours)))
     for module in loaded.modules():
-        if callable(init := getattr(module, "rope_init", None)):
-            init()
         if isinstance(module, (LoRALinear, DoRALinear, GroupedLoRALinear)):
             _init_adapter(module)
 
