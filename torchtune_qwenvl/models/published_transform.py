@@ -21,7 +21,7 @@ from torchtune_qwenvl.transforms.chat.template_check import (
     check_template,
 )
 from torchtune_qwenvl.transforms.chat.tokenizer import BPETokenizer
-from torchtune_qwenvl.transforms.images.image import ImageTransform
+from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
 from torchtune_qwenvl.transforms.processor_folder import extra_tokens, read_processor_folder
 from torchtune_qwenvl.transforms.vision_language import VisionLanguageTransform
 
