@@ -82,7 +82,8 @@ def test_the_docstring_is_merged_as_the_signature_is():
 def public_components():
     """(name, what it is) of every builder, transform and loader of the families."""
     for package in (getattr(models, name) for name in dir(models)):
-        names = getattr(package, "__all__", ()) if inspect.ismodule(package) else ()
+        ours = inspect.ismodule(package) and package.__name__.startswith(models.__name__)
+        names = getattr(package, "__all__", ()) if ours else ()
         yield from ((f"{package.__name__}.{name}", getattr(package, name)) for name in names)
     for family in FAMILIES.values():
         yield f"{family.model_type}.transform", family.transform
