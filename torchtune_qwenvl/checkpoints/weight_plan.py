@@ -1,4 +1,4 @@
-"""Where each of our parameters lies in a checkpoint folder, found from the files' headers alone.
+"""Where each of our parameters is in a checkpoint folder, found by the files' headers alone.
 
 plan = plan_weights(files, table, shapes)
 plan["decoder.norm.scale"].read()         one tensor from the mapped file
@@ -22,8 +22,10 @@ _OTHER_MODEL = (
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """One of our parameters where it lies: part `index` of `count` of the tensor `name` in `files`, along
-    axis 0; `transposed`: the matrices of a stack lie the other way round."""
+    """Where one of our parameters is: part `index` of `count` of the tensor `name` in `files`, along axis 0.
+
+    With `transposed`, the matrices of a stack are stored as their transposes.
+    """
 
     files: CheckpointFolder
     name: str
@@ -34,8 +36,8 @@ class StoredWeight:
     transposed: bool = False
 
     def read(self, start: int = 0, stop: int | None = None) -> Tensor:
-        """Rows [start, stop) in our shape and the file's dtype, backed by the mapped file: copy before
-        writing."""
+        """Rows [start, stop) in our shape and the file's dtype. They are backed by the mapped file: copy them
+        before you write to them."""
         rows = self.shape[0]
         stop = rows if stop is None else min(stop, rows)
         first = self.index * rows
@@ -52,7 +54,7 @@ class StoredWeight:
 
 @dataclass(frozen=True)
 class StackedWeight:
-    """One of our stacks [E, rows, columns] whose experts lie apart, `names[expert][part]` in `files`."""
+    """One of our stacks [E, rows, columns] whose experts are separate tensors, `names[expert][part]`."""
 
     files: CheckpointFolder
     names: tuple[tuple[str, ...], ...]
@@ -73,13 +75,13 @@ def plan_weights(
     Args:
         files: the open folder.
         table: the family's names.
-        shapes: our parameters' names and shapes; those of adapters, which files do not hold, are passed over.
+        shapes: names and shapes of our parameters; adapters, which files do not hold, are skipped.
 
     Returns:
-        Our name -> where it lies, in the order of the files.
+        Our name -> where the parameter is, in the order of the files.
 
     Raises:
-        ValueError: a tensor that no parameter takes, a parameter without tensor, a shape that does not fit.
+        ValueError: a tensor has no parameter, a parameter has no tensor, or a shape does not fit.
     """
     plan: dict[str, StoredWeight | StackedWeight] = {}
     stacks: dict[str, dict[tuple[int, int], str]] = {}  # our name -> (expert, part) -> tensor
@@ -126,7 +128,7 @@ def plan_weights(
 def _in_order(
     files: CheckpointFolder, theirs: str, names: Mapping[tuple[int, int], str], experts: int, count: int
 ) -> tuple[tuple[str, ...], ...]:
-    """The tensors of a stack, `count` for each of `experts`; a ValueError where some are missing."""
+    """The tensors of a stack, `count` for each of `experts`; a ValueError if some are missing."""
     absent = {(e, i) for e in range(experts) for i in range(count)} - names.keys()
     if absent:
         raise ValueError(
@@ -136,11 +138,11 @@ def _in_order(
 
 
 class Weights(Mapping[str, Tensor]):
-    """Some parameters as they are given, all others from the files, where they may be more exact.
+    """Some parameters as they are given, all others from the files, which may be more exact.
 
     Args:
         given: our names to tensors.
-        stored: where all lie, see `plan_weights`.
+        stored: the result of `plan_weights`, with all names.
     """
 
     def __init__(
