@@ -4,10 +4,7 @@ A folder must have config.json, a tokenizer (vocab.json and merges.txt, or token
 tokenizer_config.json with the added tokens, and preprocessor_config.json.
 """
 
-from typing import Any
-
-from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models import Published, PublishedTransform
+from torchtune_qwenvl.models import Published, PublishedTransform, image_defaults
 from torchtune_qwenvl.models.qwen2_5_vl import Qwen2_5_VLVideoTransform
 from torchtune_qwenvl.transforms.chat.chat import ChatFormat
 from torchtune_qwenvl.transforms.chat.tokenizer import ExtraToken
@@ -24,19 +21,11 @@ ADDED_TOKENS = tuple(
 )
 
 
+@image_defaults(
+    patch_size=8, min_pixels=16 * 16, max_pixels=64 * 64, image_mean=IMAGE_MEAN, image_std=IMAGE_STD
+)
 class ToyVLImageTransform(ImageTransform):
     """`ImageTransform` with the toy model's defaults."""
-
-    @takes_arguments_of(
-        ImageTransform,
-        patch_size=8,
-        min_pixels=16 * 16,
-        max_pixels=64 * 64,
-        image_mean=IMAGE_MEAN,
-        image_std=IMAGE_STD,
-    )
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
 
 
 class ToyVLTransform(PublishedTransform):

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
-from torchtune_qwenvl.models.weight_table import WeightTable, fits, lies_transposed
+from torchtune_qwenvl.checkpoints.shards import Entry
+from torchtune_qwenvl.models.weight_table import Slice, WeightTable, fits, lies_transposed
 from torchtune_qwenvl.modules.adapters.lora import is_adapter
 
 _OTHER_MODEL = (
@@ -84,57 +85,86 @@ def plan_weights(
         ValueError: a tensor has no parameter, a parameter has no tensor, or a shape does not fit.
     """
     plan: dict[str, StoredWeight | StackedWeight] = {}
-    stacks: dict[str, dict[tuple[int, int], str]] = {}  # our name -> (expert, part) -> tensor
-    dtypes: dict[str, torch.dtype] = {}
-    counts: dict[str, int] = {}
+    stacks: dict[str, dict[tuple[int, int], tuple[str, Entry]]] = {}  # our name -> (expert, part)
     for name, entry in files.entries():
-        where = f"{files.path / files.file_of[name]}: tensor {name}"
         ours = table.ours(name)
-        if all(our in table.tied and our not in shapes for our in ours) and ours:
+        if ours and all(our in table.tied and our not in shapes for our in ours):
             continue  # a tied head that the file repeats
+        where = f"{files.path / files.file_of[name]}: tensor {name}"
         if not ours or any(our not in shapes for our in ours):
             raise ValueError(
                 f"{where} is unexpected: the model that config.json describes has no such weight"
             )
-        if found := table.slice_of(name):
-            expert, piece = found
-            experts, rows, columns = shapes[piece.ours]
-            if expert >= experts or entry.shape != (rows // piece.count, columns):
-                raise ValueError(
-                    f"{where} has shape {list(entry.shape)}, but {piece.ours} takes {experts} experts of "
-                    f"{[rows // piece.count, columns]}: {_OTHER_MODEL}"
-                )
-            stacks.setdefault(piece.ours, {})[expert, piece.index] = name
-            dtypes[piece.ours], counts[piece.ours] = entry.dtype, piece.count
-            continue
-        for index, our in enumerate(ours):
-            if not fits(entry.shape, len(ours), shapes[our]):
-                part = f"1/{len(ours)} of " if len(ours) > 1 else ""
-                raise ValueError(
-                    f"{where} has shape {list(entry.shape)}, but {our} takes {part}it as "
-                    f"{list(shapes[our])}: {_OTHER_MODEL}"
-                )
-            turned = lies_transposed(entry.shape, shapes[our])
-            plan[our] = StoredWeight(files, name, index, len(ours), tuple(shapes[our]), entry.dtype, turned)
-    for our, places in stacks.items():
-        ordered = _in_order(files, table.theirs(our).name, places, shapes[our][0], counts[our])
-        plan[our] = StackedWeight(files, ordered, tuple(shapes[our]), dtypes[our])
+        if of_expert := table.slice_of(name):
+            expert, piece = of_expert
+            _check_slice(entry, expert, piece, shapes[piece.ours], where)
+            stacks.setdefault(piece.ours, {})[expert, piece.index] = name, entry
+        else:
+            plan |= _parts(files, name, entry, ours, shapes, where)
+    plan |= {our: _stack(files, table, our, shapes[our], found) for our, found in stacks.items()}
     if missing := [name for name in shapes if name not in plan and not is_adapter(name)]:
         names = ", ".join(table.theirs(name).name for name in missing[:3])
         raise ValueError(f"{files.path}: {len(missing)} tensors are missing, {names} among them")
     return plan
 
 
-def _in_order(
-    files: CheckpointFolder, theirs: str, names: Mapping[tuple[int, int], str], experts: int, count: int
-) -> tuple[tuple[str, ...], ...]:
-    """The tensors of a stack, `count` for each of `experts`; a ValueError if some are missing."""
-    absent = {(e, i) for e in range(experts) for i in range(count)} - names.keys()
+def _parts(
+    files: CheckpointFolder,
+    name: str,
+    entry: Entry,
+    ours: tuple[str, ...],
+    shapes: Mapping[str, tuple[int, ...]],
+    where: str,
+) -> dict[str, StoredWeight]:
+    """Each of our parameters that one tensor holds."""
+    for our in ours:
+        if not fits(entry.shape, len(ours), shapes[our]):
+            part = f"1/{len(ours)} of " if len(ours) > 1 else ""
+            raise ValueError(
+                f"{where} has shape {list(entry.shape)}, but {our} takes {part}it as "
+                f"{list(shapes[our])}: {_OTHER_MODEL}"
+            )
+    return {
+        our: StoredWeight(
+            files,
+            name,
+            index,
+            len(ours),
+            tuple(shapes[our]),
+            entry.dtype,
+            transposed=lies_transposed(entry.shape, shapes[our]),
+        )
+        for index, our in enumerate(ours)
+    }
+
+
+def _check_slice(entry: Entry, expert: int, piece: Slice, shape: tuple[int, ...], where: str) -> None:
+    experts, rows, columns = shape
+    if expert >= experts or entry.shape != (rows // piece.count, columns):
+        raise ValueError(
+            f"{where} has shape {list(entry.shape)}, but {piece.ours} takes {experts} experts of "
+            f"{[rows // piece.count, columns]}: {_OTHER_MODEL}"
+        )
+
+
+def _stack(
+    files: CheckpointFolder,
+    table: WeightTable,
+    ours: str,
+    shape: tuple[int, ...],
+    found: Mapping[tuple[int, int], tuple[str, Entry]],
+) -> StackedWeight:
+    """Our stack, whose tensors were found by expert and part; a ValueError if some are missing."""
+    a_name, entry = next(iter(found.values()))
+    _, piece = table.slice_of(a_name) or (0, Slice(ours))
+    absent = {(e, i) for e in range(shape[0]) for i in range(piece.count)} - found.keys()
     if absent:
         raise ValueError(
-            f"{files.path}: {len(absent)} tensors of {theirs} are missing, of expert {min(absent)[0]} first"
+            f"{files.path}: {len(absent)} tensors of {table.theirs(ours).name} are missing, of expert "
+            f"{min(absent)[0]} first"
         )
-    return tuple(tuple(names[e, i] for i in range(count)) for e in range(experts))
+    ordered = tuple(tuple(found[e, i][0] for i in range(piece.count)) for e in range(shape[0]))
+    return StackedWeight(files, ordered, tuple(shape), entry.dtype)
 
 
 class Weights(Mapping[str, Tensor]):

@@ -26,7 +26,7 @@ from torchtune_qwenvl.models.family import Family
 from torchtune_qwenvl.models.glm4v._family import GLM4V, GLM46V
 from torchtune_qwenvl.models.glm4v_moe._family import GLM4V_MOE
 from torchtune_qwenvl.models.hf_config import ConfigRules
-from torchtune_qwenvl.models.published import Published
+from torchtune_qwenvl.models.published import Published, image_defaults
 from torchtune_qwenvl.models.published_transform import PublishedTransform
 from torchtune_qwenvl.models.qwen2_5_vl._family import QWEN2_5_VL
 from torchtune_qwenvl.models.qwen2_vl._family import QWEN2_VL
@@ -102,6 +102,7 @@ __all__ = [
     "VisionShape",
     "WeightTable",
     "get_family",
+    "image_defaults",
     "load_transform",
     "register_family",
 ]
