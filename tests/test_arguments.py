@@ -1,4 +1,4 @@
-"""Functions that hand arguments on: signature, defaults, and an error for what nobody takes."""
+"""Functions that pass arguments on: signature, defaults, docstring, and an error for unknown arguments."""
 
 import inspect
 

@@ -60,7 +60,7 @@ def inputs(source):
 
 
 def load(source, **arguments):
-    """`load_model`; a mixture of experts wants to be told that its experts, or MLPs at all, have no DoRA."""
+    """`load_model`, with the arguments that a mixture of experts needs with DoRA: none on experts or MLPs."""
     kind = json.loads((source / "config.json").read_text())["model_type"]
     if "moe" in kind and arguments.get("use_dora"):
         arguments.setdefault("experts_trainable", False)
@@ -71,7 +71,7 @@ def load(source, **arguments):
 
 @torch.no_grad()
 def trained(source, **arguments):
-    """A model in which everything that trains has moved away from where it started."""
+    """A model whose trained parameters all differ from their initial values."""
     model = load(source, **arguments).eval()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

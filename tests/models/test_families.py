@@ -1,4 +1,4 @@
-"""What every family's folder must bring: sizes, config files, a vision half of its own."""
+"""What every family's folder must have: sizes, config files, a vision encoder that works alone."""
 
 import json
 
@@ -68,7 +68,7 @@ def test_published_and_5_x_config_json_read_alike(family):
     with torch.device("meta"):
         read = [get_family(raw).from_config(raw).config for raw in (config.to_dict(), published)]
         again = get_family(read[0]).from_config(read[0]).config
-    for one in (*read, again):  # nobody reads it, and only the published form has it
+    for one in (*read, again):  # unused, and only the published form has it
         one["text_config"]["rope_parameters"].pop("mrope_interleaved", None)
     assert read[0] == read[1] == again
 

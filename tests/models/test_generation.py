@@ -59,7 +59,7 @@ VIDEO_ROWS = [
 
 @pytest.mark.parametrize("use_cache", [True, False], ids=["cache", "no cache"])
 def test_greedy_with_videos_is_transformers_argmax_at_every_step(hf, ours, use_cache):
-    """Teacher-forced with our positions: transformers' own are not the published ones behind a video."""
+    """Teacher-forced with our positions: after a video, transformers' own are not the published ones."""
     whole = Case(hf, *VIDEO_ROWS, seed=SEED)
     together = generate(ours, whole.samples, use_cache=use_cache, **PLAIN)
     assert len({tuple(row) for row in together}) == len(VIDEO_ROWS)
@@ -69,8 +69,8 @@ def test_greedy_with_videos_is_transformers_argmax_at_every_step(hf, ours, use_c
         case = whole.only(i)
         (sample,), n = case.samples, len(case.samples[0]["tokens"])
         assert generate(ours, [sample], use_cache=use_cache, **PLAIN) == [row]
-        behind = sample["input_pos"].max() + 1 + torch.arange(NEW)
-        sample["input_pos"] = torch.cat([sample["input_pos"], behind[:, None].expand(-1, 3)])
+        following = sample["input_pos"].max() + 1 + torch.arange(NEW)
+        sample["input_pos"] = torch.cat([sample["input_pos"], following[:, None].expand(-1, 3)])
         sample["tokens"], sample["mask"] = sample["tokens"] + row, sample["mask"] + [True] * NEW
         inputs = case.reference_inputs() | {"position_ids": sample["input_pos"].T[:, None]}
         inputs.pop("labels")
@@ -80,7 +80,7 @@ def test_greedy_with_videos_is_transformers_argmax_at_every_step(hf, ours, use_c
 
 
 def test_padding_changes_nothing(ours, samples, expected):
-    """Whatever the pad token is, an image's placeholder excepted, nobody looks at it."""
+    """Any token can be the pad token, except an image's placeholder: it changes no result."""
     assert generate(ours, samples, **{**PLAIN, "pad_id": 77}) == expected
 
 

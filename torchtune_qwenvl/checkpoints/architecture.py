@@ -1,7 +1,7 @@
-"""Is the model that a config builds the one that the checkpoint holds?
+"""Check that the model which a config builds is the one that the checkpoint holds.
 
-Shapes alone do not tell: with another rotary base, norm epsilon or set of windowed layers all weights fit,
-and what is trained is wrong.
+Shapes alone are not enough. With another rotary base, norm epsilon or set of windowed layers all weights fit,
+but the model is wrong.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 
 def check_architecture(model: VisionLanguageModel, files: CheckpointFolder) -> None:
-    """Compare what `model` was built from with the folder's config.json.
+    """Compare the config that `model` was built from with the folder's config.json.
 
     Raises:
-        ValueError: another family, or a size or constant that differs; all of them are named.
+        ValueError: the family, a size or a constant differs; all differences are named.
     """
     path, family = files.path / CONFIG, get_family(files.config)
     if get_family(model.config).slots is not family.slots:
@@ -33,11 +33,11 @@ def check_architecture(model: VisionLanguageModel, files: CheckpointFolder) -> N
         raise ValueError(
             f"{path}: the model was built for another checkpoint: {named}. Set model._component_ to the "
             f"builder of the checkpoint's size, or to {_dotted(family.from_config)} with model.config: "
-            f"{files.path}; what trains and LoRA's arguments have to be given beside it, as another "
-            "component keeps none of the old one's"
+            f"{files.path}; give what trains and LoRA's arguments again, since another component "
+            "keeps none of the old one's"
         )
 
 
 def _dotted(builder: Callable[..., object]) -> str:
-    """What a config calls it: by its family's package."""
+    """The dotted path for a config: a builder is imported from its family's package."""
     return f"{builder.__module__.rpartition('.')[0]}.{builder.__name__}"

@@ -1,14 +1,14 @@
 """torchtune's checkpointer interface over HF folders, for its stock recipes.
 
     output_dir/epoch_0/                 a HF checkpoint folder, adapters merged
-    output_dir/epoch_0/adapter/         the same training as a PEFT adapter, where there is one
+    output_dir/epoch_0/adapter/         with LoRA: the same training as a PEFT adapter
     output_dir/recipe_state/            what the recipe needs to resume; written last, names the folder above
 
-Resuming with LoRA starts from the unmerged base weights, the adapter, and the fully trained parts beside it.
+Resuming with LoRA starts from the unmerged base weights, the adapter and the fully trained parts.
 
-On a CPU torchtune 0.6.1's LoRA recipes merge into the live model when they save between epochs (their
-copy "to the CPU" is none), so that a run of several epochs goes on from doubled adapters; what is written
-is right. On a GPU, and in our own recipe, nothing of the kind happens.
+On a CPU, torchtune 0.6.1's LoRA recipes merge adapters into the live model when they save between epochs,
+because their copy "to the CPU" copies nothing. The next epoch then continues from doubled adapters; what was
+written is right. This happens neither on a GPU nor in our own recipe.
 """
 
 import os
@@ -39,11 +39,11 @@ class FolderCheckpointer:
         checkpoint_dir: the folder to start from, with config.json and safetensors.
         output_dir: where `epoch_N` folders and the recipe state go.
         should_load_recipe_state: resume from `output_dir`; the recipes pass their `resume_from_checkpoint`.
-        model_type: as config.json says, or None; torchtune's recipes want the key with activation
+        model_type: config.json's, or None. torchtune's recipes require the key with activation
             checkpointing.
 
     Raises:
-        ValueError: the folder is of another model type than `model_type`, or none that is known.
+        ValueError: the folder's model type is not known, or not `model_type`.
     """
 
     def __init__(
@@ -63,9 +63,9 @@ class FolderCheckpointer:
             )
 
     def load_checkpoint(self) -> dict[str, Any]:
-        """{"model": weights by our names, and when resuming "adapter" and the recipe's state}.
+        """{"model": weights by our names}, and when resuming "adapter" and the recipe's state.
 
-        The weights are backed by the mapped files: a recipe copies them into its model.
+        The weights are backed by the mapped files; a recipe copies them into its model.
         """
         if not self._resume:
             return {MODEL_KEY: self._read(self._checkpoint_dir)}
@@ -91,7 +91,7 @@ class FolderCheckpointer:
         intermediate_checkpoint: bool = False,
         adapter_only: bool = False,
     ) -> None:
-        """Write `epoch_{epoch}`, and for an intermediate checkpoint the recipe's state.
+        """Write `epoch_{epoch}`; for an intermediate checkpoint, the recipe's state, too.
 
         Args:
             state_dict: "model" (adapters merged), "adapter" and "adapter_config" with LoRA, and the
@@ -123,8 +123,7 @@ class FolderCheckpointer:
             _save_atomically({**rest, FOLDER_KEY: folder.name}, self._output_dir / RECIPE_STATE)
 
     def _save_adapter(self, state_dict: dict[str, Any], adapter: Mapping[str, Tensor], out: Path) -> None:
-        """The adapter over the base weights; a weight that differs from the base without adapter was
-        trained fully."""
+        """Write the adapter. A weight without adapter that differs from the base was trained fully."""
         config = state_dict[ADAPTER_CONFIG]
         modules = [n.removesuffix(".lora_a.weight") for n in adapter if n.endswith(".lora_a.weight")]
         base = self._read(self._checkpoint_dir)
@@ -152,11 +151,11 @@ class FolderCheckpointer:
 
 
 def _check_nothing_else_trains(state_dict: Mapping[str, Any], adapter: Mapping[str, Tensor]) -> None:
-    """The optimizer's state, which comes with intermediate checkpoints, tells how many parameters train."""
+    """Count the parameters that train by the optimizer's state, which intermediate checkpoints have."""
     optimizer = state_dict.get(OPT_KEY) or {}
     if len(optimizer.get("state", ())) > len(adapter):
         raise ValueError(
-            "save_adapter_weights_only: parts that train fully beside LoRA would be lost; set it to False"
+            "save_adapter_weights_only: parts that train fully next to LoRA would be lost; set it to False"
         )
 
 

@@ -1,7 +1,7 @@
-"""A HF checkpoint folder on disk: config.json, safetensors in one file or several, and the files beside them.
+"""A HF checkpoint folder on disk: config.json, safetensors in one file or several, tokenizer and other files.
 
-Reading maps the files into memory; nothing is ever unpickled. Writing goes to a hidden folder beside the
-target, which takes the target's name only when it is complete.
+Reading maps the files into memory; nothing is ever unpickled. A folder is written under a hidden name next to
+the target and is renamed when it is complete.
 """
 
 import os
@@ -43,8 +43,8 @@ class CheckpointFolder:
             the folder then shows no other tensors.
 
     Raises:
-        ValueError: if it is no checkpoint folder, holds pickled weights only, or a shard is missing or
-            cut off.
+        ValueError: it is no checkpoint folder, config.json is broken, there are only pickled weights, or a
+            shard is missing or cut off.
     """
 
     def __init__(self, path: str | Path, wanted: Callable[[str], bool] = lambda name: True) -> None:
@@ -86,7 +86,7 @@ class CheckpointFolder:
         return self._handles[file].get_slice(name)[start:stop]
 
     def sidecars(self) -> list[Path]:
-        """Every file of the folder that is no weights: config, tokenizer, template, processor, licence."""
+        """Every file of the folder without weights: config, tokenizer, template, processor, licence."""
         files = (path for path in sorted(self.path.iterdir()) if path.is_file())
         return [path for path in files if not path.name.endswith(WEIGHT_SUFFIXES)]
 
@@ -141,8 +141,7 @@ class CheckpointFolder:
 
 
 def check_disk_space(folder: Path, needed: int) -> None:
-    """Raise a ValueError if the disk under `folder` (or its nearest existing parent) has less than
-    `needed` bytes."""
+    """Raise a ValueError if the disk has fewer than `needed` bytes free; `folder` need not exist."""
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -155,9 +154,9 @@ def check_disk_space(folder: Path, needed: int) -> None:
 
 @contextmanager
 def replaced_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty hidden folder beside `target` that becomes `target` on success and vanishes on an error.
+    """Yield an empty hidden folder, which becomes `target` on success and is deleted on an error.
 
-    An older `target` is put aside first and removed last, so that at every moment a complete folder exists.
+    An older `target` is renamed first and deleted last, so that at every moment a complete folder exists.
     """
     target = Path(target).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -3,12 +3,11 @@
     load_model(folder)             builds on the meta device, then fills one tensor after the other
     load_weights(model, files)     fills a model that is built, and perhaps sharded, on the meta device
 
-A rank reads only the rows it keeps.
+A rank reads only the rows it keeps. Weights that the model keeps in NF4 are quantised as they are read, one
+tensor at a time; for these, each rank reads all rows.
 
-What the model has in NF4 is quantised as it is read, one tensor at a time; there each rank reads all rows.
-
-The first values of adapters are the same for every number of processes: each rank draws the whole matrix
-from the same random numbers and keeps its rows.
+The initial values of adapters do not depend on the number of processes: each rank draws the whole matrix from
+the same random numbers and keeps its rows.
 """
 
 import math
@@ -39,17 +38,17 @@ def load_model(
 ) -> VisionLanguageModel:
     """Build the model that a HF checkpoint folder holds, and load its weights.
 
-    Memory rises by the weights once: the model is built without storage, then filled from the mapped files.
+    The weights are in memory only once: the model is built without storage, then filled from mapped files.
 
     Args:
         folder: HF checkpoint folder with config.json and safetensors, published or transformers 5 layout.
-        dtype: of all parameters; None keeps each one's dtype in the files (adapters take that of the first).
-        device: where the parameters go.
-        **builder_arguments: of the family's builder: `encoder_trainable`, `lora_rank`, …
+        dtype: dtype of all parameters; None: each parameter's in the files (adapters take the first one's).
+        device: device of the parameters.
+        **builder_arguments: arguments of the family's builder: `encoder_trainable`, `lora_rank`, …
 
     Raises:
-        ValueError: no checkpoint folder, an unknown model type, a missing or cut off shard, names or
-            shapes that do not fit; each names file and tensor.
+        ValueError: it is no checkpoint folder, a file is missing, broken or cut off, files contradict each
+            other, the model type is not known, or names or shapes do not fit. File and tensor are named.
     """
     with CheckpointFolder(folder) as files:
         model = _build(files, dtype, builder_arguments)
@@ -57,6 +56,7 @@ def load_model(
     return model
 
 
+<<<<<<< HEAD
 @torch.no_grad()
 def load_weights(model: VisionLanguageModel, files: CheckpointFolder, device: torch.device) -> None:
     """Give a model on meta storage on `device` and the values of `files`; dtypes stay the model's.
@@ -65,6 +65,42 @@ def load_weights(model: VisionLanguageModel, files: CheckpointFolder, device: to
         model: the folder must fit all of it.
         files: the open folder.
         device: where to.
+=======
+def load_vision_encoder(
+    folder: str | Path,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    **builder_arguments: Any,
+) -> VisionTransformer:
+    """Only the vision encoder of a checkpoint folder: images in, visual tokens out. No other weight is read.
+
+    Args:
+        folder: as in `load_model`.
+        dtype: as in `load_model`.
+        device: as in `load_model`.
+        **builder_arguments: as in `load_model`; those for the decoder have no effect.
+
+    Raises:
+        ValueError: as in `load_model`.
+    """
+    with CheckpointFolder(folder) as files:
+        model = _build(files, dtype, builder_arguments)
+        load_weights(model, files, torch.device(device), part="vision_encoder")
+    return model.vision_encoder
+
+
+@torch.no_grad()
+def load_weights(
+    model: VisionLanguageModel, files: CheckpointFolder, device: torch.device, part: str = ""
+) -> None:
+    """Give a model on the meta device storage on `device` and the values of `files`; its dtypes stay.
+
+    Args:
+        model: the whole model, even if only a part is loaded: all of it is compared with the folder.
+        files: the open folder.
+        device: device of the parameters.
+        part: path of the submodule to load; the rest stays on meta. Empty: everything.
+>>>>>>> facts
 
     Raises:
         ValueError: the folder's config.json, names or shapes do not fit the model; names file and tensor.
@@ -98,7 +134,7 @@ def fill(model: nn.Module, plan: Mapping[str, Stored], device: torch.device) -> 
 
 
 def first_row(tensor: Tensor) -> int:
-    """Where this rank's rows of a sharded tensor begin: the first axis is cut as by `torch.chunk`."""
+    """The first of this rank's rows of a sharded tensor, whose first axis is cut as by `torch.chunk`."""
     if not isinstance(tensor, DTensor):
         return 0
     rows, mesh = tensor.shape[0], tensor.device_mesh
@@ -106,7 +142,7 @@ def first_row(tensor: Tensor) -> int:
 
 
 def _set_quantised(model: nn.Module, name: str, parameter: nn.Parameter, weight: Tensor) -> None:
-    """Put `weight`, quantised, in the parameter's place. Quantised whole: its shards share one mean scale."""
+    """Replace a parameter by `weight`, quantised before it is cut: the shards share one mean scale."""
     value = quantised(weight)
     if isinstance(parameter, DTensor):
         mesh = parameter.device_mesh
@@ -116,7 +152,7 @@ def _set_quantised(model: nn.Module, name: str, parameter: nn.Parameter, weight:
 
 
 def _init_adapter(module: LoRALinear | DoRALinear | GroupedLoRALinear) -> None:
-    """As torchtune begins: A random, B zero, DoRA's magnitudes those of the weight's rows."""
+    """Initialise as torchtune does: A random, B zero, DoRA's magnitudes the norms of the weight's rows."""
     a = module.lora_a.weight
     drawn = torch.empty(a.shape)
     init_lora_a(drawn)
@@ -131,7 +167,7 @@ def _init_adapter(module: LoRALinear | DoRALinear | GroupedLoRALinear) -> None:
 def _build(
     files: CheckpointFolder, dtype: torch.dtype | None, builder_arguments: dict[str, Any]
 ) -> VisionLanguageModel:
-    """The folder's model on the meta device, in the files' dtypes or in `dtype`."""
+    """Build the folder's model on the meta device, in the files' dtypes or in `dtype`."""
     family = get_family(files.config)
     with torch.device("meta"):
         model = family.from_config(files.config, **{**files.image_statistics(), **builder_arguments})

@@ -1,5 +1,4 @@
-"""Our parameters -> the tensors of a checkpoint folder: LoRA worked in, fused projections joined, one at
-a time."""
+"""Our parameters -> the tensors of a checkpoint folder, one at a time: LoRA merged, projections fused."""
 
 from collections.abc import Iterator, Mapping
 
@@ -21,12 +20,12 @@ def lora_scaling(model: nn.Module) -> dict[str, float]:
 
 
 class MergedWeights:
-    """The weights of a trained model as a checkpoint folder holds them.
+    """The weights of a trained model in the form of a checkpoint folder.
 
     Args:
-        state: our parameters by name, adapters among them; each is read once for each time it is written,
-            so a mapping that gathers a sharded tensor when it is read will do.
-        scaling: as `lora_scaling` gives it; empty if adapters are absent or merged already.
+        state: our parameters by name, including adapters. Each is read once per write, so this may be a
+            mapping that gathers a sharded tensor when it is read.
+        scaling: the result of `lora_scaling`; empty if there are no adapters or they are merged already.
         table: the family's names.
     """
 
@@ -36,7 +35,7 @@ class MergedWeights:
         self._stacks: dict[str, Tensor] = {}
 
     def check(self, files: CheckpointFolder) -> None:
-        """Raise a ValueError unless `files` has a place for every parameter, adapters aside, and no other."""
+        """Raise a ValueError unless `files` has a tensor for every parameter but adapters, and no other."""
         room: set[str] = set()
         for name, _ in files.entries():
             ours = self._ours(name)
@@ -53,8 +52,7 @@ class MergedWeights:
             )
 
     def tensors(self, files: CheckpointFolder) -> Iterator[Tensor]:
-        """The tensors that stand in `files`, in their order and shape, with our values; lazily, in our
-        dtype."""
+        """Our values for the tensors of `files`, in their order and shape, in our dtype; computed lazily."""
         for name, entry in files.entries():
             if found := self.table.slice_of(name):
                 joined = self._slice(*found)
@@ -69,7 +67,7 @@ class MergedWeights:
 
     @torch.no_grad()
     def weight(self, name: str) -> Tensor:
-        """The parameter `name` with its LoRA or DoRA, if it has any, worked in; computed in fp32."""
+        """The parameter `name`, with its LoRA or DoRA merged if it has any; computed in fp32."""
         module = name.removesuffix(".weight")
         if module == name or module not in self.scaling:
             return self.state[name].detach()
@@ -81,7 +79,7 @@ class MergedWeights:
         return weight
 
     def _slice(self, expert: int, piece: Slice) -> Tensor:
-        """Of a stack that is worked out once for all of its experts: files hold those one after the other."""
+        """An expert's part of a stack. The stack is merged once and kept: files hold its experts in a row."""
         if piece.ours not in self._stacks:
             while len(self._stacks) > 1:
                 self._stacks.pop(next(iter(self._stacks)))
@@ -89,6 +87,6 @@ class MergedWeights:
         return self._stacks[piece.ours][expert].chunk(piece.count)[piece.index]
 
     def _ours(self, file_name: str) -> tuple[str, ...]:
-        """Our names for a file's tensor; a head that the model ties is its embedding."""
+        """Our names for a file's tensor; if the model ties the head, that of the embeddings."""
         ours = self.table.ours(file_name)
         return tuple(name if name in self.names else self.table.tied.get(name, name) for name in ours)

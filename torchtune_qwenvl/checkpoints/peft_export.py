@@ -1,24 +1,23 @@
-"""Adapters as PEFT keeps them: adapter_config.json + adapter_model.safetensors, for transformers' module
-tree.
+"""Adapters in PEFT's form: adapter_config.json and adapter_model.safetensors, for transformers' module tree.
 
-Modules are addressed by their full names, one tower apart from the other: a bare `q_proj` or `proj` would
-hit both. Where the files fuse what we split, LoRA on our parts is one block-diagonal LoRA on the whole.
-With q and v adapted, rank r each, and s rows per projection:
+Modules are addressed by their full names: a bare `q_proj` or `proj` would match modules of both towers. If
+the files fuse projections that we split, LoRA on our parts is one block-diagonal LoRA on the fused one. With
+q and v adapted, rank r each, and s rows per projection:
 
     lora_A  [2r, d] = | A_q |        lora_B  [3s, 2r] = | B_q   0  |        rank 2r, alpha 2 * alpha: the same
                       | A_v |                           |  0    0  |        factor alpha / rank
                                                         |  0   B_v |
 
 DoRA's magnitudes are per row, so they are joined; a part without adapter keeps the norms of its own rows.
-LoRA on E experts of rank r is PEFT's on a parameter (`target_parameters`): A [E, r, in] as [E * r, in], and
-B [E, out, r] as [out, r * E], of which the last axis runs through the experts first. PEFT wraps one parameter
-of a module around the other, in the order in which the module holds them: the rows of the table. So the
-first one's tensors lie under `base_layer`.
+LoRA of rank r on E experts is PEFT's LoRA on a parameter (`target_parameters`): A [E, r, in] as [E * r, in],
+and B [E, out, r] as [out, r * E], whose last axis runs through the experts first. If a module has several
+adapted parameters, PEFT nests one wrapper in the next, in the order of the module's parameters, which is that
+of the table's rows. So the first one's tensors are under `base_layer`.
 
-Parts that train fully beside LoRA go whole into `modules_to_save`.
+Parts that train fully next to LoRA are written whole, as `modules_to_save`.
 
-PEFT 0.21 refuses to load any LoRA where it finds torchao < 0.16, which torchtune 0.6.1 needs: load
-adapters in an environment without torchao.
+PEFT 0.21 refuses to load any LoRA if it finds torchao < 0.16, which torchtune 0.6.1 needs: load adapters
+in an environment without torchao.
 """
 
 import json
@@ -54,7 +53,7 @@ def save_adapter(model: nn.Module, out_folder: str | Path, source: str | Path) -
 
     Args:
         model: a whole model with at least one "lora" part.
-        out_folder: where to; it appears complete or not at all.
+        out_folder: the folder to write; it appears complete or not at all.
         source: the checkpoint folder that the model was loaded from; the adapter's base model.
 
     Raises:
@@ -77,11 +76,12 @@ def save_adapter_folder(
     """`save_adapter` for parameters by name, read one at a time.
 
     Args:
-        state: our parameters; base weights are read only of what `full` names and, for DoRA, of fused parts.
+        state: our parameters. Base weights are read only for the names in `full` and, with DoRA, for fused
+            parts.
         out_folder: as in `save_adapter`.
         source: as in `save_adapter`.
         scaling: `lora_scaling(model)`.
-        full: parameters that were trained beside the adapters.
+        full: parameters that were trained fully.
     """
     if not scaling:
         raise ValueError('no part of the model is set to "lora": there is no adapter; use save_model')

@@ -1,4 +1,4 @@
-"""Our own adapter folders back into a model: to resume, to generate, to go on training."""
+"""Loading our own adapter folders into a model: to resume, to generate, to train further."""
 
 import json
 from collections.abc import Iterator
@@ -40,8 +40,8 @@ class AdapterFolder:
         table: names of the family that the adapter belongs to.
 
     Raises:
-        ValueError: no adapter folder, or one that other software wrote: which parts of a fused projection
-            are adapted is not in PEFT's form, ours notes it in the file's metadata.
+        ValueError: it is no adapter folder, or other software wrote it. PEFT's form does not say which parts
+            of a fused projection are adapted; ours notes it in the file's metadata.
     """
 
     def __init__(self, path: str | Path, table: WeightTable) -> None:
@@ -72,8 +72,7 @@ class AdapterFolder:
                 yield from zip(names, tensor.chunk(len(names)), strict=True)
 
     def builder_arguments(self) -> dict[str, Any]:
-        """The `…_trainable` and `lora_…` arguments of the model that wrote the folder; dropout is not
-        known."""
+        """The `…_trainable` and `lora_…` arguments of the model that wrote the folder, without dropout."""
         lora = [ours for group in self.lora_modules.values() for ours in group]
         full = [
             n for name in self.stored if self._split(name)[1] not in LEAVES for n in self.table.ours(name)
@@ -108,14 +107,14 @@ class AdapterFolder:
         return module, leaf
 
     def _target(self, ours: str) -> str:
-        """What PEFT adapts for our module: transformers' module, or its parameter."""
+        """The module or parameter of transformers that PEFT adapts for our module."""
         return self.table.theirs(f"{ours}.weight").name.removesuffix(".weight")
 
     def _rank(self, target: str) -> int:
         return self.config["rank_pattern"].get(peft_name(target, self.table), self.config["r"])
 
     def _part(self, module: str, leaf: str, tensor: Tensor, index: int) -> Tensor:
-        """The block of our module number `index` among the adapted ones of PEFT's `module`."""
+        """The block of one of our modules: number `index` among those adapted in PEFT's `module`."""
         adapted = self.lora_modules[module]
         target = self._target(adapted[index])
         if is_parameter(target, self.table):

@@ -1,7 +1,7 @@
 """One safetensors file: its header, checked against the bytes that follow, and a writer that streams.
 
-The library's `save_file` wants every tensor of a file in memory at once; a checkpoint is written here one
-tensor at a time, so that a model gathered from several ranks or cast to another dtype never exists twice.
+The library's `save_file` needs every tensor of a file in memory at once. Here a checkpoint is written one
+tensor at a time, so that a model gathered from several ranks or cast to another dtype is in memory only once.
 The format: 8 bytes with the header's length, a JSON header of names, dtypes, shapes and offsets, then the
 tensors' bytes without gaps (https://github.com/huggingface/safetensors, "Format").
 """
@@ -66,7 +66,7 @@ class Shard:
 
 
 def read_shard(path: Path) -> Shard:
-    """Header of `path`; a ValueError that names the file where it is no safetensors file or was cut off."""
+    """The header of `path`; a ValueError that names the file if it is no safetensors file or was cut off."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -92,7 +92,7 @@ def read_shard(path: Path) -> Shard:
 
 
 def write_shard(path: Path, shard: Shard, tensors: Iterable[torch.Tensor]) -> None:
-    """Write `path` with the header of `shard` and `tensors`, one for each entry and in the entries' order."""
+    """Write `path` with the header of `shard` and one tensor for each of its entries, in their order."""
     header: dict[str, object] = {"__metadata__": shard.metadata} if shard.metadata else {}
     offset = 0
     for name, entry in shard.entries.items():

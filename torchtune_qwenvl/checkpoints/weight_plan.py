@@ -1,4 +1,4 @@
-"""Where each of our parameters lies in a checkpoint folder, found from the files' headers alone.
+"""Where each of our parameters is in a checkpoint folder, found by the files' headers alone.
 
 plan = plan_weights(files, table, shapes)
 plan["decoder.norm.scale"].read()         one tensor from the mapped file
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
-from torchtune_qwenvl.models.weight_table import WeightTable, fits, lies_transposed
+from torchtune_qwenvl.checkpoints.shards import Entry
+from torchtune_qwenvl.models.weight_table import Slice, WeightTable, fits, lies_transposed
 from torchtune_qwenvl.modules.adapters.lora import is_adapter
 
 _OTHER_MODEL = (
@@ -22,8 +23,10 @@ _OTHER_MODEL = (
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """One of our parameters where it lies: part `index` of `count` of the tensor `name` in `files`, along
-    axis 0; `transposed`: the matrices of a stack lie the other way round."""
+    """Where one of our parameters is: part `index` of `count` of the tensor `name` in `files`, along axis 0.
+
+    With `transposed`, the matrices of a stack are stored as their transposes.
+    """
 
     files: CheckpointFolder
     name: str
@@ -34,8 +37,8 @@ class StoredWeight:
     transposed: bool = False
 
     def read(self, start: int = 0, stop: int | None = None) -> Tensor:
-        """Rows [start, stop) in our shape and the file's dtype, backed by the mapped file: copy before
-        writing."""
+        """Rows [start, stop) in our shape and the file's dtype. They are backed by the mapped file: copy them
+        before you write to them."""
         rows = self.shape[0]
         stop = rows if stop is None else min(stop, rows)
         first = self.index * rows
@@ -52,7 +55,7 @@ class StoredWeight:
 
 @dataclass(frozen=True)
 class StackedWeight:
-    """One of our stacks [E, rows, columns] whose experts lie apart, `names[expert][part]` in `files`."""
+    """One of our stacks [E, rows, columns] whose experts are separate tensors, `names[expert][part]`."""
 
     files: CheckpointFolder
     names: tuple[tuple[str, ...], ...]
@@ -76,74 +79,103 @@ def plan_weights(
     Args:
         files: the open folder.
         table: the family's names.
-        shapes: our parameters' names and shapes; those of adapters, which files do not hold, are passed over.
+        shapes: names and shapes of our parameters; adapters, which files do not hold, are skipped.
 
     Returns:
-        Our name -> where it lies, in the order of the files.
+        Our name -> where the parameter is, in the order of the files.
 
     Raises:
-        ValueError: a tensor that no parameter takes, a parameter without tensor, a shape that does not fit.
+        ValueError: a tensor has no parameter, a parameter has no tensor, or a shape does not fit.
     """
     plan: dict[str, StoredWeight | StackedWeight] = {}
-    stacks: dict[str, dict[tuple[int, int], str]] = {}  # our name -> (expert, part) -> tensor
-    dtypes: dict[str, torch.dtype] = {}
-    counts: dict[str, int] = {}
+    stacks: dict[str, dict[tuple[int, int], tuple[str, Entry]]] = {}  # our name -> (expert, part)
     for name, entry in files.entries():
-        where = f"{files.path / files.file_of[name]}: tensor {name}"
         ours = table.ours(name)
-        if all(our in table.tied and our not in shapes for our in ours) and ours:
+        if ours and all(our in table.tied and our not in shapes for our in ours):
             continue  # a tied head that the file repeats
+        where = f"{files.path / files.file_of[name]}: tensor {name}"
         if not ours or any(our not in shapes for our in ours):
             raise ValueError(
                 f"{where} is unexpected: the model that config.json describes has no such weight"
             )
-        if found := table.slice_of(name):
-            expert, piece = found
-            experts, rows, columns = shapes[piece.ours]
-            if expert >= experts or entry.shape != (rows // piece.count, columns):
-                raise ValueError(
-                    f"{where} has shape {list(entry.shape)}, but {piece.ours} takes {experts} experts of "
-                    f"{[rows // piece.count, columns]}: {_OTHER_MODEL}"
-                )
-            stacks.setdefault(piece.ours, {})[expert, piece.index] = name
-            dtypes[piece.ours], counts[piece.ours] = entry.dtype, piece.count
-            continue
-        for index, our in enumerate(ours):
-            if not fits(entry.shape, len(ours), shapes[our]):
-                part = f"1/{len(ours)} of " if len(ours) > 1 else ""
-                raise ValueError(
-                    f"{where} has shape {list(entry.shape)}, but {our} takes {part}it as "
-                    f"{list(shapes[our])}: {_OTHER_MODEL}"
-                )
-            turned = lies_transposed(entry.shape, shapes[our])
-            plan[our] = StoredWeight(files, name, index, len(ours), tuple(shapes[our]), entry.dtype, turned)
-    for our, places in stacks.items():
-        ordered = _in_order(files, table.theirs(our).name, places, shapes[our][0], counts[our])
-        plan[our] = StackedWeight(files, ordered, tuple(shapes[our]), dtypes[our])
+        if of_expert := table.slice_of(name):
+            expert, piece = of_expert
+            _check_slice(entry, expert, piece, shapes[piece.ours], where)
+            stacks.setdefault(piece.ours, {})[expert, piece.index] = name, entry
+        else:
+            plan |= _parts(files, name, entry, ours, shapes, where)
+    plan |= {our: _stack(files, table, our, shapes[our], found) for our, found in stacks.items()}
     if missing := [name for name in shapes if name not in plan and not is_adapter(name)]:
         names = ", ".join(table.theirs(name).name for name in missing[:3])
         raise ValueError(f"{files.path}: {len(missing)} tensors are missing, {names} among them")
     return plan
 
 
-def _in_order(
-    files: CheckpointFolder, theirs: str, names: Mapping[tuple[int, int], str], experts: int, count: int
-) -> tuple[tuple[str, ...], ...]:
-    """The tensors of a stack, `count` for each of `experts`; a ValueError where some are missing."""
-    absent = {(e, i) for e in range(experts) for i in range(count)} - names.keys()
+def _parts(
+    files: CheckpointFolder,
+    name: str,
+    entry: Entry,
+    ours: tuple[str, ...],
+    shapes: Mapping[str, tuple[int, ...]],
+    where: str,
+) -> dict[str, StoredWeight]:
+    """Each of our parameters that one tensor holds."""
+    for our in ours:
+        if not fits(entry.shape, len(ours), shapes[our]):
+            part = f"1/{len(ours)} of " if len(ours) > 1 else ""
+            raise ValueError(
+                f"{where} has shape {list(entry.shape)}, but {our} takes {part}it as "
+                f"{list(shapes[our])}: {_OTHER_MODEL}"
+            )
+    return {
+        our: StoredWeight(
+            files,
+            name,
+            index,
+            len(ours),
+            tuple(shapes[our]),
+            entry.dtype,
+            transposed=lies_transposed(entry.shape, shapes[our]),
+        )
+        for index, our in enumerate(ours)
+    }
+
+
+def _check_slice(entry: Entry, expert: int, piece: Slice, shape: tuple[int, ...], where: str) -> None:
+    experts, rows, columns = shape
+    if expert >= experts or entry.shape != (rows // piece.count, columns):
+        raise ValueError(
+            f"{where} has shape {list(entry.shape)}, but {piece.ours} takes {experts} experts of "
+            f"{[rows // piece.count, columns]}: {_OTHER_MODEL}"
+        )
+
+
+def _stack(
+    files: CheckpointFolder,
+    table: WeightTable,
+    ours: str,
+    shape: tuple[int, ...],
+    found: Mapping[tuple[int, int], tuple[str, Entry]],
+) -> StackedWeight:
+    """Our stack, whose tensors were found by expert and part; a ValueError if some are missing."""
+    a_name, entry = next(iter(found.values()))
+    _, piece = table.slice_of(a_name) or (0, Slice(ours))
+    absent = {(e, i) for e in range(shape[0]) for i in range(piece.count)} - found.keys()
     if absent:
         raise ValueError(
-            f"{files.path}: {len(absent)} tensors of {theirs} are missing, of expert {min(absent)[0]} first"
+            f"{files.path}: {len(absent)} tensors of {table.theirs(ours).name} are missing, of expert "
+            f"{min(absent)[0]} first"
         )
-    return tuple(tuple(names[e, i] for i in range(count)) for e in range(experts))
+    ordered = tuple(tuple(found[e, i][0] for i in range(piece.count)) for e in range(shape[0]))
+    return StackedWeight(files, ordered, tuple(shape), entry.dtype)
 
 
 class Weights(Mapping[str, Tensor]):
-    """Some parameters as they are given, all others from the files, where they may be more exact.
+    """Some parameters as they are given, all others from the files, which may be more exact.
 
     Args:
         given: our names to tensors.
-        stored: where all lie, see `plan_weights`.
+        stored: the result of `plan_weights`, with all names.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Our model -> HF checkpoint folder.
 
-save_model(model, out, source=folder)   the source is the template: names, shapes, dtypes, files
-save_folder(state, out, source)         the same of a mapping, which may gather sharded tensors
+save_model(model, out, source=folder)   names, shapes, dtypes and files are those of the source folder
+save_folder(state, out, source)         the same for a mapping, which may gather sharded tensors
 """
 
 import shutil
@@ -30,10 +30,10 @@ def save_model(
 ) -> Path:
     """Write `model` as a HF checkpoint folder that transformers and servers load; LoRA and DoRA are merged.
 
-    Quantised weights come from `source` as they are there; adapters are merged into these.
+    For quantised weights, the unquantised ones of `source` are written; adapters are merged into these.
 
     Args:
-        model: a whole model; of a sharded one hand a gathering mapping to `save_folder`.
+        model: a whole model; for a sharded one, give `save_folder` a mapping that gathers.
         out_folder: as in `save_folder`.
         source: as in `save_folder`.
         dtype: as in `save_folder`.
@@ -57,20 +57,20 @@ def save_folder(
 ) -> Path:
     """Write a HF checkpoint folder with the weights of `state` in the layout of `source`; returns it.
 
-    Names, shapes, dtypes and files are those of `source`, so unchanged weights come out bit for bit;
-    every other file of `source` is copied unchanged. The folder appears under its name only when it is
-    complete and its headers have been read back; an older checkpoint of that name is replaced.
+    Names, shapes, dtypes and files are those of `source`, so unchanged weights are written bit for bit.
+    Every other file of `source` is copied. The folder gets its name only when it is complete and its headers
+    have been read back; an older checkpoint of that name is replaced.
 
     Args:
-        state: our parameter names to tensors, read one at a time.
-        out_folder: where to.
+        state: our parameter names to tensors, which are read one at a time.
+        out_folder: the folder to write.
         source: the folder that the weights were loaded from.
-        scaling: `lora_scaling(model)` where `state` holds adapters to merge.
-        dtype: of all weights; None keeps those of `source`. config.json then says the new one.
+        scaling: `lora_scaling(model)` if `state` holds adapters to merge.
+        dtype: dtype of all weights, also noted in config.json; None: those of `source`.
 
     Raises:
-        ValueError: source and state do not belong together, not enough disk (nothing is written then), or
-            `out_folder` is something else than a checkpoint.
+        ValueError: source and state do not belong together, the disk is too small (then nothing is written),
+            or `out_folder` exists and is no checkpoint.
     """
     out, source = Path(out_folder).absolute(), Path(source).absolute()
     check_out_folder(out, source)
@@ -94,10 +94,15 @@ def save_folder(
     return out
 
 
+<<<<<<< HEAD
 def check_out_folder(out: Path, source: Path | None = None, proof: str = CONFIG) -> None:
     """Raise a ValueError where a folder written to `out` would destroy something else.
+=======
+def check_out_folder(out: Path, source: Path, proof: str = CONFIG) -> None:
+    """Raise a ValueError if writing a folder to `out` would destroy something else.
+>>>>>>> facts
 
-    An existing folder is replaced only if it holds the file `proof`, which tells an older export.
+    An existing folder is replaced only if it holds the file `proof`, which marks an older export.
     """
     out, source = Path(out).resolve(), source and Path(source).resolve()
     if source is not None and (out == source or out in source.parents):
@@ -109,7 +114,7 @@ def check_out_folder(out: Path, source: Path | None = None, proof: str = CONFIG)
 
 
 def _write_index(work: Path, files: CheckpointFolder, total: int, dtype: torch.dtype | None) -> None:
-    """The index is the source's; where the dtype changes, it and config.json follow."""
+    """Copy the source's index. If the dtype changes, update its total size and config.json's dtype."""
     if (files.path / INDEX).is_file():
         index = read_json(files.path / INDEX)
         if dtype is None:

@@ -1,6 +1,6 @@
-"""Do two models say the same? Their logits on a small prompt, without an image and with one.
+"""Compare two models by their logits on a small prompt, without an image and with one.
 
-The check behind `tune-qwenvl export`: what was written is loaded again and compared with what was trained.
+`tune-qwenvl export` checks its work with this: what it wrote is loaded again and compared with what trained.
 """
 
 from pathlib import Path
@@ -18,8 +18,8 @@ from torchtune_qwenvl.data import collate
 from torchtune_qwenvl.models import load_transform
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
-# Of the norm of the logits. Written in fp32 the same numbers are computed again; written in bf16 every merged
-# weight is rounded by up to 2^-9 of itself, which adds up over the layers.
+# Largest difference relative to the norm of the logits. Written in fp32, the same numbers are computed again.
+# Written in bf16, every merged weight is rounded by up to 2^-9 of itself, which adds up over the layers.
 ALLOWED = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 
 
@@ -29,7 +29,7 @@ def logits_of(model: VisionLanguageModel, transform: Any) -> list[Tensor]:
 
     Args:
         model: in eval mode, on its device.
-        transform: of the model's folder.
+        transform: the transform of the model's folder.
     """
     device = next(model.parameters()).device
     found = []
@@ -45,16 +45,16 @@ def logits_of(model: VisionLanguageModel, transform: Any) -> list[Tensor]:
 
 
 def difference(expected: list[Tensor], got: list[Tensor]) -> float:
-    """The larger one of both prompts: norm of the difference over the norm of what was expected."""
+    """Norm of the difference over the norm of what was expected; the larger value of the two prompts."""
     pairs = zip(expected, got, strict=True)
     return float(torch.stack([(b - a).norm() / a.norm() for a, b in pairs]).max())  # NaN where one is NaN
 
 
 def compare_model(folder: Path, source: Path, expected: list[Tensor], device: str) -> str:
-    """Load a merged folder and compare; says how large the difference is.
+    """Load a merged folder and compare; returns a sentence with the size of the difference.
 
     Raises:
-        ValueError: it is larger than the dtype of the folder explains.
+        ValueError: the difference is larger than the folder's dtype explains.
     """
     with CheckpointFolder(folder) as files:
         dtypes = {entry.dtype for _, entry in files.entries()}
@@ -63,7 +63,7 @@ def compare_model(folder: Path, source: Path, expected: list[Tensor], device: st
 
 
 def compare_adapter(folder: Path, source: Path, expected: list[Tensor], device: str) -> str:
-    """Load an adapter folder on its source and compare; as `compare_model`."""
+    """`compare_model` for an adapter folder, loaded onto its source."""
     model = load_model(source, torch.float32, device, **adapter_arguments(folder, source))
     return _judge(folder, load_adapter(model, folder), source, expected, torch.float32)
 
@@ -73,7 +73,7 @@ def _judge(
 ) -> str:
     found = difference(expected, logits_of(model.eval(), load_transform(source)))
     name = str(dtype).removeprefix("torch.")
-    if not found <= ALLOWED[dtype]:  # a NaN neither
+    if not found <= ALLOWED[dtype]:  # also refuses NaN
         raise ValueError(
             f"{folder}: loaded again, its logits differ by {found:.1e} of their norm from the trained ones; "
             f"{ALLOWED[dtype]:g} is what {name} explains. Do not use it, and report this."

@@ -1,9 +1,9 @@
-"""What a finished run leaves behind: folders that transformers, PEFT and servers load.
+"""The result of a finished run: folders that transformers, PEFT and servers load.
 
     output_dir/model/      the whole model, LoRA merged, in the layout of the folder it came from
-    output_dir/adapter/    LoRA, and what trained fully beside it, in PEFT's form
+    output_dir/adapter/    LoRA and all fully trained parts, in PEFT's form
 
-What was frozen is copied from the folder it came from, where it may be more exact than the run's bf16.
+Frozen weights are copied from the folder they came from, which may be more exact than the run's bf16.
 """
 
 from collections.abc import Mapping
@@ -31,18 +31,18 @@ def export(
     dtype: str | None = None,
     merge_adapter: bool = True,
 ) -> None:
-    """Write `model/`, `adapter/` or both, and read them back; all ranks call, rank 0 writes.
+    """Write `model/`, `adapter/` or both, and read them back. All ranks must call this; rank 0 writes.
 
     Args:
-        model: trained, sharded or whole.
-        world: who shares it.
-        source: the checkpoint folder it came from; files beside the weights are copied from there.
-        output_dir: where the folders go.
-        dtype: "bf16" or "fp32" for all weights; None keeps those of `source`.
-        merge_adapter: with LoRA, write `model/` too.
+        model: the trained model, sharded or whole.
+        world: the processes that share it.
+        source: the checkpoint folder it came from; tokenizer and other small files are copied from there.
+        output_dir: the folder that gets `model/` and `adapter/`.
+        dtype: "bf16" or "fp32" for all weights; None: those of `source`.
+        merge_adapter: with LoRA, write `model/`, too.
 
     Raises:
-        ValueError: not enough disk, or what was written cannot be read back.
+        ValueError: the disk is too small, or what was written cannot be read back.
     """
     with GatheredState(model, world) as trained:
         if world.is_main:
@@ -60,14 +60,14 @@ def write_folders(
     merged: bool = True,
     adapter: bool = True,
 ) -> dict[str, Path]:
-    """Write `model/` and `adapter/`, as far as asked for; a model without LoRA has no adapter.
+    """Write `model/`, `adapter/` or both; a model without LoRA has no adapter.
 
     Args:
-        trained: whole tensors of what trained, by our names; each is read when it is written.
-        model: of these names and shapes, LoRA included; on meta will do.
+        trained: whole tensors of the trained parameters, by our names; each is read when it is written.
+        model: a model with these names and shapes, including LoRA; it may be on the meta device.
         source, output_dir, dtype: as in `export`.
-        merged: write `model/`, which is done without LoRA in any case.
-        adapter: write `adapter/` where there is LoRA.
+        merged: write `model/`; without LoRA it is always written.
+        adapter: write `adapter/` if the model has LoRA.
 
     Returns:
         "model" and "adapter" to the folders written.

@@ -24,8 +24,8 @@ class Trained:
 
     Attributes:
         source: the checkpoint folder that training began from.
-        state: what trained, by our names; read lazily.
-        skeleton: the model on meta, adapters included.
+        state: the trained parameters by our names; read lazily.
+        skeleton: the model on the meta device, including adapters.
         build: the model with the source's weights in fp32, on a device.
     """
 
@@ -45,7 +45,7 @@ class Trained:
 
 
 class StepState(Mapping[str, Tensor]):
-    """`{our name: whole tensor}` of what a `step_N/` folder holds; a tensor is read when it is asked for.
+    """`{our name: whole tensor}` of a `step_N/` folder; a tensor is read when it is accessed.
 
     Raises:
         ValueError: a rank's file is missing.
@@ -63,7 +63,7 @@ class StepState(Mapping[str, Tensor]):
         ]
 
     def __getitem__(self, name: str) -> Tensor:
-        """Shards are cut along the first axis, in the order of the ranks."""
+        """The whole tensor: shards are cut along the first axis, in the order of the ranks."""
         parts = [shard[name] for shard in self._shards]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -78,11 +78,11 @@ def from_step(folder: Path, cfg: DictConfig) -> Trained:
     """What a run has saved in `step_N/`.
 
     Args:
-        folder: of any number of processes.
-        cfg: the run's; of a quantised base the full precision is taken.
+        folder: the step's folder, written by any number of processes.
+        cfg: the run's config; a quantised base is taken in full precision.
 
     Raises:
-        ValueError: the config's model trains other parameters than the folder holds.
+        ValueError: the folder holds other parameters than those which the config's model trains.
     """
     exact = {"quantize_base": False} if "quantize_base" in cfg.model else {}
 
@@ -109,7 +109,7 @@ def from_step(folder: Path, cfg: DictConfig) -> Trained:
 
 
 def from_adapter(folder: Path, source: Path) -> Trained:
-    """What an adapter folder of ours holds, on the checkpoint that it belongs to."""
+    """What an adapter folder of ours holds, with the checkpoint that it belongs to."""
     arguments = adapter_arguments(folder, source)
     with CheckpointFolder(source) as files, torch.device("meta"):
         family = get_family(files.config)

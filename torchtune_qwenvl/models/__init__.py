@@ -1,4 +1,18 @@
-"""Model families: the registry by config.json's model_type."""
+"""Model families, found by the model_type of config.json, and what a family is made of.
+
+    get_family(folder)         a checkpoint folder's family
+    register_family(family)    add a family from outside the package
+
+A `Family` has five entries. `examples/toy_family/` in the repository is a whole one in two files.
+
+    model_type     as config.json has it
+    slots          `Slots`: config.json -> encoder and decoder. `ConfigRules` states what config.json must
+                   say; the builders take `VisionShape` and `TextShape` and use `towers` and `parts`
+    from_config    the builder by config.json, made by `build.config_builder`
+    weights        `WeightTable`: the files' names next to ours; `weight_rows` has rows that families share
+    transform      (folder, **overrides) -> transform: `PublishedTransform.load` of a subclass that fills
+                   `Published`
+"""
 
 from __future__ import annotations
 
@@ -9,52 +23,85 @@ from typing import Any
 import torch
 
 from torchtune_qwenvl.json_files import read_config
+from torchtune_qwenvl.models.build import Slots
 from torchtune_qwenvl.models.family import Family
 from torchtune_qwenvl.models.glm4v._family import GLM4V, GLM46V
 from torchtune_qwenvl.models.glm4v_moe._family import GLM4V_MOE
+from torchtune_qwenvl.models.hf_config import ConfigRules
+from torchtune_qwenvl.models.published import Published, image_defaults
+from torchtune_qwenvl.models.published_transform import PublishedTransform
 from torchtune_qwenvl.models.qwen2_5_vl._family import QWEN2_5_VL
 from torchtune_qwenvl.models.qwen2_vl._family import QWEN2_VL
 from torchtune_qwenvl.models.qwen3_vl._family import QWEN3_VL
 from torchtune_qwenvl.models.qwen3_vl_moe._family import QWEN3_VL_MOE
+<<<<<<< HEAD
 from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
 from torchtune_qwenvl.transforms.processor_folder import read_processor_folder
 from torchtune_qwenvl.transforms.videos.video_transform import VideoTransform
 
 # model_type of a folder of a vision encoder alone: its family's, with this at the end.
 ENCODER_SUFFIX = "_vision"
+=======
+from torchtune_qwenvl.models.towers import TextShape, VisionShape
+from torchtune_qwenvl.models.weight_table import Slice, WeightTable
+
+# The families of the package; those that `register_family` adds are kept apart.
+>>>>>>> facts
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE, GLM4V, GLM46V, GLM4V_MOE)
 }
+_REGISTERED: dict[str, Family] = {}
+
+
+def register_family(family: Family) -> None:
+    """Make a family from outside the package known to `get_family`, and so to every loader and recipe.
+
+    Args:
+        family: the same object may be registered again.
+
+    Raises:
+        ValueError: another family has its model_type.
+    """
+    known = FAMILIES | _REGISTERED
+    if known.setdefault(family.model_type, family) is not family:
+        raise ValueError(
+            f"a family with the model_type {family.model_type!r} is registered already: choose another "
+            "model_type, in config.json too"
+        )
+    _REGISTERED[family.model_type] = family
 
 
 def get_family(config: Mapping[str, Any] | str | Path) -> Family:
     """The family of a parsed config.json, of its path or of its folder.
 
     Raises:
-        ValueError: where there is no config.json, or its model_type is not known.
+        ValueError: there is no config.json, it is broken, or its model_type is not known.
     """
     model_type = read_config(config).get("model_type")
-    if model_type not in FAMILIES:
+    known = FAMILIES | _REGISTERED
+    if model_type not in known:
         raise ValueError(
-            f"config.json: model_type {model_type!r} is not known, expected one of {sorted(FAMILIES)}"
+            f"config.json: model_type {model_type!r} is not known, expected one of {sorted(known)}. A family "
+            "of your own must be imported first, see torchtune_qwenvl.models.register_family"
         )
-    return FAMILIES[model_type]
+    return known[model_type]
 
 
 def load_transform(folder: str | Path, **overrides: Any) -> Any:
-    """The transform of a checkpoint folder: tokenizer, chat template and image settings of its files.
+    """The transform of a checkpoint folder: tokenizer, chat template and image settings from its files.
 
     Args:
         folder: HF checkpoint folder of a known family, published or transformers 5 layout.
-        **overrides: arguments of the family's transform that replace what the folder says.
+        **overrides: arguments of the family's transform that replace the folder's values.
 
     Raises:
-        ValueError: an unknown model type, or a file that is missing or contradicts another.
+        ValueError: the model type is not known, or a file is missing, broken or contradicts another.
     """
     return get_family(folder).transform.load(folder, **overrides)
 
 
+<<<<<<< HEAD
 def load_media_transforms(
     folder: str | Path, dtype: torch.dtype = torch.float32, **limits: int
 ) -> tuple[ImageTransform, VideoTransform | None]:
@@ -75,3 +122,21 @@ def load_media_transforms(
 
 
 __all__ = ["ENCODER_SUFFIX", "FAMILIES", "Family", "get_family", "load_media_transforms", "load_transform"]
+=======
+__all__ = [
+    "FAMILIES",
+    "ConfigRules",
+    "Family",
+    "Published",
+    "PublishedTransform",
+    "Slice",
+    "Slots",
+    "TextShape",
+    "VisionShape",
+    "WeightTable",
+    "get_family",
+    "image_defaults",
+    "load_transform",
+    "register_family",
+]
+>>>>>>> facts

@@ -1,4 +1,4 @@
-"""What a model family is to the rest of the package: four entries, found by config.json's model_type."""
+"""What the rest of the package knows of a model family: five entries, found by config.json's model_type."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 class Family:
     """One family of checkpoints.
 
-    Attributes:
-        model_type: as config.json has it.
-        slots: what its config.json means.
-        from_config: (config.json as a dict, *, image_mean, image_std, **builder arguments) -> model.
-        weights: names of the files' tensors beside ours.
-        transform: class of the transforms of its checkpoints.
+        Attributes:
+            model_type: as config.json has it.
+            slots: how config.json becomes an encoder and a decoder.
+            from_config: (config.json as a dict, *, image_mean, image_std, **builder arguments) -> model.
+    <<<<<<< HEAD
+            weights: names of the files' tensors beside ours.
+            transform: class of the transforms of its checkpoints.
+    =======
+            weights: the files' tensor names and ours.
+            transform: (folder, **overrides) -> the transform of a checkpoint folder.
+    >>>>>>> facts
     """
 
     model_type: str

@@ -1,6 +1,6 @@
-"""The parts that the families' towers are put together from, torchtune's where they fit.
+"""The parts of the families' towers; torchtune's if they fit.
 
-A family chooses norms, activations, biases and rotary axes; nothing here knows which family asks.
+A family chooses norms, activations, biases and rotary axes. Nothing here depends on the family.
 """
 
 from __future__ import annotations
@@ -87,7 +87,10 @@ def merger(
 
 
 def vision_rotary(head_dim: int) -> AxialRotary:
-    """A quarter of the head turned by the row, a quarter by the column, each with its partner half."""
+    """Rotary positions of patches: a quarter of the head is turned by the row and a quarter by the column.
+
+    Each value is turned together with its partner in the other half of the head.
+    """
     axis = inverse_frequencies(head_dim // 2, VISION_THETA)
     return AxialRotary(axis.repeat(2), [0] * len(axis) + [1] * len(axis))
 
@@ -102,8 +105,8 @@ def text_rotary(
 ) -> AxialRotary:
     """M-RoPE on the first `rotary_dim` values of a head.
 
-    `axes` says for each frequency which position turns it; `yarn` is of a stretched context; `neighbours`
-    turns pairs (2i, 2i + 1).
+    `axes` says for each frequency which position turns it. `yarn` is given if the context was stretched.
+    `neighbours` turns pairs (2i, 2i + 1) instead of pairs half a head apart.
     """
     if yarn is None:
         return AxialRotary(inverse_frequencies(rotary_dim, rope_theta), axes, neighbours=neighbours)

@@ -3,12 +3,19 @@ its transform for videos."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+<<<<<<< HEAD
 import torch
 
 from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat
+=======
+from torchtune_qwenvl.arguments import takes_arguments_of
+from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat
+from torchtune_qwenvl.transforms.chat.pieces import VideoFormat
+>>>>>>> facts
 from torchtune_qwenvl.transforms.chat.tokenizer import ExtraToken
 from torchtune_qwenvl.transforms.chat.video_format import VideoFormat
 from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
@@ -17,6 +24,22 @@ from torchtune_qwenvl.transforms.processor_settings import PATCHES
 from torchtune_qwenvl.transforms.videos.video_transform import VideoTransform
 
 _T = TypeVar("_T")
+_Images = TypeVar("_Images", bound=type[ImageTransform])
+
+
+def image_defaults(**defaults: Any) -> Callable[[_Images], _Images]:
+    """A decorator: these arguments of `ImageTransform` become defaults of a subclass's constructor."""
+
+    def decorate(transform: _Images) -> _Images:
+        @takes_arguments_of(ImageTransform, **defaults)
+        def __init__(self: ImageTransform, **settings: Any) -> None:
+            ImageTransform.__init__(self, **settings)
+
+        __init__.__qualname__ = f"{transform.__qualname__}.__init__"
+        transform.__init__ = __init__  # type: ignore[method-assign]
+        return transform
+
+    return decorate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
-"""The two towers that every family is: torchtune's parts in the skeleton's slots.
+"""The two towers of every family, vision encoder and decoder: torchtune's parts in the skeleton's slots.
 
-A family says what is its own (norms, activations, biases, positions, rotary axes); what all of them have,
-sizes first of all, stands here once. Nothing here knows which family asks.
+A family chooses norms, activations, biases, positions and rotary axes. What all families share, above all the
+arguments for sizes, is here. Nothing here depends on the family.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class VisionShape:
         width: width of the encoder.
         num_heads: attention heads; a head's width is a multiple of 4.
         inner_width: hidden width of the MLPs.
-        out_width: width of a visual token, that of the decoder.
+        out_width: width of a visual token, which is the decoder's width.
         patch_size: side of a patch in pixels.
         temporal_patch_size: frames per patch.
         in_channels: colour channels.
         merge_size: patches per side of a visual token.
-        image_mean: per channel, in 0 .. 1; needed for uint8 pixels.
-        image_std: the same.
+        image_mean: mean per channel, in 0 .. 1; needed for uint8 pixels.
+        image_std: standard deviation per channel; needed for uint8 pixels.
         adapter: LoRA on the layers.
         merger_adapter: LoRA on the mergers.
     """
@@ -66,15 +66,15 @@ class TextShape:
     Args:
         vocab_size: rows of embeddings and head, padding rows included.
         depth: number of layers.
-        width: width of the stream.
+        width: width of the residual stream.
         num_heads: query heads.
         num_kv_heads: key/value heads.
         inner_width: hidden width of the MLPs.
-        tied: whether the head reads the embeddings.
-        norm_eps: of every RMSNorm.
-        mrope_section: frequencies turned by t, by h and by w; they sum to half of what is rotated of a head.
+        tied: whether the head shares the embeddings' weight.
+        norm_eps: epsilon of every RMSNorm.
+        mrope_section: how many frequencies t, h and w turn; they sum to half a head's rotated width.
         rope_theta: base of the frequencies.
-        yarn: arguments of `yarn_frequencies`, where the context was stretched.
+        yarn: arguments of `yarn_frequencies`; None: the context was not stretched.
         adapter: LoRA on the layers.
     """
 
@@ -114,11 +114,15 @@ def vision_encoder(
     config: Mapping[str, Any] | None = None,
     weights: WeightTable | None = None,
 ) -> VisionTransformer:
+<<<<<<< HEAD
     """A pre-norm ViT; `norm(width)` and `mlp()` make the parts of a layer, `window_size` is in pixels.
 
     `dropout` acts on embedded patches, attention weights and the output of each branch; what `mlp()` makes
     brings its own inside.
     """
+=======
+    """A pre-norm ViT. `norm(width)` and `mlp()` make the parts of a layer; `window_size` is in pixels."""
+>>>>>>> facts
     heads, width = shape.num_heads, shape.width
     head_dim = head_dim or width // heads
     branch = {slot: nn.Dropout(dropout) for slot in ("sa_scale", "mlp_scale")} if dropout else {}
@@ -183,8 +187,8 @@ def decoder(
 ) -> VisionLanguageDecoder:
     """A pre-norm RMS decoder; `mlp(i)` makes the MLP of layer i.
 
-    With `qk_norm` every query and key head is normalised before it is rotated, with `norm_branches` what a
-    branch adds to the stream.
+    With `qk_norm`, every query and key head is normalised before it is rotated. With `norm_branches`, what
+    attention and MLP add to the residual stream is normalised, too.
     """
     head_dim = head_dim or shape.width // shape.num_heads
     slots = ("sa_norm", "mlp_norm", *(("sa_scale", "mlp_scale") if norm_branches else ()))

@@ -1,4 +1,4 @@
-"""Rows that the weight tables of several families have; transformers' module tree left, ours right."""
+"""Rows that several families' weight tables share: names in transformers' module tree -> our names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VISION_SWIGLU: Rows = {
     f"{BLOCK}.mlp.down_proj.{{p}}": f"{VISION_LAYER}.mlp.w2.{{p}}",
     f"{BLOCK}.mlp.up_proj.{{p}}": f"{VISION_LAYER}.mlp.w3.{{p}}",
 }
-# Of a vision layer whose norms are LayerNorms: weight and bias.
+# For vision layers with LayerNorm, which has weight and bias.
 VISION_LAYER_NORMS: Rows = {
     f"{BLOCK}.norm1.{{p}}": f"{VISION_LAYER}.sa_norm.{{p}}",
     f"{BLOCK}.norm2.{{p}}": f"{VISION_LAYER}.mlp_norm.{{p}}",

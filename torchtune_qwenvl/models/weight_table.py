@@ -1,13 +1,12 @@
 """Weight names as data: which tensor of a checkpoint file is which parameter of ours, in both directions.
 
-A family writes one `WeightTable`; everything here works on a single name, so that a checkpoint is read,
-written and turned into PEFT's names one tensor at a time. In a pattern `{i}` stands for a number and
-`{p}` for `weight` or `bias`. A tuple on our side means that the file holds several of our parameters
-joined along the first axis:
+A family writes one `WeightTable`. Everything here works on a single name, so that a checkpoint is read,
+written and renamed for PEFT one tensor at a time. In a pattern, `{i}` is a number and `{p}` is `weight` or
+`bias`. A tuple on our side means that the file holds several of our parameters, joined along the first axis:
 
     "model.visual.blocks.{i}.attn.qkv.{p}": ("...attn.q_proj.{p}", "...attn.k_proj.{p}", "...attn.v_proj.{p}")
 
-The other way round, a file may hold each expert of one of our stacks for itself: see `Slice`.
+Conversely, a file may hold each expert of one of our stacks as a tensor of its own: see `Slice`.
 """
 
 import re
@@ -24,8 +23,7 @@ PLACEHOLDERS = {"{i}": r"(?P<i>\d+)", "{e}": r"(?P<e>\d+)", "{p}": r"(?P<p>weigh
 
 @dataclass(frozen=True)
 class Piece:
-    """Where one of our parameters lies: part `index` of `count` equal parts of the tensor `name` along
-    axis 0."""
+    """Where one of our parameters is: part `index` of `count` equal parts of the tensor `name` on axis 0."""
 
     name: str
     index: int
@@ -34,7 +32,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Slice:
-    """What a file's tensor is of our stack `ours` [E, rows, columns]: of expert {e}, part `index` of `count`
+    """A file's tensor as part of our stack `ours` [E, rows, columns]: for expert {e}, part `index` of `count`
     equal parts of its rows."""
 
     ours: str
@@ -49,11 +47,11 @@ class WeightTable:
     Args:
         rows: module-tree name in transformers -> our name, or a tuple of ours (see above).
         prefixes: prefix in a file -> prefix in transformers' module tree, for every layout that is read
-            or written; the first that fits counts.
+            or written; the first that matches is used.
         tied: our parameter that a tied model lacks -> the one it shares; a file may still repeat it.
         slices: module-tree name with {e} -> the slice of ours that files may hold instead of a row's tensor.
-        peft_parameters: linears, by the last part of their name in transformers' module tree, that PEFT must
-            be told as parameters since it takes modules of that name for something else.
+        peft_parameters: linears that PEFT must get as `target_parameters`, because it mistakes modules of
+            that name for something else; by the last part of their name in transformers' module tree.
     """
 
     rows: Mapping[str, str | tuple[str, ...]]
@@ -63,14 +61,14 @@ class WeightTable:
     peft_parameters: Collection[str] = ()
 
     def module_name(self, file_name: str) -> str:
-        """`file_name` as transformers' module tree (and so PEFT) spells it."""
+        """The name that transformers' module tree, and so PEFT, has for `file_name`."""
         for prefix, canonical in self.prefixes.items():
             if file_name.startswith(prefix):
                 return canonical + file_name.removeprefix(prefix)
         return file_name
 
     def ours(self, file_name: str) -> tuple[str, ...]:
-        """Our parameters that the tensor `file_name` holds, in their order along axis 0; empty if unknown."""
+        """The parameters of ours that the tensor `file_name` holds, in order along axis 0, or ()."""
         name = self.module_name(file_name)
         for pattern, targets in self._forward:
             if match := pattern.fullmatch(name):
@@ -79,7 +77,7 @@ class WeightTable:
         return (found[1].ours,) if found else ()
 
     def slice_of(self, file_name: str) -> tuple[int, Slice] | None:
-        """(expert, slice of our parameter) that the tensor `file_name` is; None for every other tensor."""
+        """(expert, slice of our parameter) if the tensor `file_name` is one, else None."""
         name = self.module_name(file_name)
         for pattern, piece in self._slices:
             if match := pattern.fullmatch(name):
@@ -87,7 +85,7 @@ class WeightTable:
         return None
 
     def theirs(self, our_name: str) -> Piece:
-        """Where transformers' module tree keeps our parameter; a ValueError for a name that no row makes."""
+        """Where transformers' module tree keeps our parameter; a ValueError if no row has it."""
         for pattern, name, index, count in self._backward:
             if match := pattern.fullmatch(our_name):
                 return Piece(name.format(**match.groupdict()), index, count)
@@ -127,10 +125,10 @@ class WeightTable:
 
 
 def fits(stored: tuple[int, ...], pieces: int, wanted: tuple[int, ...]) -> bool:
-    """Whether a part of a stored tensor can become a parameter: the same rows, and the same values in each.
+    """Whether a part of a stored tensor can become a parameter: as many rows, and as many values in each.
 
-    A convolution kernel [d, c, t, p, p] is our matrix [d, c*t*p*p]; a matrix is never reshaped, only a
-    longer shape. A stack of matrices may lie the other way round, see `lies_transposed`.
+    A convolution kernel [d, c, t, p, p] is our matrix [d, c*t*p*p]. Only shapes with more than two axes are
+    reshaped, never a matrix. A stack of matrices may be stored transposed, see `lies_transposed`.
     """
     if not stored or stored[0] % pieces:
         return False
@@ -140,13 +138,13 @@ def fits(stored: tuple[int, ...], pieces: int, wanted: tuple[int, ...]) -> bool:
 
 
 def lies_transposed(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Whether a stack of matrices [e, a, b] is stored as [e, b, a]; transformers, too, tells it by shape."""
+    """Whether a stack of matrices [e, a, b] is stored as [e, b, a]; transformers, too, decides by shape."""
     stored, wanted = tuple(stored), tuple(wanted)
     return len(stored) == len(wanted) == 3 and stored != wanted and stored == (wanted[0], *wanted[:0:-1])
 
 
 def as_stored(tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """Our parameter in the shape of the stored tensor; `fits` is true of the two."""
+    """Our parameter in the shape of the stored tensor; `fits` must be true for the two."""
     return tensor.transpose(1, 2) if lies_transposed(shape, tuple(tensor.shape)) else tensor.reshape(shape)
 
 

@@ -23,7 +23,7 @@ def test_a_question_that_asks_for_it_itself_is_not_asked_twice(parts, folder, tr
     plain = [{"role": "user", "content": [{"type": "text", "text": part} for part in parts]}]
     text = processor.apply_chat_template(plain, tokenize=False, add_generation_prompt=True, **switch)
     assert transform.decode(prompt, truncate_at_eos=False, skip_special_tokens=False) == text
-    # What a user wrote stays text, but for the one token that stands for `enable_thinking=False`.
+    # What a user wrote stays text, except for the one token that means `enable_thinking=False`.
     assert prompt.count(tiny.token_id("/nothink", family="glm4v")) == len(switch)
 
 

@@ -76,7 +76,7 @@ def test_random_conversations_equal_the_thinking_template():
 @pytest.mark.parametrize(
     ("messages", "message"),
     [
-        ([Message("user", "x"), Message("system", "y")], "message 1: a system message behind the first"),
+        ([Message("user", "x"), Message("system", "y")], "message 1: a system message after the first"),
         ([Message("system", [IMAGE]), Message("user", "x")], "message 0: an image or a video in .* 'system'"),
         ([Message("user", "x"), Message("assistant", [IMAGE])], "message 1: an image or a .* 'assistant'"),
     ],

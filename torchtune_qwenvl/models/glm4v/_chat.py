@@ -1,9 +1,9 @@
-"""How GLM-4.1V and GLM-4.6V write turns. Unusual: nothing closes a turn, the next role's token does.
+"""How GLM-4.1V and GLM-4.6V write turns. Unusual: no token closes a turn, the next role's token does.
 
     [gMASK]<sop><|user|>\\n<|begin_of_image|> … <|end_of_image|>What is it?<|assistant|>\\nA cat.<|user|>\\n…
 
 So that token is what an answer has to end with, and it is trained on as its end; generation_config.json
-stops on it. An answer at the end of a training example gets `<|user|>` behind it, which the template does
+stops on it. An answer at the end of a training example is followed by `<|user|>`, which the template does
 not write.
 
 Sources: chat_template.jinja of zai-org/GLM-4.1V-9B-Thinking, revision 3c1471e5; zai-org/GLM-OCR's, a copy
@@ -63,7 +63,7 @@ class RoleTokenChat(ChatFormat):
 
     def end(self, turns: Sequence[Turn]) -> None:
         if turns[-1].role == "assistant":
-            # Behind a call the model stops for the tool's result.
+            # After a call the model stops for the tool's result.
             turns[-1].ending = [Special(self.stops[-1 if turns[-1].calls else 0])]
 
     def turn(self, messages: Sequence[Message], number: int, content: list[Piece]) -> Turn:
@@ -115,7 +115,7 @@ class ReasoningChat(RoleTokenChat):
 
     Args:
         question_mark: special token that ends every question, what the template's `enable_thinking=False`
-            writes; a question that ends in its letters gets it in their place.
+            writes; if a question already ends with these letters, they are replaced by the token.
     """
 
     roles: dict[str, str] = field(default_factory=lambda: _ROLES | {"ipython": "<|observation|>"})
@@ -149,20 +149,20 @@ class ReasoningChat(RoleTokenChat):
         elif turn.role == "ipython":
             first = number == 0 or messages[number - 1].role != "ipython"
             turn.header = [*turn.header[: 1 if first else 0], "\n<tool_response>\n"]
-            # The template writes a string with a newline behind it, a list of parts without.
+            # The template writes a newline after a string, but none after a list of parts.
             turn.ending = ["\n</tool_response>" if has_media(messages[number]) else "\n</tool_response>\n"]
         return turn
 
 
 def _without_ending(content: Sequence[Piece], ending: str) -> list[Piece]:
-    """`content`, the text at its end taken together, without `ending`."""
+    """`content` without `ending`; the pieces of text at its end are joined first."""
     texts = list(takewhile(lambda piece: isinstance(piece, str), reversed(content)))
     text = "".join(map(str, reversed(texts)))
     return [*content[: len(content) - len(texts)], text.removesuffix(ending)]
 
 
 def _with_reasoning(text: str, *, shown: bool) -> str:
-    """`<think>…</think>` and the answer behind it, the reasoning left out unless `shown`."""
+    """`<think>…</think>` and the answer; the reasoning is left out unless `shown`."""
     reasoning, answer = "", text
     if "</think>" in text:
         reasoning = text.split("</think>")[0].rstrip("\n").split("<think>")[-1].lstrip("\n")

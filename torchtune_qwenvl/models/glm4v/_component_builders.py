@@ -29,9 +29,9 @@ def glm4v_vision_encoder(
 
     Args:
         table_side: rows and columns of the table of learned positions.
-        norm_eps: of every RMSNorm.
-        qkv_bias: whether q, k and v have one.
-        **sizes: see `VisionShape`.
+        norm_eps: epsilon of every RMSNorm.
+        qkv_bias: whether q, k and v have a bias.
+        **sizes: arguments of `VisionShape`.
     """
     shape = VisionShape(**sizes)
     width, out = shape.width, shape.out_width
@@ -63,7 +63,7 @@ def glm4v_decoder(*, rotary_dim: int | None = None, **sizes: Any) -> VisionLangu
 
     Args:
         rotary_dim: how many values of a head are rotated; default half of them.
-        **sizes: see `TextShape`.
+        **sizes: arguments of `TextShape`.
     """
     shape = TextShape(**sizes)
     rotary_dim = rotary_dim or shape.width // shape.num_heads // 2

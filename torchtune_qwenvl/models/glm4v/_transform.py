@@ -6,28 +6,21 @@ decides.
 
 from __future__ import annotations
 
-from typing import Any
-
-from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.models.glm4v._chat import TENTHS_OF_SECONDS, WHOLE_SECONDS, ReasoningChat, RoleTokenChat
 from torchtune_qwenvl.models.glm4v._sizes import IMAGE_MEAN, IMAGE_STD
 from torchtune_qwenvl.models.glm4v._video import GLM4VVideoTransform, GLM46VVideoTransform
-from torchtune_qwenvl.models.published import Published
+from torchtune_qwenvl.models.published import Published, image_defaults
 from torchtune_qwenvl.models.published_transform import PublishedTransform
 from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
 from torchtune_qwenvl.transforms.images.resize import smart_resize_frames
 
 MIN_PIXELS = 112 * 112
 MAX_PIXELS = 28 * 28 * 15000
-IMAGE: dict[str, Any] = {
-    "patch_size": 14,
-    "min_pixels": MIN_PIXELS,
-    "max_pixels": MAX_PIXELS,
-    "image_mean": IMAGE_MEAN,
-    "image_std": IMAGE_STD,
-}
 
 
+@image_defaults(
+    patch_size=14, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS, image_mean=IMAGE_MEAN, image_std=IMAGE_STD
+)
 class GLM4VImageTransform(ImageTransform):
     """`ImageTransform` with GLM-4.1V's values as defaults, and its resize.
 
@@ -35,10 +28,6 @@ class GLM4VImageTransform(ImageTransform):
     side shorter than a merged patch is stretched to one first. 14 x 14 becomes 84 x 84, 3000 x 4000 becomes
     2100 x 2800.
     """
-
-    @takes_arguments_of(ImageTransform, **IMAGE)
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
 
     def resize_to(self, height: int, width: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
         return smart_resize_frames(

@@ -20,7 +20,7 @@ from torchtune_qwenvl.transforms.videos.sampling import Clip, evenly, not_enough
 from torchtune_qwenvl.transforms.videos.settings import VideoSettings
 from torchtune_qwenvl.transforms.videos.video_transform import PlannedVideo, VideoTransform
 
-# GLM-4.6V: frames per second of videos up to so many seconds; two of them are one temporal patch.
+# GLM-4.6V: (longest duration in seconds, frames per second); two frames are one temporal patch.
 _FPS_BY_SECONDS = ((30, 6.0), (300, 2.0), (math.inf, 1.0))
 
 
@@ -46,7 +46,7 @@ class GLM4VVideoTransform(VideoTransform):
     sampled_by: ClassVar[tuple[str, ...]] = ("fps", "max_duration")
 
     def sample(self, clip: Clip, wanted: VideoSettings) -> Sequence[int]:
-        """The frames by the clock, each once, the last one twice where they are odd."""
+        """The frames by the clock, each once; the last one twice if their number is odd."""
         if (wanted.num_frames or 0) > clip.n_frames:
             raise not_enough(wanted.num_frames or 0, clip, wanted)
         frames = [] if wanted.num_frames else sorted(set(self.by_clock(clip, wanted)))
@@ -87,7 +87,7 @@ class GLM46VVideoTransform(GLM4VVideoTransform):
     sampled_by = ()
 
     def by_clock(self, clip: Clip, wanted: VideoSettings) -> list[int]:
-        """The first frame at or behind each multiple of 1 / fps seconds, then made as many as were wanted."""
+        """The first frame at or after each multiple of 1 / fps seconds, then spread to the wanted number."""
         rate, seconds = clip.rate(), clip.duration()
         longest = min(seconds, wanted.max_duration or math.inf)
         fps = wanted.fps or next(fps for most, fps in _FPS_BY_SECONDS if longest <= most)

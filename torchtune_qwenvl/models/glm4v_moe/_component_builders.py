@@ -44,17 +44,17 @@ def glm4v_moe_decoder(
     Args:
         head_dim: width of a head.
         num_experts: experts per layer.
-        experts_per_token: how many of them a token meets.
+        experts_per_token: how many of them process a token.
         expert_width: hidden width of an expert.
-        shared_experts: how many experts' width an MLP has that every token meets.
+        shared_experts: width, in experts, of an MLP that processes every token.
         dense_layers: how many of the first layers have one MLP of `inner_width` instead of experts.
         expert_groups: groups of experts.
         open_groups: how many of them a token may choose from.
         routed_scale: factor of what the chosen experts add.
-        qkv_bias: whether q, k and v have one.
+        qkv_bias: whether q, k and v have a bias.
         rotary_dim: how many values of a head are rotated; default half of them.
         experts_adapter: LoRA on the experts.
-        **sizes: see `TextShape`.
+        **sizes: arguments of `TextShape`.
     """
     shape = TextShape(**sizes)
 

@@ -3,7 +3,7 @@
 4.5V: a printed config with the shapes of all tensors, 107,710,933,120 parameters, as built here; encoder also
 in ggml-org/llama.cpp#16600, token ids and router entries in NVIDIA-NeMo/Megatron-Bridge's conversion test.
 4.6V: a copy of GLM-4.6V-FP8's config.json in hlky/dinoml_v2 at 6b8c0acb,
-agents/plans/transformers/glm46v/_sources; report.md beside it finds GLM-4.6V's the same.
+agents/plans/transformers/glm46v/_sources; report.md next to it finds the same for GLM-4.6V.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from torchtune_qwenvl.transforms.processor_folder import processor_class
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# By the processor that the folder names: the templates do not tell.
+# By the processor that the folder names: the two templates are the same.
 _CHAT_OF_PROCESSOR = {"Glm4vProcessor": "glm4.5v", "Glm46VProcessor": "glm4.6v"}
 
 
@@ -45,7 +45,7 @@ class GLM4VMoeTransform(PublishedTransform):
     @classmethod
     @takes_arguments_of(PublishedTransform.load)
     def load(cls, folder: str | Path, *, chat: str | None = None, **arguments: Any) -> Self:
-        """See `PublishedTransform.load`; `chat` is found by the folder's processor."""
+        """See `PublishedTransform.load`; the default of `chat` depends on the folder's processor."""
         chat = chat or _CHAT_OF_PROCESSOR.get(processor_class(folder) or "")
         return super().load(folder, chat=chat, **arguments)
 

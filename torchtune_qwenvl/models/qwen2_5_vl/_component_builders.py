@@ -24,8 +24,8 @@ def qwen2_5_vl_vision_encoder(
 
     Args:
         window_size: side of an attention window in pixels.
-        full_attention: layers that see the whole frame.
-        **sizes: see `VisionShape`.
+        full_attention: layers without windows, which attend to the whole frame.
+        **sizes: arguments of `VisionShape`.
     """
     shape = VisionShape(**sizes)
     norm = partial(RMSNorm, eps=VISION_EPS)
@@ -51,7 +51,7 @@ def qwen2_5_vl_decoder(**sizes: Any) -> VisionLanguageDecoder:
     """Qwen2.5 with M-RoPE: embeddings and positions [n, 3] -> states.
 
     Args:
-        **sizes: see `TextShape`.
+        **sizes: arguments of `TextShape`.
     """
     shape = TextShape(**sizes)
     axes = chunked_axes(shape.mrope_section)

@@ -5,10 +5,7 @@ Sources: the published checkpoints' tokenizer_config.json, chat template and pre
 
 from __future__ import annotations
 
-from typing import Any
-
-from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models.published import Published
+from torchtune_qwenvl.models.published import Published, image_defaults
 from torchtune_qwenvl.models.published_transform import PublishedTransform
 from torchtune_qwenvl.models.qwen2_5_vl._sizes import IMAGE_MEAN, IMAGE_STD
 from torchtune_qwenvl.models.qwen2_5_vl._video import Qwen2_5_VLVideoTransform
@@ -50,21 +47,13 @@ ADDED_TOKENS = (
 MIN_PIXELS = 56 * 56
 # transformers' default; the published folders say 12,845,056, which counts when one is loaded.
 MAX_PIXELS = 28 * 28 * 1280
-IMAGE: dict[str, Any] = {
-    "patch_size": 14,
-    "min_pixels": MIN_PIXELS,
-    "max_pixels": MAX_PIXELS,
-    "image_mean": IMAGE_MEAN,
-    "image_std": IMAGE_STD,
-}
 
 
+@image_defaults(
+    patch_size=14, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS, image_mean=IMAGE_MEAN, image_std=IMAGE_STD
+)
 class Qwen2_5_VLImageTransform(ImageTransform):
     """`ImageTransform` with Qwen2.5-VL's values as defaults: see there."""
-
-    @takes_arguments_of(ImageTransform, **IMAGE)
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
 
 
 class Qwen2_5_VLTransform(PublishedTransform):

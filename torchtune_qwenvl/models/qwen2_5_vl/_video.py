@@ -42,8 +42,8 @@ class Qwen2_5_VLVideoTransform(VideoTransform):
     def sample(self, clip: Clip, wanted: VideoSettings) -> Sequence[int]:
         """n frames at even steps from the first one on, n a multiple of T; 90 of 30 a second: 0, 15, …, 75.
 
-        The steps are rounded as in the reference, where the last of n + 1 can be a frame that does not exist
-        (17 frames, n = 14: frame 17); that one is left out.
+        The steps are rounded as in the reference. There, the last of n + 1 can be a frame that does not exist
+        (17 frames, n = 14: frame 17); it is left out here.
         """
         n = self._count(clip, wanted)
         if not 0 < n <= clip.n_frames:

@@ -23,7 +23,7 @@ def qwen2_vl_vision_encoder(**sizes: Any) -> VisionTransformer:
     """Native-resolution ViT with full attention, LayerNorm and quick GELU: pixels, grids -> visual tokens.
 
     Args:
-        **sizes: see `VisionShape`.
+        **sizes: arguments of `VisionShape`.
     """
     shape = VisionShape(**sizes)
     width, inner = shape.width, shape.inner_width

@@ -1,4 +1,4 @@
-"""Qwen2-VL's videos: Qwen2.5-VL's rules, but nothing in its text or positions tells the time.
+"""Qwen2-VL's videos: Qwen2.5-VL's rules, but neither its text nor its positions say when a frame was shown.
 
 Source: transformers' `Qwen2VLVideoProcessor`.
 """

@@ -1,8 +1,8 @@
 """Qwen3-VL's two chat formats, Instruct and Thinking, as data of one class.
 
-Beside Qwen2.5-VL's: no default system turn, tools behind the system turn's text, tool results inside a user's
-turn, several in one. In the Thinking format an answer behind the last question begins with what was thought,
-earlier ones lose it:
+Unlike Qwen2.5-VL's format they have no default system turn. Tools follow the system turn's text, and tool
+results, several at a time, are inside a user's turn. In the Thinking format, answers after the last question
+begin with their reasoning; earlier answers lose it:
 
     user "A?"   assistant "<think> x </think> 1"     ->  <|im_start|>assistant 1<|im_end|>
     user "B?"   assistant "<think> y </think> 2"     ->  <|im_start|>assistant <think> y </think> 2<|im_end|>
@@ -24,7 +24,7 @@ from torchtune_qwenvl.transforms.chat.tools import Arguments, ToolFormat, to_jso
 from torchtune_qwenvl.transforms.chat.video_format import VideoFormat
 from torchtune_qwenvl.transforms.errors import BadSample
 
-_MEDIUM = "<>"  # in the place of an image or a video
+_MEDIUM = "<>"  # a placeholder for an image or a video
 _RESULT = ("\n<tool_response>\n", "\n</tool_response>")
 _VIDEO = VideoFormat(
     patch=("<|vision_start|>", "<|video_pad|>", "<|vision_end|>"), before="<{seconds:.1f} seconds>"
@@ -32,7 +32,7 @@ _VIDEO = VideoFormat(
 
 
 def _json_call(name: str, arguments: Arguments) -> str:
-    # The template takes a string as it came.
+    # The template writes a string unchanged.
     written = arguments if isinstance(arguments, str) else to_json(arguments)
     return f'<tool_call>\n{{"name": "{name}", "arguments": {written}}}\n</tool_call>'
 
@@ -67,7 +67,7 @@ class Qwen3Chat(ChatFormat):
         message = messages[number]
         if message.role == "system" and number:
             raise BadSample(
-                "a system message behind the first", where=f"message {number}", fix="put it first"
+                "a system message after the first message", where=f"message {number}", fix="put it first"
             )
         if message.role == "ipython":
             return self._tool_result(messages, number, content)
@@ -98,7 +98,7 @@ class Qwen3Chat(ChatFormat):
 
 
 def _split_reasoning(text: str) -> tuple[str, str]:
-    """(reasoning, the answer behind it)."""
+    """(reasoning, the answer after it)."""
     reasoning, closed, answer = text.rpartition("</think>")
     if not closed:
         return "", text

@@ -1,8 +1,8 @@
 """The two towers of Qwen3-VL.
 
-Unusual beside Qwen2.5-VL: learned positions under the rotary ones, features of three encoder layers that are
-added to the first decoder layers (DeepStack, arXiv:2406.04334), normalised queries and keys, rotary axes that
-take turns. Source: arXiv:2511.21631, section 2.
+What Qwen2.5-VL does not have: learned positions in addition to the rotary ones, features of three encoder
+layers that are added to the first decoder layers (DeepStack, arXiv:2406.04334), normalised queries and keys,
+and rotary axes that alternate. Source: arXiv:2511.21631, section 2.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def qwen3_vl_vision_encoder(
     """ViT with learned positions and DeepStack mergers: pixels, grids -> visual tokens.
 
     Args:
-        deepstack_layers: layers behind which a merger makes features for the decoder.
+        deepstack_layers: layers after which a merger makes features for the decoder.
         position_side: rows and columns of the table of learned positions.
-        **sizes: see `VisionShape`.
+        **sizes: arguments of `VisionShape`.
     """
     shape = VisionShape(**sizes)
     width, inner = shape.width, shape.inner_width
@@ -61,7 +61,7 @@ def qwen3_vl_decoder(*, head_dim: int, **sizes: Any) -> VisionLanguageDecoder:
 
     Args:
         head_dim: width of a head.
-        **sizes: see `TextShape`.
+        **sizes: arguments of `TextShape`.
     """
     shape = TextShape(**sizes)
     return qwen3_decoder(
@@ -72,7 +72,7 @@ def qwen3_vl_decoder(*, head_dim: int, **sizes: Any) -> VisionLanguageDecoder:
 
 
 def qwen3_decoder(shape: TextShape, head_dim: int, mlp: Callable[[int], nn.Module]) -> VisionLanguageDecoder:
-    """Qwen3 around the MLPs that `mlp(i)` makes for its layers."""
+    """Qwen3's decoder, in which `mlp(i)` makes the MLP of layer i."""
     axes = interleaved_axes(shape.mrope_section)
     return decoder(
         shape,

@@ -6,10 +6,7 @@ template and preprocessor_config.json.
 
 from __future__ import annotations
 
-from typing import Any
-
-from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models.published import Published
+from torchtune_qwenvl.models.published import Published, image_defaults
 from torchtune_qwenvl.models.published_transform import PublishedTransform
 from torchtune_qwenvl.models.qwen2_5_vl._transform import ADDED_TOKENS as QWEN2_5_TOKENS
 from torchtune_qwenvl.models.qwen3_vl._chat import INSTRUCT, THINKING
@@ -27,21 +24,13 @@ ADDED_TOKENS = (
 )
 MIN_PIXELS = 256 * 256
 MAX_PIXELS = 4096 * 4096
-IMAGE: dict[str, Any] = {
-    "patch_size": 16,
-    "min_pixels": MIN_PIXELS,
-    "max_pixels": MAX_PIXELS,
-    "image_mean": IMAGE_MEAN,
-    "image_std": IMAGE_STD,
-}
 
 
+@image_defaults(
+    patch_size=16, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS, image_mean=IMAGE_MEAN, image_std=IMAGE_STD
+)
 class Qwen3VLImageTransform(ImageTransform):
     """`ImageTransform` with Qwen3-VL's values as defaults: see there."""
-
-    @takes_arguments_of(ImageTransform, **IMAGE)
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
 
 
 class Qwen3VLTransform(PublishedTransform):

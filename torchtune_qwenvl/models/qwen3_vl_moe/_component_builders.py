@@ -35,11 +35,11 @@ def qwen3_vl_moe_decoder(
     Args:
         head_dim: width of a head.
         num_experts: experts per layer.
-        experts_per_token: how many of them a token meets.
+        experts_per_token: how many of them process a token.
         expert_width: hidden width of an expert.
         dense_layers: layers that have one MLP of `inner_width` instead of experts.
         experts_adapter: LoRA on the experts.
-        **sizes: see `TextShape`.
+        **sizes: arguments of `TextShape`.
     """
     shape = TextShape(**sizes)
 

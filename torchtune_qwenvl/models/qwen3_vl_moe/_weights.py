@@ -1,6 +1,6 @@
-"""Weight names of the Qwen3-VL mixtures of experts: beside the dense rows router and experts.
+"""Weight names of the Qwen3-VL mixtures of experts: the dense rows, router and experts.
 
-Published files hold an expert's matrices the other way round than transformers' modules: [E, in, out].
+Published files hold the experts' matrices transposed, compared with transformers' modules: [E, in, out].
 """
 
 from torchtune_qwenvl.models.qwen3_vl._weights import ROWS
