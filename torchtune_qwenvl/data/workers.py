@@ -78,7 +78,7 @@ def started(batches: DataLoader) -> Iterator[Any]:
             raise
         raise ValueError(
             f"num_workers={batches.num_workers}: expected a dataset that can be pickled, as workers are "
-            f"started by {start_method()}: {reason}. Define its classes and functions at the top of a module, "
+            f"started by {start_method()}: {reason}. Define its classes and functions at the top level, "
             "or set num_workers=0."
         ) from error
 
