@@ -26,6 +26,7 @@ from tqdm import tqdm
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.loading import load_weights
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
+from torchtune_qwenvl.data.workers import begin_sharing
 from torchtune_qwenvl.distributed import join_world, leave_world, shard
 from torchtune_qwenvl.exporting.export import export
 from torchtune_qwenvl.modules.batch import on_device
@@ -85,6 +86,7 @@ class FinetuneRecipe:
             for component in cfg.prepare:
                 instantiate(component)
         world.barrier()
+        begin_sharing(cfg.num_workers)
         torch.manual_seed(cfg.seed)
         found = None if cfg.dry_run else resume.find(self.output_dir, cfg.resume)
         self.transform = instantiate(cfg.tokenizer)

@@ -15,7 +15,7 @@ from torchtune_qwenvl.models import Family, register_family
 from toy_family.model import SLOTS, WEIGHTS, toy_vl_from_config, toy_vl_tiny
 from toy_family.transform import ToyVLTransform, load_toy_vl_transform
 
-TOY_VL = Family("toy_vl", SLOTS, toy_vl_from_config, WEIGHTS, load_toy_vl_transform)
+TOY_VL = Family("toy_vl", SLOTS, toy_vl_from_config, WEIGHTS, ToyVLTransform)
 register_family(TOY_VL)
 
 __all__ = ["TOY_VL", "ToyVLTransform", "load_toy_vl_transform", "toy_vl_from_config", "toy_vl_tiny"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.models import ConfigRules, Slots, VisionShape, WeightTable, towers, weight_rows
 from torchtune_qwenvl.models.build import config_builder, published_sizes
-from torchtune_qwenvl.models.hf_config import VISION, normalise_config
+from torchtune_qwenvl.models.hf_config import VISION, normalise_config, normalise_vision
 from torchtune_qwenvl.models.parts import two_linears
 from torchtune_qwenvl.models.qwen2_5_vl import qwen2_5_vl_decoder
 from torchtune_qwenvl.modules.adapters.lora import Adapter, make_linear
@@ -54,6 +54,7 @@ def toy_vl_vision_encoder(**sizes: Any) -> VisionTransformer:
 
 SLOTS = Slots(
     normalise=partial(normalise_config, rules=RULES),
+    normalise_vision=partial(normalise_vision, rules=RULES),
     vision_encoder=toy_vl_vision_encoder,
     decoder=qwen2_5_vl_decoder,
 )

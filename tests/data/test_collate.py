@@ -111,7 +111,7 @@ def test_keeps_the_dtype_of_pixels(dtype: torch.dtype) -> None:
     assert batch["encoder_input"]["vision"]["pixel_values"].dtype == dtype
 
 
-def test_repeats_the_frame_of_stills_beside_a_clip() -> None:
+def test_repeats_the_frame_of_stills_batched_with_a_clip() -> None:
     """The patch layout is [c, t, p*p]: a still [c, p*p] is repeated inside every channel."""
     still, clip = sample(3, (4,), width=12, dtype=torch.uint8), sample(3, (4,), width=24, dtype=torch.uint8)
     still["encoder_input"]["vision"]["images"][0] = torch.arange(48, dtype=torch.uint8).view(4, 12)

@@ -1,4 +1,4 @@
-"""Lengths are measured once, anew when what they follow from has changed, and never wrong unnoticed."""
+"""Lengths are measured once, again if what they depend on has changed, and wrong ones are noticed."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def test_measured_once(folder: Path, transform: Any, monkeypatch: pytest.MonkeyP
     data = vision_chat_dataset(transform, source=str(folder / "data.json"))
     dataset, sizes = measure_once(data, folder / "lengths")
     assert dataset is data and sizes.equal(measure(data)) and len(kept(folder)) == 1
-    monkeypatch.setattr("torchtune_qwenvl.data.length_cache.measure", None)  # asked no more
+    monkeypatch.setattr("torchtune_qwenvl.data.length_cache.measure", None)  # must not be called again
     again = vision_chat_dataset(transform, source=str(folder / "data.json"))
     assert measure_once(again, folder / "lengths")[1].equal(sizes)
 
@@ -95,7 +95,7 @@ def test_a_broken_file_is_measured_again(folder: Path, transform: Any) -> None:
     (file,) = kept(folder)
     file.write_bytes(file.read_bytes()[:-3])
     assert measure_once(data, folder / "lengths")[1].equal(sizes)
-    assert measure_once(data, folder / "lengths")[0] is not data  # whole again
+    assert measure_once(data, folder / "lengths")[0] is not data  # the file is whole again
     assert kept(folder) == [file]
 
 

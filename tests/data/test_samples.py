@@ -60,7 +60,7 @@ def test_its_own_answers_count() -> None:
 def test_numbers_are_counted_through() -> None:
     joined = Joined([3, 0, 2])
     assert len(joined) == 5 and [joined.find(n).part for n in range(5)] == [0, 0, 0, 2, 2]
-    assert [joined.find(n).index for n in range(5)] == [0, 1, 2, 0, 1]
+    assert [joined.find(n).number for n in range(5)] == [0, 1, 2, 0, 1]
 
 
 def test_an_error_is_located_once_and_survives_pickling() -> None:

@@ -48,7 +48,7 @@ def test_sizes_are_the_samples(folder: Path, num_workers: int) -> None:
 
 
 def test_nothing_is_decoded(folder: Path, tmp_path: Path) -> None:
-    """A file that ends behind its header has a size, but no pixels."""
+    """A file that ends after its header has a size, but no pixels."""
     whole = (folder / "0.png").read_bytes()
     header = 8 + 8 + struct.unpack(">I", whole[8:12])[0] + 4 + 20
     (tmp_path / "0.png").write_bytes(whole[:header])

@@ -1,4 +1,4 @@
-"""The folders of a run: which one counts, what is kept, what a full disk leaves behind."""
+"""The folders of a run: which one is resumed, which are kept, and what a full disk leaves."""
 
 import shutil
 from collections import namedtuple

@@ -7,7 +7,6 @@ from itertools import islice
 from operator import getitem
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 from tqdm import tqdm
 
@@ -18,6 +17,7 @@ from torchtune_qwenvl.data.samples import Samples, SkippedSample, as_samples
 from torchtune_qwenvl.data.streams.dataset import as_streamed, is_streamed
 from torchtune_qwenvl.data.streams.mixed import MixedStream
 from torchtune_qwenvl.data.streams.stream import Share
+from torchtune_qwenvl.data.workers import started, worker_options
 
 _BATCH = 16  # samples that a worker sends at a time
 
@@ -36,9 +36,8 @@ def read_facts(dataset: Dataset, num_workers: int = 0, progress: bool = False) -
     batches = DataLoader(
         samples,
         batch_size=_BATCH,
-        num_workers=num_workers,
         collate_fn=list,
-        generator=torch.Generator(),
+        **worker_options(num_workers),
     )
     total = None if streamed else len(samples)  # type: ignore[arg-type]
     with tqdm(total=total, desc="reading", unit=" samples", disable=not progress) as bar:
@@ -123,7 +122,7 @@ def _try(read: Callable[[], Any]) -> Any:
 
 def _flat(batches: DataLoader, bar: tqdm) -> Iterator[Facts]:
     bad = 0
-    for batch in batches:
+    for batch in started(batches):
         bad += sum(bool(facts.kind) for facts in batch)
         bar.set_postfix(bad=bad, refresh=False)
         bar.update(len(batch))

@@ -56,7 +56,6 @@ def load_model(
     return model
 
 
-<<<<<<< HEAD
 @torch.no_grad()
 def load_weights(model: VisionLanguageModel, files: CheckpointFolder, device: torch.device) -> None:
     """Give a model on meta storage on `device` and the values of `files`; dtypes stay the model's.
@@ -65,42 +64,6 @@ def load_weights(model: VisionLanguageModel, files: CheckpointFolder, device: to
         model: the folder must fit all of it.
         files: the open folder.
         device: where to.
-=======
-def load_vision_encoder(
-    folder: str | Path,
-    dtype: torch.dtype | None = None,
-    device: str | torch.device = "cpu",
-    **builder_arguments: Any,
-) -> VisionTransformer:
-    """Only the vision encoder of a checkpoint folder: images in, visual tokens out. No other weight is read.
-
-    Args:
-        folder: as in `load_model`.
-        dtype: as in `load_model`.
-        device: as in `load_model`.
-        **builder_arguments: as in `load_model`; those for the decoder have no effect.
-
-    Raises:
-        ValueError: as in `load_model`.
-    """
-    with CheckpointFolder(folder) as files:
-        model = _build(files, dtype, builder_arguments)
-        load_weights(model, files, torch.device(device), part="vision_encoder")
-    return model.vision_encoder
-
-
-@torch.no_grad()
-def load_weights(
-    model: VisionLanguageModel, files: CheckpointFolder, device: torch.device, part: str = ""
-) -> None:
-    """Give a model on the meta device storage on `device` and the values of `files`; its dtypes stay.
-
-    Args:
-        model: the whole model, even if only a part is loaded: all of it is compared with the folder.
-        files: the open folder.
-        device: device of the parameters.
-        part: path of the submodule to load; the rest stays on meta. Empty: everything.
->>>>>>> facts
 
     Raises:
         ValueError: the folder's config.json, names or shapes do not fit the model; names file and tensor.

@@ -94,13 +94,8 @@ def save_folder(
     return out
 
 
-<<<<<<< HEAD
 def check_out_folder(out: Path, source: Path | None = None, proof: str = CONFIG) -> None:
-    """Raise a ValueError where a folder written to `out` would destroy something else.
-=======
-def check_out_folder(out: Path, source: Path, proof: str = CONFIG) -> None:
-    """Raise a ValueError if writing a folder to `out` would destroy something else.
->>>>>>> facts
+    """Raise a ValueError if a folder written to `out` would destroy something else.
 
     An existing folder is replaced only if it holds the file `proof`, which marks an older export.
     """

@@ -76,33 +76,33 @@ def vision_chat_dataset(
           image_root: my_images
 
     In torchtune's stock recipes (with ``collate_fn: torchtune_qwenvl.data.collate``) leave ``on_bad_sample``
-    at "raise": they cannot shrink a batch, so collate stops at a skipped sample with the sample's message.
+    at "raise". They cannot shrink a batch, so collate stops at a skipped sample, with its message.
 
     Args:
-        tokenizer: the model's transform; the recipes pass it as the first argument.
+        tokenizer: the model's transform. Recipes pass it as the first argument.
         source: see :func:`~torchtune_qwenvl.data.records.sources.open_source`.
-        style: "messages", "conversations" or "qa", see ``data/records/styles.py``; "auto" goes by the
+        style: "messages", "conversations" or "qa", see ``data/records/styles.py``; "auto" chooses by the
             columns.
         image_root: folder that relative paths of images and videos start from and that no path may leave.
             Without it they start from the data file's folder.
-        allow_urls: read them from http and https URLs; private addresses are refused all the same.
+        allow_urls: read images and videos from http and https URLs. Private addresses are always refused.
         url_timeout: seconds for one file.
-        url_max_bytes: largest file behind a URL, and largest base64 image.
-        image_strings: what a string in an image column or part is: "path" (or URL), or "base64". ``data:``
-            URLs and ``{"type": "image", "base64": ...}`` are read either way.
+        url_max_bytes: size limit of a download, and of a base64 image.
+        image_strings: how a string in an image column or part is read: "path" (or URL), or "base64".
+            ``data:`` URLs and ``{"type": "image", "base64": ...}`` are read either way.
         on_bad_sample: "raise" or "skip".
-        column_map: our column names (messages, conversations, question, answer, system, tools, image, images,
-            video, videos) to the dataset's.
+        column_map: maps our column names (messages, conversations, question, answer, system, tools, image,
+            images, video, videos) to the dataset's.
         new_system_prompt: replaces the records' system messages.
-        split: of the dataset, slices such as "train[:10%]" included.
+        split: of the dataset; it may be a slice such as "train[:10%]".
         data_files: as for ``datasets.load_dataset``.
-        streaming: read the source in its order, without indexing, counting or downloading it first; see
-            :func:`~torchtune_qwenvl.data.streams.sources.open_stream`. An iterable as source always streams.
+        streaming: read the source as a stream, without indexing, counting or downloading it first; see
+            :func:`~torchtune_qwenvl.data.streams.sources.open_stream`. Iterables are always streamed.
         **load_dataset_kwargs: passed on to it.
 
     Returns:
-        A map-style dataset, or a stream; a bad sample raises :class:`BadSample` with file, number, what was
-        expected and what to do, or comes as :class:`SkippedSample`.
+        A map-style dataset, or a stream. Reading a bad sample raises :class:`BadSample`, whose message says
+        file, number, what was expected and what to do; or returns a :class:`SkippedSample`.
 
     Raises:
         ValueError: a source, folder, style, column name or policy that does not exist.

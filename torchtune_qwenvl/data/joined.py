@@ -7,16 +7,16 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """A number's place: in which sequence, and at which index of it."""
+    """A number's place: in which sequence, and which number of that sequence."""
 
     part: int
-    index: int
+    number: int
 
 
 class Joined:
     """Finds numbers in sequences of known lengths.
 
-    Example: lengths 3 and 2; number 3 is index 0 of part 1.
+    Example: with lengths 3 and 2, number 3 is number 0 of part 1.
 
     Args:
         lengths: of the sequences, in order.

@@ -16,6 +16,7 @@ from torchtune_qwenvl.data.guarded import Guarded
 from torchtune_qwenvl.data.order.sampler import ResumableSampler
 from torchtune_qwenvl.data.samples import Sample, Samples, SkippedSample, as_samples
 from torchtune_qwenvl.data.streams.sampler import StreamSampler
+from torchtune_qwenvl.data.workers import started, worker_options
 from torchtune_qwenvl.modules.batch import map_tensors
 from torchtune_qwenvl.transforms.errors import BadSample
 
@@ -76,7 +77,7 @@ class Loader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        for outcome in self._batches:
+        for outcome in started(self._batches):
             self._state = self._order.after.popleft()
             batch = _raised(outcome)
             self._count(batch)
@@ -158,12 +159,10 @@ def build_loader(
         _Reported(samples, on_bad_sample),
         batch_sampler=order,
         collate_fn=partial(_make_batch, collate=collate, padding_idx=padding_idx, ignore_idx=ignore_idx),
-        num_workers=num_workers,
         prefetch_factor=prefetch_factor,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
         persistent_workers=num_workers > 0,
-        # Its own, since starting workers draws a seed: that must not move the random numbers of training.
-        generator=torch.Generator(),
+        **worker_options(num_workers),
     )
     return Loader(samples, batches, order)
 

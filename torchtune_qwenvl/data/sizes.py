@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from torchtune_qwenvl.data.samples import Samples, as_samples, sample_size
+from torchtune_qwenvl.data.workers import started, worker_options
 from torchtune_qwenvl.transforms.size import SampleSize
 
 log = logging.getLogger(__name__)
@@ -39,11 +40,10 @@ def measure(dataset: Dataset, *, num_workers: int = 0, rank: int = 0, world_size
         _Sizes(samples),
         batch_size=_AT_ONCE,
         sampler=mine,
-        num_workers=num_workers,
         collate_fn=torch.tensor,
-        generator=torch.Generator(),  # must not move the random numbers that training draws
+        **worker_options(num_workers),
     )
-    measured = torch.cat([torch.empty(0, 2, dtype=torch.int64), *batches])
+    measured = torch.cat([torch.empty(0, 2, dtype=torch.int64), *started(batches)])
     if world_size == 1:
         return measured
     shares: list[Any] = [None] * world_size

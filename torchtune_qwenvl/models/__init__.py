@@ -34,19 +34,15 @@ from torchtune_qwenvl.models.qwen2_5_vl._family import QWEN2_5_VL
 from torchtune_qwenvl.models.qwen2_vl._family import QWEN2_VL
 from torchtune_qwenvl.models.qwen3_vl._family import QWEN3_VL
 from torchtune_qwenvl.models.qwen3_vl_moe._family import QWEN3_VL_MOE
-<<<<<<< HEAD
+from torchtune_qwenvl.models.towers import TextShape, VisionShape
+from torchtune_qwenvl.models.weight_table import Slice, WeightTable
 from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
 from torchtune_qwenvl.transforms.processor_folder import read_processor_folder
 from torchtune_qwenvl.transforms.videos.video_transform import VideoTransform
 
 # model_type of a folder of a vision encoder alone: its family's, with this at the end.
 ENCODER_SUFFIX = "_vision"
-=======
-from torchtune_qwenvl.models.towers import TextShape, VisionShape
-from torchtune_qwenvl.models.weight_table import Slice, WeightTable
-
 # The families of the package; those that `register_family` adds are kept apart.
->>>>>>> facts
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE, GLM4V, GLM46V, GLM4V_MOE)
@@ -101,7 +97,6 @@ def load_transform(folder: str | Path, **overrides: Any) -> Any:
     return get_family(folder).transform.load(folder, **overrides)
 
 
-<<<<<<< HEAD
 def load_media_transforms(
     folder: str | Path, dtype: torch.dtype = torch.float32, **limits: int
 ) -> tuple[ImageTransform, VideoTransform | None]:
@@ -121,9 +116,8 @@ def load_media_transforms(
     return get_family({"model_type": model_type}).transform.published.media(files, dtype, **limits)
 
 
-__all__ = ["ENCODER_SUFFIX", "FAMILIES", "Family", "get_family", "load_media_transforms", "load_transform"]
-=======
 __all__ = [
+    "ENCODER_SUFFIX",
     "FAMILIES",
     "ConfigRules",
     "Family",
@@ -136,7 +130,7 @@ __all__ = [
     "WeightTable",
     "get_family",
     "image_defaults",
+    "load_media_transforms",
     "load_transform",
     "register_family",
 ]
->>>>>>> facts

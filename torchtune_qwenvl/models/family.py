@@ -15,17 +15,12 @@ from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 class Family:
     """One family of checkpoints.
 
-        Attributes:
-            model_type: as config.json has it.
-            slots: how config.json becomes an encoder and a decoder.
-            from_config: (config.json as a dict, *, image_mean, image_std, **builder arguments) -> model.
-    <<<<<<< HEAD
-            weights: names of the files' tensors beside ours.
-            transform: class of the transforms of its checkpoints.
-    =======
-            weights: the files' tensor names and ours.
-            transform: (folder, **overrides) -> the transform of a checkpoint folder.
-    >>>>>>> facts
+    Attributes:
+        model_type: as config.json has it.
+        slots: how config.json becomes an encoder and a decoder.
+        from_config: (config.json as a dict, *, image_mean, image_std, **builder arguments) -> model.
+        weights: the files' tensor names and ours.
+    transform: class of the transforms of its checkpoints.
     """
 
     model_type: str

@@ -7,15 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
-<<<<<<< HEAD
 import torch
 
-from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat
-=======
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat
-from torchtune_qwenvl.transforms.chat.pieces import VideoFormat
->>>>>>> facts
 from torchtune_qwenvl.transforms.chat.tokenizer import ExtraToken
 from torchtune_qwenvl.transforms.chat.video_format import VideoFormat
 from torchtune_qwenvl.transforms.images.image_transform import ImageTransform

@@ -114,15 +114,11 @@ def vision_encoder(
     config: Mapping[str, Any] | None = None,
     weights: WeightTable | None = None,
 ) -> VisionTransformer:
-<<<<<<< HEAD
     """A pre-norm ViT; `norm(width)` and `mlp()` make the parts of a layer, `window_size` is in pixels.
 
     `dropout` acts on embedded patches, attention weights and the output of each branch; what `mlp()` makes
     brings its own inside.
     """
-=======
-    """A pre-norm ViT. `norm(width)` and `mlp()` make the parts of a layer; `window_size` is in pixels."""
->>>>>>> facts
     heads, width = shape.num_heads, shape.width
     head_dim = head_dim or width // heads
     branch = {slot: nn.Dropout(dropout) for slot in ("sa_scale", "mlp_scale")} if dropout else {}

@@ -64,7 +64,7 @@ def order_of(
     mixture = dataset.mixture if isinstance(dataset, MixedDataset) else None
     samples = dataset.members if isinstance(dataset, MixedDataset) else as_samples(dataset)
     place = {"rank": world.rank, "world_size": world.size}
-    common = {"seed": order.seed, "shuffle": shuffle, "mixture": mixture, **place}
+    common: dict[str, Any] = {"seed": order.seed, "shuffle": shuffle, "mixture": mixture, **place}
     rows = order.rows(work)
     if rows["pack_to"] is None:
         return samples, ResumableSampler(len(mixture or samples), **common)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""torchtune's profiler from the config's node."""
+"""Builds torchtune's profiler from the config."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torchtune.training import DummyProfiler
 
 
 def build_profiler(node: DictConfig) -> Any:
-    """What `node` describes, a context with `step()`; one that does nothing where it is not enabled."""
+    """The profiler that `node` describes: a context manager with `step()`. Does nothing unless enabled."""
     if not node.get("enabled", False):
         return DummyProfiler()
     profiler, _ = instantiate(node)

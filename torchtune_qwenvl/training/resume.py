@@ -1,11 +1,11 @@
-"""Folders `step_N/` from which a run goes on as if it had never stopped, to the last bit.
+"""Saves a run to folders `step_N/`, and resumes it from there as if it had never stopped, to the last bit.
 
-Each rank writes what it holds: its shards of the trainable parameters (the fp32 masters) and of the
-optimizer's state, its random number state, its place in the data. Frozen weights come from the checkpoint
+Each rank writes its own part: its shards of the trainable parameters (the fp32 masters) and of the
+optimizer's state, its random number state, and its place in the data. Frozen weights come from the checkpoint
 folder.
 
     step_40.tmp/rank_0.pt rank_1.pt      all ranks write, flush to disk, and wait for each other
-    step_40/                             rank 0 renames: a folder of this name is complete, or does not exist
+    step_40/                             rank 0 renames: a folder with this name is always complete
 """
 
 import json
@@ -31,13 +31,13 @@ META = "run.json"
 
 @dataclass
 class Progress:
-    """Where a run stands.
+    """How far a run has come.
 
     Attributes:
         step: optimizer steps done.
-        epoch: the epoch that the last batch came from, counted from 0.
-        epoch_start: steps that were done when it began.
-        data: this rank's place in the epoch, the loader's `state_dict()`; None at the start.
+        epoch: of the last batch, counted from 0.
+        epoch_start: steps done before this epoch.
+        data: this rank's place in the data, from the loader's `state_dict()`; None at the start.
     """
 
     step: int = 0
@@ -55,7 +55,7 @@ def save(
     progress: Progress,
     keep_last_n: int | None = None,
 ) -> Path:
-    """Write `output_dir/step_N/`; all ranks call. Returns the folder."""
+    """Write `output_dir/step_N/` and return it. All ranks must call."""
     folder = output_dir / f"step_{progress.step}"
     part = folder.with_name(f"{folder.name}.tmp")
     state = {
@@ -66,7 +66,7 @@ def save(
         "data": progress.data,
     }
     if world.is_main:
-        # The ranks' parts are of about one size, and often on one disk.
+        # The ranks' parts have about the same size, and are often on one disk.
         check_disk_space(output_dir, world.size * _nbytes(state))
         for stale in output_dir.glob("step_*.tmp"):
             shutil.rmtree(stale)
@@ -90,11 +90,11 @@ def save(
 
 
 def find(output_dir: Path, resume: bool | str) -> Path | None:
-    """The folder to go on from: the one named, or the last `step_N/`; None starts from the beginning.
+    """The folder to resume from: the one named, or the last `step_N/`. None starts from the beginning.
 
     Raises:
-        ValueError: the folder named is none of ours, or a new run would mix its folders with an earlier
-            run's.
+        ValueError: the named folder is not a `step_N` folder, or a new run would mix its folders with those
+            of an earlier run.
     """
     last = max(_complete(output_dir), key=_step_of, default=None)
     if resume is True:
@@ -102,7 +102,7 @@ def find(output_dir: Path, resume: bool | str) -> Path | None:
     if not resume:
         if last is not None:
             raise ValueError(
-                f"'{last}' is there from an earlier run: go on from it with resume=true, or start anew in "
+                f"'{last}' is there from an earlier run: resume it with resume=true, or start a new run in "
                 "another output_dir (or remove the step_N folders)."
             )
         return None
@@ -122,11 +122,11 @@ def load(
     optimizer: Optimizer | OptimizerInBackward,
     scheduler: LRScheduler | None,
 ) -> Progress:
-    """Put a saved state back, random numbers last; all ranks call.
+    """Restore a saved state, random numbers last. All ranks must call.
 
     Raises:
-        ValueError: another number of processes, other trainable parameters, or another scheduler than the
-            run had.
+        ValueError: the number of processes, the trainable parameters, the scheduler or optimizer_in_bwd
+            differ from those of the run.
     """
     meta = json.loads((folder / META).read_text())
     if meta["world_size"] != world.size:
@@ -164,7 +164,7 @@ def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _shard_state(state: dict, optimizer: Optimizer | OptimizerInBackward) -> dict:
-    """Optimizer state as saved -> sharded like the parameters, where it has the shape of their shards."""
+    """Saved optimizer state, sharded again like the parameters if it has the shape of their shards."""
     if isinstance(optimizer, OptimizerInBackward):
         return {name: _shard_state(one, optimizer.optim_map[name]) for name, one in state.items()}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -212,7 +212,7 @@ def _prune(output_dir: Path, keep_last_n: int | None) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Renamed first: a kill in the middle must not leave half a folder under a complete one's name."""
+    """Remove a folder. It is renamed first, so that a kill cannot leave half of it under its name."""
     if folder.exists():
         doomed = folder.with_name(f"{folder.name}.old.tmp")
         os.rename(folder, doomed)
@@ -227,7 +227,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """A rename lasts through a power cut once the folder itself is on the disk."""
+    """Write a folder to disk, so that a rename in it survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

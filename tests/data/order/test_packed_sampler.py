@@ -91,7 +91,7 @@ def test_a_position_of_another_plan_is_refused() -> None:
     sizes = tokens_only([8, 8, 8, 4, 4])
     sampler = PackedSampler(sizes, pack_to=8, shuffle=False)
     sampler.set_position(0, 3)
-    with pytest.raises(ValueError, match="no step of epoch 0 ends behind 4 samples: the data, max_seq_len"):
+    with pytest.raises(ValueError, match="no step of epoch 0 ends after 4 samples: the data, max_seq_len"):
         sampler.set_position(0, 4)
     with pytest.raises(ValueError, match="position from 0 to 5"):
         sampler.set_position(0, 6)

@@ -112,7 +112,7 @@ def test_one_image_may_stand_without_a_list(column: str) -> None:
     assert plain(MessageParser()(record))[0] == ("user", [("image", "a.jpg")])
 
 
-def test_role_and_content_beside_tags() -> None:
+def test_role_and_content_with_tags() -> None:
     record = {"messages": [user("<image>Who?"), ANSWER], "images": ["a.jpg"]}
     parse = MessageParser("conversations", column_map={"conversations": "messages"})
     assert plain(parse(record))[0] == ("user", [("image", "a.jpg"), "Who?"])
@@ -240,7 +240,7 @@ BAD = [
     ({"conversations": [human("q"), GPT], "system": 3}, "system: expected text, got int"),
     (
         {"messages": [{"role": "system", "content": "s"}, user("q"), ANSWER], "system": "t"},
-        "a system turn, and a system column beside it.*keep one",
+        "both a system turn and a system column.*keep one",
     ),
     ({"conversations": [human("<image><image>q"), GPT], "image": "a"}, "more <image> tags than the 1 image"),
     ({"conversations": [human("q"), GPT], "image": "a"}, r"1 image\(s\), but only 0 <image> tags.*remove"),

@@ -134,7 +134,7 @@ def test_split_slices(folder: Path) -> None:
 
 
 def test_parquet_images_stay_encoded(tmp_path: Path) -> None:
-    """Also inside lists: decoding is the transform's, behind its pixel limit. What is None is not there."""
+    """Images stay encoded, inside lists too: the transform decodes them, with its pixel limit."""
     png = io.BytesIO()
     Image.new("RGB", (4, 4), "red").save(png, "PNG")
     features = datasets.Features({"images": datasets.List(datasets.Image()), "image": datasets.Image()})
@@ -150,7 +150,7 @@ def test_parquet_images_stay_encoded(tmp_path: Path) -> None:
     assert len(open_source(tmp_path / "two", split="test")) == 1
 
 
-def test_keys_that_arrow_fills_in_are_taken_out_wherever_they_stand() -> None:
+def test_keys_that_arrow_fills_in_are_removed_everywhere() -> None:
     given = [{"tools": [None, {"a": 1}, {"b": {"c": None, "d": [2]}}]}, {"tools": None}]
     records = open_source(datasets.Dataset.from_list(given))
     assert records[0] == {"tools": [None, {"a": 1}, {"b": {"d": [2]}}]}

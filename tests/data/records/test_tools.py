@@ -126,7 +126,7 @@ BAD_CALLS = [
     ),
     ([{"name": "f", "arguments": "[1]"}], r"tool_calls\[0\]: arguments: expected an object, .* got list"),
     ([{"name": "f", "arguments": 3}], "arguments: expected an object, .* got int"),
-    ([{"name": "f", "arguments": {"a": b"x"}}], "arguments that are no JSON"),
+    ([{"name": "f", "arguments": {"a": b"x"}}], "arguments that are not JSON"),
     ([{"type": "custom", "name": "f"}], "unknown type 'custom'"),
 ]
 

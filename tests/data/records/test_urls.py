@@ -59,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b"x")
                 time.sleep(0.05)
         except OSError:
-            pass  # the client has gone, as it should
+            pass  # the client has closed the connection, as it should
 
     def get_nothing(self) -> None:
         self.answer(404)
@@ -83,7 +83,7 @@ def resolve(host: str, port: int) -> list[str]:
 
 
 def policy(**changes: object) -> UrlPolicy:
-    """Lets 127.0.0.1 through in the place of a public address."""
+    """Allows 127.0.0.1 as if it were a public address."""
     given = {"timeout": 5.0, "resolve": resolve, "is_allowed": lambda address: address == "127.0.0.1"}
     return UrlPolicy(**{**given, **changes})  # type: ignore[arg-type]
 

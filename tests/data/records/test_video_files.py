@@ -1,4 +1,4 @@
-"""Real clips beside stills, from a data file through workers into a batch; bad ones are counted."""
+"""Real clips and stills, from a data file through workers into a batch; bad ones are counted."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Videos in records: every way to name one, beside images, and where they are looked for."""
+"""Videos in records: every way to name one, together with images, and where files are searched."""
 
 import base64
 import json
@@ -143,7 +143,7 @@ class Keep:
         return {"tokens": [0, 1], "mask": [True, False], "messages": sample["messages"]}
 
 
-def test_the_dataset_finds_videos_beside_its_file(tmp_path: Path) -> None:
+def test_the_dataset_finds_videos_next_to_its_file(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"x")
     rows = [{"question": "q", "answer": "a", "video": name} for name in ("a.mp4", "b.mp4")]
     (tmp_path / "data.jsonl").write_text("\n".join(json.dumps(row) for row in rows))

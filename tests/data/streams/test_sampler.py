@@ -1,4 +1,4 @@
-"""Batches of streams: each sample once, resume behind any batch, full rows, like work, ends and breaks."""
+"""Batches of streams: each sample once, resume after any batch, full rows, similar work, ends, errors."""
 
 import statistics
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ def numbers(batch: list[Item]) -> list[tuple[int, int]]:
 
 
 def run(sampler: StreamSampler) -> tuple[list[list[tuple[int, int]]], list[dict]]:
-    """The batches of an epoch, and the states in front of each and behind the last."""
+    """The batches of an epoch, and the states before each and after the last."""
     states, batches = [sampler.state_dict()], []
     for batch in sampler:
         batches.append(numbers(batch))
@@ -102,7 +102,7 @@ def test_every_sample_once_and_resume_at_every_batch(
     assert sorted(seen) == list(range(len(lengths)))
 
 
-def test_the_next_epoch_goes_on_or_begins_anew() -> None:
+def test_the_next_epoch_continues_or_begins_again() -> None:
     (sampler,) = samplers(Lengths([1] * 20), 1, batch_size=2, buffer=6)
     batches = iter(sampler)
     first = [numbers(next(batches)) for _ in range(4)]
@@ -129,7 +129,7 @@ def test_rows_of_long_tailed_lengths_are_full(world: int) -> None:
 
 
 def test_ranks_have_like_work() -> None:
-    """Their windows drift apart; a batch is taken from where it stands in its own."""
+    """The ranks' windows drift apart; each rank takes the batch at the same rank in its own window."""
     data = Lengths(long_tailed(24_000))
 
     def slack(work: Any) -> float:
@@ -144,7 +144,7 @@ def test_ranks_have_like_work() -> None:
 
 
 class Source(IterableDataset):
-    """Samples of one token; breaks, or has none, where it is told to."""
+    """`n` samples of one token, or an error at number `breaks_at`."""
 
     def __init__(self, n: int, breaks_at: int | None = None) -> None:
         self.n, self.breaks_at = n, breaks_at
@@ -188,7 +188,7 @@ def test_workers_change_nothing_and_ends_are_empty_batches(workers: int) -> None
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_stream_that_breaks_off_is_an_error_behind_what_it_gave(workers: int) -> None:
+def test_a_stream_that_breaks_off_is_an_error_after_what_it_gave(workers: int) -> None:
     batches = iter(loader(Source(9, breaks_at=5), workers, shuffle=False))
     assert [next(batches).inputs["tokens"][:, 0].tolist() for _ in range(2)] == [[0, 1], [2, 3]]
     message = (

@@ -1,4 +1,4 @@
-"""Cursors: every record once over all ranks, from any place on, and what a stream is told to be."""
+"""Cursors: every record once over all ranks, starting at any place, for every kind of source."""
 
 import io
 import json
@@ -19,7 +19,7 @@ KINDS = ["lines", "parquet", "array", "iterable", "stateful", "component", "numb
 
 
 class Counting(IterableDataset):
-    """11 records, of which it notes how many were asked for."""
+    """11 records; counts how many were read."""
 
     def __init__(self) -> None:
         self.read = 0
@@ -31,7 +31,7 @@ class Counting(IterableDataset):
 
 
 class Stateful(Counting):
-    """With torchdata's convention."""
+    """Has the methods of torchdata's stateful datasets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,11 +113,11 @@ def test_every_record_once_and_from_any_place(
         states, words = [cursor.state_dict()], []
         for item in cursor:
             words.append(word(item))
-            states.append(json.loads(json.dumps(cursor.state_dict())))  # plain numbers and words
+            states.append(json.loads(json.dumps(cursor.state_dict())))  # plain numbers and strings
         for done, state in enumerate(states):
             again = stream.open(share, 2, state)
             assert [word(item) for item in again] == words[done:], (kind, rank, done)
-        assert cursor.state_dict() == {}  # with which the next pass opens at its start
+        assert cursor.state_dict() == {}  # so that the next pass opens at its start
         all_words += words
     assert len(all_words) == 11 and len(set(all_words)) == 11
 

@@ -1,11 +1,11 @@
-"""Which member of a mix comes when, in exact shares, and which of its samples.
+"""Which dataset of a mix comes when, in exact shares, and which of its samples.
 
     weights 0.5 0.25 0.25     a b a c | a b a c | ...     the k-th sample of a member has its turn at time
                                                           (k + 1/2) / weight; all turns are taken by time
 
-A member goes through its samples in passes, each in an order of its own, each sample once per pass. A pass
-does not end with the epoch: the next epoch goes on where this one stopped. So the order of an epoch follows
-from lengths, weights, seed and the epoch's number alone, and nothing has to be remembered to go on in it.
+A member's samples are read in passes. Each pass has its own order and reads every sample once. A pass does
+not end with the epoch: the next epoch continues where this one stopped. So the order of an epoch depends only
+on lengths, weights, seed and the epoch's number, and a resumed run needs no other state.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ def check_weights(weights: Sequence[object]) -> list[float]:
     """The weights as floats.
 
     Raises:
-        ValueError: none at all, one that is no number or negative, or a sum other than 1 (within 1e-6), with
-            the weights to write instead.
+        ValueError: no weights, one that is not a number or is negative, or a sum other than 1 (within 1e-6);
+            then the message gives the weights to write instead.
     """
     for number, weight in enumerate(weights):
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
@@ -45,22 +45,22 @@ def check_weights(weights: Sequence[object]) -> list[float]:
 
 
 def check_strategy(strategy: str) -> str:
-    """The stopping strategy, if it is one; raises ValueError."""
+    """Return the stopping strategy, or raise a ValueError if it is not one."""
     if strategy not in STRATEGIES:
         raise ValueError(f"stopping_strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
     return strategy
 
 
 class Mixture:
-    """The order in which the samples of several datasets are read, as indices into their concatenation.
+    """The order in which samples of several datasets are read, as indices into their concatenation.
 
     Args:
         lengths: samples of each member.
-        weights: share of the samples drawn from each member, see `check_weights`; None draws in proportion
-            to the lengths, every sample once per epoch.
-        stopping_strategy: when an epoch ends, in the words of ``datasets.interleave_datasets``:
-            "first_exhausted" with the last sample of the member that ends first, "all_exhausted" when every
-            member has been read once; those that end earlier begin again, shuffled anew.
+        weights: each member's share of the drawn samples, see `check_weights`. None draws in proportion to
+            the lengths, so every sample once per epoch.
+        stopping_strategy: when an epoch ends, named as in ``datasets.interleave_datasets``.
+            "first_exhausted": after the last sample of the member that ends first. "all_exhausted": when
+            every member has been read once; members that end earlier begin again in a new order.
 
     Raises:
         ValueError: lengths and weights differ in number, a member without samples, an unknown strategy.
@@ -84,7 +84,7 @@ class Mixture:
         shares = [n / sum(lengths) for n in lengths] if weights is None else check_weights(weights)
         self.weights = shares
         draws = [n / share for n, share in zip(lengths, shares, strict=True) if share]
-        # The margin: rounding must not cost the last sample of the member that ends the epoch, or add one.
+        # The margin keeps rounding from losing or adding the last sample of the member that ends the epoch.
         if check_strategy(stopping_strategy) == "first_exhausted":
             self.drawn = [math.floor(min(draws) * share + 1e-6) for share in shares]
         else:
@@ -95,7 +95,7 @@ class Mixture:
         return sum(self.drawn)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must have in common with the one that it goes on with."""
+        """What must be the same in a resumed run."""
         return {"lengths": self.lengths, "weights": self.weights, "drawn": self.drawn}
 
     def order(self, epoch: int, seed: int = 0, shuffle: bool = True) -> Tensor:
@@ -104,7 +104,7 @@ class Mixture:
         Args:
             epoch: counted from 0.
             seed: of the order.
-            shuffle: False keeps each member's order and takes turns regularly.
+            shuffle: False keeps each member's order, with regular turns.
         """
         times, indices, before = [], [], 0
         for member, (n, share, drawn) in enumerate(zip(self.lengths, self.weights, self.drawn, strict=True)):
@@ -117,7 +117,7 @@ class Mixture:
         return torch.cat(indices)[torch.cat(times).argsort(stable=True)]
 
     def _draws(self, member: int, first: int, count: int, seed: int, shuffle: bool) -> Tensor:
-        """Draws `first` to `first + count` of a member, counted through all its passes."""
+        """Draws `first` to `first + count` of a member, counted over all its passes."""
         n = self.lengths[member]
         passes = range(first // n, (first + count - 1) // n + 1)
         orders = [pass_order(n, seed_of("pass", seed, member, number), shuffle) for number in passes]
@@ -130,5 +130,5 @@ def pass_order(n: int, seed: int, shuffle: bool) -> Tensor:
 
 
 def seed_of(*names: object) -> int:
-    """A seed for one of many orders of a run, the same in every process."""
+    """A seed for one of the many orders of a run, the same in every process."""
     return int.from_bytes(hashlib.blake2b(repr(names).encode(), digest_size=7).digest(), "big")

@@ -1,10 +1,10 @@
-"""Which packed rows come when: rows of similar work side by side on the ranks, resumable at any step.
+"""Which packed rows come when: ranks get rows of similar work at the same time. Resumable at any step.
 
     rows of a buffer, by work    9 9 8 | 7 7 7 | 4 3 3        3 ranks: each group is one row per rank
     steps (batches of 1 row)     7 7 7   9 9 8   4 3 3        groups in random order
 
-The slowest rank sets the pace of a step, so rows that meet in one should be of one size, visual tokens
-included. All ranks make the same plan from the same lengths; none is ever sent.
+The slowest rank sets the pace of a step, so the rows of one step should be of similar size, visual tokens
+included. All ranks make the same plan from the same lengths, so plans are never sent.
 """
 
 from bisect import bisect_right
@@ -23,13 +23,22 @@ Step = list[list[int]]  # indices of the samples of every rank's batch
 
 
 def tokens_as_work(tokens: int, patches: int) -> float:
-    """The work of a sample, if nothing is known about the model: its tokens."""
+    """The work of a sample when nothing is known about the model: its tokens."""
     return float(tokens)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """An epoch: its steps, the samples done behind each; rows, tokens and places for them."""
+    """The plan of an epoch.
+
+    Attributes:
+        epoch: its number.
+        steps: in order.
+        ends: samples done after each step.
+        rows: how many, over all ranks.
+        tokens: in these rows.
+        places: positions of these rows, padding included.
+    """
 
     epoch: int
     steps: list[Step]
@@ -43,16 +52,16 @@ class _Plan:
 
 
 class PackedSampler(ResumableSampler):
-    """A ResumableSampler whose batches hold up to so many tokens; a position still counts samples.
+    """A ResumableSampler whose batches hold up to a number of tokens. A position still counts samples.
 
     Args:
         sizes: int64 [n, 2], tokens and patches of every sample, see `measure`.
         pack_to: tokens per row.
-        padded: do not pack: a batch holds samples of like length, which padded to the longest take at most
-            `pack_to` positions; its number of samples follows from that.
+        padded: do not pack but pad. A batch holds samples of similar length, as many as take at most
+            `pack_to` positions when padded to the longest.
         work: (tokens, patches) of a sample -> its work, in any unit.
         look_ahead: samples that are sorted into rows together.
-        seed, shuffle, rank, world_size, mixture: of `ResumableSampler`.
+        seed, shuffle, rank, world_size, mixture: see `ResumableSampler`.
     """
 
     def __init__(
@@ -76,20 +85,20 @@ class PackedSampler(ResumableSampler):
         super().__init__(n, seed=seed, shuffle=shuffle, rank=rank, world_size=world_size, mixture=mixture)
 
     def set_batch_size(self, batch_size: int) -> None:
-        """Rows per rank and batch; without packing a batch is one."""
+        """Rows per rank and batch; with `padded` a batch is one row."""
         super().set_batch_size(1 if self.padded else batch_size)
         self._planned: _Plan | None = None
 
     def set_position(self, epoch: int, samples_done: int = 0) -> None:
-        """See ResumableSampler; only the end of a step is a position.
+        """See ResumableSampler; only the ends of steps are positions.
 
         Raises:
-            ValueError: another position: the samples, their lengths or `pack_to` are not those of the run.
+            ValueError: any other position. Then samples, their lengths or `pack_to` differ from the run's.
         """
         super().set_position(epoch, samples_done)
         if samples_done and samples_done not in self.plan.ends:
             raise ValueError(
-                f"no step of epoch {epoch} ends behind {samples_done} samples: the data, max_seq_len, "
+                f"no step of epoch {epoch} ends after {samples_done} samples: the data, max_seq_len, "
                 "pack_to, batch_tokens, batch_size or seed differ from those of the run that is resumed"
             )
 
@@ -104,12 +113,12 @@ class PackedSampler(ResumableSampler):
     def __iter__(self) -> Iterator[list[int]]:
         first = self.plan.steps_done(self.samples_done)
         for step, end in islice(zip(self.plan.steps, self.plan.ends, strict=True), first, None):
-            self._behind = end
+            self._after = end
             yield step[self.rank]
 
     @property
     def fill(self) -> float:
-        """Share of the positions of this epoch's rows, of all ranks, that tokens take."""
+        """Share of the positions in this epoch's rows, over all ranks, that hold tokens."""
         return self.plan.tokens / self.plan.places
 
     def __str__(self) -> str:
@@ -120,7 +129,7 @@ class PackedSampler(ResumableSampler):
 
     @property
     def plan(self) -> "_Plan":
-        """Of this epoch."""
+        """The plan of this epoch."""
         if self._planned is None or self._planned.epoch != self.epoch:
             generator = torch.Generator().manual_seed(self.seed + self.epoch)
             packer = Packer[int](
@@ -141,7 +150,7 @@ class PackedSampler(ResumableSampler):
         return self._planned
 
     def _steps(self, rows: list[list[int]], generator: torch.Generator) -> list[Step]:
-        """The rows of one buffer as steps; where they are too few, the last batches are smaller."""
+        """The rows of one buffer as steps. If they do not fill the last step, its batches are smaller."""
         rows = sorted(rows, key=lambda row: -sum(self._work[index] for index in row))
         groups = [rows[at : at + self.world_size] for at in range(0, len(rows), self.world_size)]
         if self.shuffle:
@@ -150,7 +159,7 @@ class PackedSampler(ResumableSampler):
         return [self._deal(chunk) for chunk in chunks]
 
     def _deal(self, groups: Sequence[list[list[int]]]) -> Step:
-        """A row of each group to each rank, the larger ones to another rank in every other group."""
+        """Give each rank a row of each group; every other group is dealt in reverse, to even out the work."""
         step: Step = [[] for _ in range(self.world_size)]
         for number, group in enumerate(groups):
             for place, row in enumerate(group):

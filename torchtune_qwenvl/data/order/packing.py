@@ -1,12 +1,12 @@
-"""Which conversations share a row: best fit by decreasing length, over a buffer of samples that lie ahead.
+"""Which conversations share a row: best fit by decreasing length, over a buffer of coming samples.
 
     look ahead    5 3 6 2 4 1 | 7 ...        rows of 8 tokens
     rows          6 2    5 3                 given out
-    kept back     4 1                        the emptiest row waits for what comes next
+    kept back     4 1                        the emptiest row waits for the next samples
 
-Without packing, a batch's budget counts its padding, and samples of like length share a batch.
+Without packing (`like_lengths`), samples of similar length share a batch, and padding counts.
 
-Only lengths are needed, so a plan costs nothing to make again: a resumed run makes the same one and goes on.
+Only lengths are needed, so making a plan again is cheap: a resumed run makes the same plan and continues.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ Item = TypeVar("Item")
 
 
 class Packer(Generic[Item]):
-    """Streams items into rows of at most `capacity` tokens.
+    """Sorts a stream of items into rows of at most `capacity` tokens.
 
-    Items of no tokens (samples that turn out to be bad) take no room; their row reports them.
+    Items without tokens (bad samples) take no room. They are in a row so that they are read and reported.
 
     Args:
         capacity: tokens per row.
         length: tokens of an item.
-        look_ahead: items that are sorted into rows together; more of them fill rows better.
-        multiple: rows come in multiples of this number, except at the end: the rows of a step.
-        fit: (items, length, capacity) -> rows, of which the last is the emptiest: `best_fit`, `like_lengths`.
+        look_ahead: items that are sorted into rows together; with more items the rows are fuller.
+        multiple: rows come in multiples of this number (the rows of a step), except at the end.
+        fit: (items, length, capacity) -> rows, the emptiest last: `best_fit` or `like_lengths`.
 
     Raises:
-        ValueError: a row or a buffer of nothing; while packing, an item longer than a row.
+        ValueError: a capacity, look_ahead or multiple below 1; while packing, an item longer than a row.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Packer(Generic[Item]):
         self.fit = fit or best_fit
 
     def __call__(self, items: Iterable[Item]) -> Iterator[list[list[Item]]]:
-        """The rows of one buffer after the other; every item is in exactly one row."""
+        """The rows of each buffer in turn; every item is in exactly one row."""
         coming, kept_back = iter(items), list[Item]()
         while window := list(islice(coming, self.look_ahead)):
             rows = self.fit(kept_back + window, self.length, self.capacity)
-            # The emptiest row always waits: in the next buffer its items still find better neighbours.
+            # The emptiest row always waits: its items may fit better with those of the next buffer.
             ready = (len(rows) - 1) // self.multiple * self.multiple
             kept_back = [item for row in rows[ready:] for item in row]
             if ready:
@@ -70,7 +70,7 @@ class Packer(Generic[Item]):
 def best_fit(items: Iterable[Item], length: Callable[[Item], int], capacity: int) -> list[list[Item]]:
     """Rows of at most `capacity` tokens, the fullest first.
 
-    The longest item goes first, each where the least room is left that it fits in.
+    The longest item goes first. Each goes into the row where it leaves the least room.
 
     Raises:
         ValueError: an item longer than a row.
@@ -78,12 +78,7 @@ def best_fit(items: Iterable[Item], length: Callable[[Item], int], capacity: int
     rows: list[list[Item]] = []
     rooms: list[tuple[int, int]] = []  # (tokens that still fit, row), sorted
     for item in sorted(items, key=length, reverse=True):
-        tokens = length(item)
-        if tokens > capacity:
-            raise ValueError(
-                f"a sample has {tokens} tokens, a row takes pack_to = {capacity}: raise pack_to, or "
-                "lower the transform's max_seq_len to it"
-            )
+        tokens = _check_fits(length(item), capacity, "row", "pack_to")
         at = bisect_left(rooms, (tokens, -1))
         if at < len(rooms):
             room, row = rooms.pop(at)
@@ -96,7 +91,7 @@ def best_fit(items: Iterable[Item], length: Callable[[Item], int], capacity: int
 
 
 def like_lengths(items: Iterable[Item], length: Callable[[Item], int], capacity: int) -> list[list[Item]]:
-    """Batches of items of like length; padded to their longest they take at most `capacity` positions.
+    """Batches of items of similar length that take at most `capacity` positions when padded to the longest.
 
     Raises:
         ValueError: an item longer than that.
@@ -104,13 +99,8 @@ def like_lengths(items: Iterable[Item], length: Callable[[Item], int], capacity:
     batches: list[list[Item]] = []
     longest = 0
     for item in sorted(items, key=length, reverse=True):
-        tokens = length(item)
-        if tokens > capacity:
-            raise ValueError(
-                f"a sample has {tokens} tokens, a batch takes batch_tokens = {capacity}: raise batch_tokens, "
-                "or lower the transform's max_seq_len to it"
-            )
-        # An item of no tokens is none, and takes no room; the rest are as long as the first of their batch.
+        tokens = _check_fits(length(item), capacity, "batch", "batch_tokens")
+        # An item without tokens takes no room; all others are padded to the first of their batch.
         if not batches or (tokens and (len(batches[-1]) + 1) * longest > capacity):
             batches.append([])
             longest = tokens
@@ -118,6 +108,15 @@ def like_lengths(items: Iterable[Item], length: Callable[[Item], int], capacity:
     return batches
 
 
+def _check_fits(tokens: int, capacity: int, container: str, option: str) -> int:
+    if tokens > capacity:
+        raise ValueError(
+            f"a sample has {tokens} tokens, a {container} takes {option} = {capacity}: raise {option}, or "
+            "lower the transform's max_seq_len to it"
+        )
+    return tokens
+
+
 def padded_places(lengths: Sequence[int]) -> int:
-    """Positions of a batch that is padded to its longest; items of no tokens are left out of it."""
+    """Positions of a batch that is padded to its longest; items without tokens take none."""
     return max(lengths, default=0) * sum(1 for tokens in lengths if tokens)

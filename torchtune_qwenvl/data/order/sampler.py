@@ -1,11 +1,11 @@
-"""Which sample comes when: a permutation per epoch, dealt out to the ranks, resumable at any sample.
+"""Which sample comes when: a permutation per epoch, shared out among the ranks, resumable at any sample.
 
     order of the epoch    7 2 5 0 | 3 6 1 4 | 8          9 samples, 2 ranks, batches of 2
     rank 0                7   5   | 3   1   | 8
     rank 1                  2   0 |   6   4 | (empty)    as many batches, nothing repeated or left out
 
-One global step of w ranks with batches of b reads the same samples as one process with batches of w*b, which
-is why a run on two processes can be compared with a run on one.
+One global step of w ranks with batches of b reads the same samples as one process with batches of w*b. So a
+run on two processes can be compared with a run on one.
 """
 
 import logging
@@ -21,18 +21,18 @@ log = logging.getLogger(__name__)
 
 
 class ResumableSampler(Sampler[list[int]]):
-    """Yields this rank's batches of indices for one epoch, from a position on.
+    """Yields this rank's batches of indices for one epoch, starting at a position in it.
 
     Args:
-        n: number of samples in the dataset; of a mix, in an epoch.
+        n: number of samples in the dataset, or for a mix in an epoch.
         batch_size: samples per rank and batch; ``build_loader`` sets it.
         seed: of the permutation; the epoch is added to it.
         shuffle: False keeps the dataset's order.
         rank: of this process among ``world_size``.
         world_size: number of processes.
-        drop_last: leave out the samples at the end of an epoch that do not fill a batch on every rank; their
-            number is logged. Without it the last batches are smaller, on some ranks perhaps empty.
-        mixture: the order of each epoch, where several datasets are mixed; else a permutation.
+        drop_last: leave out the samples at the end of an epoch that do not fill a batch on every rank, and
+            log their number. Otherwise the last batches are smaller, and on some ranks may be empty.
+        mixture: gives the order of each epoch if several datasets are mixed; None uses a permutation.
 
     Raises:
         ValueError: an empty dataset, or a rank outside the world.
@@ -56,7 +56,7 @@ class ResumableSampler(Sampler[list[int]]):
             raise ValueError(f"expected a rank from 0 to {world_size - 1}, got {rank}")
         self.n, self.seed, self.shuffle, self.drop_last = n, seed, shuffle, drop_last
         self.rank, self.world_size = rank, world_size
-        self.epoch = self.samples_done = self._behind = 0
+        self.epoch = self.samples_done = self._after = 0
         self.mixture = mixture
         self.set_batch_size(batch_size)
 
@@ -83,19 +83,19 @@ class ResumableSampler(Sampler[list[int]]):
             raise ValueError(
                 f"expected a position from 0 to {self.n} samples in the epoch, got {samples_done}"
             )
-        self.epoch, self.samples_done, self._behind = epoch, samples_done, samples_done
+        self.epoch, self.samples_done, self._after = epoch, samples_done, samples_done
 
-    def begin_epoch(self, epoch: int, behind: Mapping[str, Any]) -> None:
-        """Go to the start of an epoch, wherever the last one stopped."""
+    def begin_epoch(self, epoch: int, after: Mapping[str, Any]) -> None:
+        """Go to the start of an epoch, regardless of where the last one stopped."""
         self.set_position(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """The place behind the last batch that was handed out."""
+        """The place after the last batch that was yielded."""
         mixture = self.mixture and self.mixture.state_dict()
-        return {"epoch": self.epoch, "samples_done": self._behind, "mixture": mixture}
+        return {"epoch": self.epoch, "samples_done": self._after, "mixture": mixture}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to where `state_dict` was taken.
+        """Go to the place where `state_dict` was taken.
 
         Raises:
             ValueError: the state was taken with other datasets or weights.
@@ -114,7 +114,7 @@ class ResumableSampler(Sampler[list[int]]):
         return self.batch_size * self.world_size
 
     def after_step(self, samples_done: int) -> int:
-        """Samples done when the step that begins at `samples_done` is done."""
+        """Samples done after the step that begins at `samples_done`."""
         return min(samples_done + self.step_samples, self.n)
 
     @property
@@ -137,7 +137,7 @@ class ResumableSampler(Sampler[list[int]]):
         order, start = self._order(), self.samples_done
         for step in range(len(self)):
             block = order[start + step * self.step_samples :][: self.step_samples]
-            self._behind = self.after_step(start + step * self.step_samples)
+            self._after = self.after_step(start + step * self.step_samples)
             yield block[self.rank :: self.world_size].tolist()
 
     def _order(self) -> torch.Tensor:

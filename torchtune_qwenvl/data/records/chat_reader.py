@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from torchtune.data import CROSS_ENTROPY_IGNORE_IDX
 
@@ -51,7 +51,8 @@ class ChatReader:
         transform: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     ) -> None:
         self.parse, self.find = parse, find
-        self.transform: Transform = transform if hasattr(transform, "size") else _SizedByReading(transform)
+        sized = transform if hasattr(transform, "size") else _SizedByReading(transform)
+        self.transform = cast(Transform, sized)
 
     def sample(self, record: Any, folder: Path | None) -> dict[str, Any]:
         """The transform's sample with ``labels`` (its tokens, ignored where masked)."""

@@ -1,4 +1,4 @@
-"""Images and videos that stand inside the data as text: ``data:image/png;base64,...`` and plain base64."""
+"""Images and videos inside the data as text: ``data:image/png;base64,...`` and plain base64."""
 
 import base64
 import binascii
@@ -23,7 +23,7 @@ def read_data_url(url: str, max_bytes: int, kind: str = "image") -> bytes:
         kind: "image" or "video".
 
     Raises:
-        BadSample: not of this form, another kind, or what `read_base64` refuses.
+        BadSample: not of this form, another kind of content, or refused by `read_base64`.
     """
     head = _HEAD.match(url[:200])
     if head is None or not head["rest"].lower().endswith(";base64"):
@@ -41,10 +41,10 @@ def read_data_url(url: str, max_bytes: int, kind: str = "image") -> bytes:
 
 
 def read_base64(text: str, max_bytes: int) -> bytes:
-    """The bytes behind base64, with the usual alphabet or the one for URLs; line breaks do not matter.
+    """Decode base64, in the usual alphabet or the one for URLs; line breaks are ignored.
 
     Raises:
-        BadSample: empty, larger than `max_bytes`, cut short, or other characters than base64's.
+        BadSample: empty, larger than `max_bytes`, cut short, or with characters that are not base64.
     """
     text = _SPACE.sub("", text)
     if len(text) // 4 * 3 > max_bytes + 2:

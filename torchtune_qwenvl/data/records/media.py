@@ -1,4 +1,4 @@
-"""From what a record names as image or video to what the transform can decode: a checked path or bytes."""
+"""Finds what a record names as image or video: a checked path, or bytes, that the transform can decode."""
 
 import os
 import re
@@ -24,15 +24,15 @@ _A = {"image": "an image", "video": "a video"}
 
 @dataclass(frozen=True)
 class MediaFinder:
-    """Looks images and videos up; safe to call from workers.
+    """Finds images and videos; safe to call from workers.
 
     Attributes:
-        root: folder that relative paths start from and that no path may leave, symbolic links followed; None
-            lets relative paths start from the data file's folder (else the working directory), any path
+        root: folder that relative paths start from and that no path may leave, even by a symbolic link. With
+            None, relative paths start from the data file's folder (or the working directory), and any path is
             allowed.
         urls: how URLs are read; None refuses them. ``data:`` URLs hold the image and are always read.
         max_bytes: largest base64 image.
-        strings: what a string is: "path" (or URL), or "base64".
+        strings: how strings are read: "path" (or URL), or "base64".
     """
 
     root: Path | None = None
@@ -49,17 +49,17 @@ class MediaFinder:
 
         Args:
             source: a path, a file, http, https or data URL, ``{"base64": ...}``, bytes, a ``datasets`` image
-                ``{"bytes", "path"}``, a PIL image, array or tensor; of a video also a list of its frames.
+                ``{"bytes", "path"}``, a PIL image, array or tensor. A video may also be a list of its frames.
             folder: the data file's folder.
             kind: "image" or "video".
 
         Returns:
-            A :class:`~pathlib.Path` of an existing file, bytes, or the PIL image, array or tensor as it came;
-            of a list, the list of these.
+            A :class:`~pathlib.Path` of an existing file, bytes, or the PIL image, array or tensor unchanged;
+            for a list, a list of these.
 
         Raises:
-            BadSample: no such file, a path outside ``root``, a URL that is not allowed or fails, base64 that
-                is none.
+            BadSample: no such file, a path outside ``root``, a URL that is not allowed or fails, or invalid
+                base64.
         """
         if kind == "video" and isinstance(source, (list, tuple)):
             return [self(frame, folder) for frame in source]

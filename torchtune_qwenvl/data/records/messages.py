@@ -1,6 +1,7 @@
-"""One record of a dataset -> torchtune messages: its style found, its columns named, what it must have.
+"""Turns a record into torchtune messages: finds its style, renames its columns, checks what it must have.
 
-A filled `system` column is the system message; the `tools` column: `data/records/tools.py`.
+A `system` column that is not empty becomes the system message. The `tools` column is read by
+`data/records/tools.py`.
 """
 
 from collections.abc import Mapping
@@ -24,12 +25,13 @@ class MessageParser:
     """Turns records into checked messages.
 
     Args:
-        style: one of ``STYLES``, or "auto": each record by its columns.
+        style: one of ``STYLES``, or "auto", which chooses by each record's columns.
         column_map: our column names to the dataset's, for instance ``{"question": "query"}``.
         new_system_prompt: replaces the records' system messages.
 
     Raises:
-        ValueError: an unknown style or column name. Calling it raises :class:`BadSample` for a bad record.
+        ValueError: an unknown style or column name. Calling the parser raises :class:`BadSample` for a bad
+            record.
     """
 
     def __init__(
@@ -81,11 +83,11 @@ class MessageParser:
 
 
 def _with_system(messages: list[Message], text: Any) -> list[Message]:
-    """`messages` behind the text of a `system` column, where it has one."""
+    """`messages` with the text of a `system` column in front, if there is one."""
     if text is None or text == "":
         return messages
     if any(message.role == "system" for message in messages):
-        raise BadSample("a system turn, and a system column beside it", fix="keep one of them")
+        raise BadSample("both a system turn and a system column", fix="keep one of them")
     return [_system(as_text(text, "system")), *messages]
 
 
@@ -94,7 +96,7 @@ def _system(text: str) -> Message:
 
 
 def _refuse_sound(record: Mapping[str, Any]) -> None:
-    # Left out in silence, the model would learn to answer from what it was never shown.
+    # If sound were ignored, the model would learn to answer from what it never received.
     for column in _SOUND:
         if record.get(column) not in (None, [], "", "[]"):
             raise BadSample(

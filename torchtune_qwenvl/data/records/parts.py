@@ -1,4 +1,4 @@
-"""Typed content parts, and the images and videos that a record brings in columns of their own."""
+"""Typed content parts, and the images and videos that a record lists in separate columns."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ class Kind:
     """What records call images, or videos.
 
     Attributes:
-        name: of one, in messages and as the type of the transform's part.
-        columns: of a record, for one or for a list.
-        keys: that name the source in a typed part, and may stand as its type.
-        options: further keys that travel with a part.
-        tag: stands in a user's text for one.
+        name: of the kind, in messages and as the type of the transform's part.
+        columns: of a record: for one, and for a list.
+        keys: name the source in a typed part; they may also be its type.
+        options: further keys of a part, passed on to the transform.
+        tag: marks a place in a user's text.
     """
 
     name: str
@@ -32,15 +32,15 @@ _KEYS = ("path", "url", "base64", "content")
 IMAGE = Kind("image", ("image", "images"), ("image", "image_url", *_KEYS), IMAGE_OPTIONS, "<image>")
 VIDEO = Kind("video", ("video", "videos"), ("video", "video_url", *_KEYS), VIDEO_OPTIONS, "<video>")
 KINDS = {kind.name: kind for kind in (IMAGE, VIDEO)}
-# What may stand as a part's type; a part without one is known by the first of these among its keys.
+# The types a part may have. A part without a type is recognised by the first of these among its keys.
 _TYPES = {"text": None, "video": VIDEO, "video_url": VIDEO, **dict.fromkeys(IMAGE.keys[:-1], IMAGE)}
 
 
 class Pool:
-    """The images, or videos, of a record's two columns, one or a list, handed out in order.
+    """The images, or videos, in a record's columns, taken in order.
 
-    In a column of videos a list inside the list is one video given by its frames. An entry may be an object
-    with its options: ``{"video": ["0.jpg", "1.jpg"], "source_fps": 2}``, ``{"path": "a.mp4", "fps": 1}``.
+    A list inside a list of videos is one video given by its frames. An entry may be an object with options:
+    ``{"video": ["0.jpg", "1.jpg"], "source_fps": 2}``, ``{"path": "a.mp4", "fps": 1}``.
     """
 
     def __init__(self, record: Mapping[str, Any], kind: Kind) -> None:
@@ -55,7 +55,7 @@ class Pool:
         self._taken = 0
 
     def take(self, where: str, places: str, fix: str) -> dict[str, Any]:
-        """The next one as a part; raises :class:`BadSample` where there are more places than of them."""
+        """The next one as a part; raises :class:`BadSample` if none is left."""
         if self._taken == len(self._media):
             problem = f"more {places} than the {len(self._media)} {self.kind.name}(s)"
             raise BadSample(problem, where=where, fix=fix)
@@ -63,7 +63,7 @@ class Pool:
         return self._part(self._media[self._taken - 1])
 
     def take_all(self) -> list[dict[str, Any]]:
-        """All that are left, as parts."""
+        """All remaining ones, as parts."""
         left, self._taken = self._media[self._taken :], len(self._media)
         return [self._part(one) for one in left]
 
@@ -73,7 +73,7 @@ class Pool:
         return {"type": self.kind.name, "content": source, **options}
 
     def check_empty(self, places: str, fix: str) -> None:
-        """Raises :class:`BadSample` where there are more images or videos than places for them."""
+        """Raise :class:`BadSample` if there are more images or videos than places for them."""
         if self._taken < len(self._media):
             raise BadSample(
                 f"{len(self._media)} {self.kind.name}(s), but only {self._taken} {places}", fix=fix
@@ -91,13 +91,13 @@ def open_pools(record: Mapping[str, Any]) -> Pools:
 def parse_part(part: Any, pools: Pools, where: str) -> dict[str, Any]:
     """One typed part -> the transform's ``{"type": "text" | "image" | "video", "content": ..., options}``.
 
-    An image names its source by one of ``image | image_url | path | url | base64 | content`` (``image_url``
-    also as ``{"url": ...}``), a video with ``video | video_url`` in the place of the first two, where a list
-    is a video given by its frames. Without a source it takes the next of the pool. Options (``min_pixels,
-    max_pixels``, …) come along.
+    An image names its source by one of ``image | image_url | path | url | base64 | content``; ``image_url``
+    may also be ``{"url": ...}``. A video has ``video | video_url`` instead of the first two, and a list is a
+    video given by its frames. A part without a source takes the next one of the pool. Options
+    (``min_pixels, max_pixels``, …) are kept.
 
     Raises:
-        BadSample: an unknown part, two sources, or an image's limits that are no positive whole numbers.
+        BadSample: an unknown part, two sources, or limits of an image that are not positive whole numbers.
     """
     if not isinstance(part, Mapping):
         raise BadSample(f"expected a typed part (an object), got {type(part).__name__}", where=where)
@@ -120,7 +120,7 @@ def parse_part(part: Any, pools: Pools, where: str) -> dict[str, Any]:
     return {**_with_source(part, pools[kind.name], where), **options}
 
 
-# What qwen-vl-utils calls them; left out in silence they would have no effect.
+# qwen-vl-utils has these names. They are refused, since ignoring them would change the video unnoticed.
 _OTHER_NAMES = {"nframes": "num_frames", "sample_fps": "source_fps"}
 
 

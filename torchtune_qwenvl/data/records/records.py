@@ -36,7 +36,7 @@ class JoinedRecords:
 
     def _find(self, index: int) -> tuple[Records, int]:
         place = self._places.find(index)
-        return self._sources[place.part], place.index
+        return self._sources[place.part], place.number
 
     def __len__(self) -> int:
         return len(self._places)

@@ -1,4 +1,4 @@
-"""What `source` may be: files, folders and globs on this machine, or anything `datasets` loads."""
+"""Opens the `source` of a dataset: files, folders and globs on this machine, or what `datasets` loads."""
 
 import glob
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,18 +24,18 @@ def open_source(
     data_files: Any = None,
     **load_dataset_kwargs: Any,
 ) -> Records:
-    """Open a source; records are read when asked for.
+    """Open a source. Records are read one by one, when they are needed.
 
     Args:
         source: a ``.json`` (array), ``.jsonl`` or ``.parquet`` file, a folder of them, a glob, a list of
-            these, a folder written by ``datasets.save_to_disk``, a ``datasets.Dataset``, or whatever
-            ``datasets.load_dataset`` takes ("json" and "parquet" with local ``data_files`` too).
-        split: of the dataset; local files are the split "train". Slices such as "train[:10%]" work for both.
+            these, a folder written by ``datasets.save_to_disk``, a ``datasets.Dataset``, or anything else
+            that ``datasets.load_dataset`` takes ("json" and "parquet" with local ``data_files`` too).
+        split: of the dataset. Local files are the split "train". Slices such as "train[:10%]" work for both.
         data_files: as for ``datasets.load_dataset``.
         **load_dataset_kwargs: passed on to ``datasets.load_dataset``.
 
     Raises:
-        ValueError: nothing there, an unknown kind of file, or a dataset that streams.
+        ValueError: nothing found, an unknown kind of file, or a dataset that streams.
     """
     source, data_files = plain(source), plain(data_files)
     if isinstance(source, datasets.Dataset):
@@ -47,10 +47,10 @@ def open_source(
 
 
 def list_local_files(source: Any, data_files: Any, split: str) -> list[Path] | None:
-    """The files of a source on this machine; None for what `datasets` is to load.
+    """The files of a source on this machine; None if `datasets` has to load it.
 
     Raises:
-        ValueError: nothing there, an unknown kind of file, or a split that local files do not have.
+        ValueError: nothing found, an unknown kind of file, or a split that local files do not have.
     """
     name = split.split("[")[0]
     if isinstance(data_files, Mapping) and _is_local(source, data_files.values()):
@@ -67,7 +67,7 @@ def list_local_files(source: Any, data_files: Any, split: str) -> list[Path] | N
 
 
 def plain(value: Any) -> Any:
-    """OmegaConf's containers, which YAML gives, as lists and dicts."""
+    """The value, with OmegaConf's containers (from YAML) as lists and dicts."""
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 

@@ -1,4 +1,4 @@
-"""The three styles of records, each a function from a record to torchtune messages.
+"""The three styles of records. Each is read by a function from a record to torchtune messages.
 
     messages        {"messages": [{"role": "user", "content": [
                         {"type": "image", "path": "a.jpg"}, {"type": "text", "text": "What is it?"}]}, ...]}
@@ -6,11 +6,11 @@
                         {"from": "human", "value": "<image>What is it?"}, ...]}
     qa              {"image": "a.jpg", "question": "What is it?", "answer": "A cat."}
 
-Videos stand like images: `{"type": "video", "path": "a.mp4"}`, the columns `video` and `videos`, `<video>`.
-Only "conversations" reads `<image>` and `<video>` in a user's text as places of images and videos (and strips
-the text around them, as the Qwen team's trainer does); in the other two text is text. Both stay what the
-record names, a path or bytes; `data/records/media.py` finds them. `data/records/tools.py` reads
-tools and their calls.
+Videos work like images: `{"type": "video", "path": "a.mp4"}`, the columns `video` and `videos`, `<video>`.
+Only "conversations" reads `<image>` and `<video>` in a user's text as places of images and videos. It strips
+the text around them, as the Qwen team's trainer does. The other two styles leave text as it is. A part holds
+what the record names, a path or bytes; `data/records/media.py` finds the file. `data/records/tools.py` reads
+tools and calls.
 """
 
 import re
@@ -34,17 +34,17 @@ ROLES = {
     "ipython": "ipython",
     "tool_response": "ipython",
 }
-# Their text is JSON: one call or a list of calls.
+# The text of these roles is JSON: one call or a list of calls.
 CALLERS = ("tool_call", "function_call")
 SPEAKERS = {**ROLES, "human": "user", "gpt": "assistant", "observation": "ipython"}
-# How ms-swift's records, with tags in `messages`, are read.
+# The options that read ms-swift's records, which have tags in `messages`.
 _WITH_TAGS = "dataset.style=conversations dataset.column_map.conversations=messages"
 
 
 def messages_style(record: Mapping[str, Any]) -> list[Message]:
     """OpenAI / HF records: ``messages`` with ``role`` and ``content`` (a string or a list of typed parts).
 
-    An image or video part without a source of its own takes the next one of the ``images`` (or ``image``),
+    An image or video part that names no source takes the next one of the ``images`` (or ``image``) or
     ``videos`` (or ``video``) column. An assistant message with ``weight: 0`` is not trained on.
     """
     pools = open_pools(record)
@@ -60,7 +60,7 @@ def messages_style(record: Mapping[str, Any]) -> list[Message]:
             raise BadSample(
                 "reasoning_content, which is not read",
                 where=where,
-                fix="write it into content, as <think>…</think> in front of the answer",
+                fix="write it into content, as <think>…</think> before the answer",
             )
         calls = tool_calls(turn, role, where)
         parts = _parts("" if calls and content is None else content, pools, where)
@@ -68,7 +68,7 @@ def messages_style(record: Mapping[str, Any]) -> list[Message]:
     for kind, pool in pools.items():
         fix = f"add a part of type {kind} for each, or remove them"
         if any(pool.kind.tag in message.text_content for message in messages):
-            fix = f"{pool.kind.tag} is text here; as a place for one it is read with {_WITH_TAGS}"
+            fix = f"{pool.kind.tag} is plain text in this style; to read it as a tag, set {_WITH_TAGS}"
         pool.check_empty(f"{kind} parts", fix)
     return messages
 
@@ -76,8 +76,7 @@ def messages_style(record: Mapping[str, Any]) -> list[Message]:
 def conversations_style(record: Mapping[str, Any]) -> list[Message]:
     """LLaVA / ShareGPT records: ``conversations`` with ``from`` and ``value``, ``<image>``, ``<video>`` tags.
 
-    ``role`` and ``content`` are read in the place of ``from`` and ``value`` too. Tags count in user turns
-    only.
+    ``role`` and ``content`` may be used instead of ``from`` and ``value``. Tags are read in user turns only.
     """
     pools = open_pools(record)
     messages: list[Message] = []
@@ -99,7 +98,7 @@ def conversations_style(record: Mapping[str, Any]) -> list[Message]:
 
 
 def qa_style(record: Mapping[str, Any]) -> list[Message]:
-    """Columns ``question``, ``answer`` and, where there are some, ``image(s)`` and ``video(s)``.
+    """Columns ``question`` and ``answer``, and optionally ``image(s)`` and ``video(s)``.
 
     Images come first, then videos, then the question.
     """
@@ -109,7 +108,7 @@ def qa_style(record: Mapping[str, Any]) -> list[Message]:
     return [make_message("user", [*media, question]), make_message("assistant", [answer])]
 
 
-# Tried in this order: the columns that tell a style, and its parser.
+# Tried in this order: a style's columns, and its parser.
 STYLES: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], list[Message]]]] = {
     "messages": (("messages",), messages_style),
     "conversations": (("conversations",), conversations_style),
@@ -118,7 +117,7 @@ STYLES: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], list[Mess
 
 
 def split_tags(text: str, pools: Pools, where: str) -> list[dict[str, Any]]:
-    """Split a user's text at its ``<image>`` and ``<video>`` tags and put the next ones in their places.
+    """Split a user's text at its ``<image>`` and ``<video>`` tags; the next image or video replaces each.
 
     Example: ``"<image>\\nWhat is it? "`` with the image a.jpg gives image a.jpg, then text "What is it?".
 
@@ -128,7 +127,7 @@ def split_tags(text: str, pools: Pools, where: str) -> list[dict[str, Any]]:
         where: the turn, for messages.
 
     Returns:
-        Content parts, text stripped and never empty; one empty text part where nothing else is left.
+        Content parts. Text is stripped; empty text is left out, unless it would be the only part.
     """
     parts: list[dict[str, Any]] = []
     for piece in _TAG.split(text):
@@ -142,7 +141,7 @@ def split_tags(text: str, pools: Pools, where: str) -> list[dict[str, Any]]:
 
 
 def _add_calls(messages: list[Message], calls: list[dict[str, Any]], masked: bool = False) -> None:
-    """Behind an answer, or behind calls, they belong to its turn."""
+    """Append calls to the turn of the answer or calls before them, or begin a turn with them."""
     if messages and messages[-1].role == "assistant" and messages[-1].masked == masked:
         messages[-1].content.extend(calls)
     else:
@@ -176,13 +175,13 @@ def _parts(content: Any, pools: Pools, where: str) -> list[dict[str, Any]]:
 
 
 def as_text(value: Any, where: str) -> str:
-    """`value`, which must be text."""
+    """Return `value` if it is text; raise :class:`BadSample` if not."""
     if not isinstance(value, str):
         raise BadSample(f"expected text, got {type(value).__name__}", where=where, fix="make it a string")
     return value
 
 
 def make_message(role: str, content: list[dict[str, Any]], masked: bool = False) -> Message:
-    """Only an assistant's message is trained on, and that not if `masked`."""
-    # torchtune's convention: a tool's answer does not hand over the turn.
+    """A message that is trained on if it is an assistant's and not `masked`."""
+    # torchtune's convention: a tool's answer does not end the turn.
     return Message(role, content, masked=masked or role != "assistant", eot=role != "ipython")

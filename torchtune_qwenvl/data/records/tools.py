@@ -1,11 +1,11 @@
-"""A record's tools and calls, in the forms that OpenAI's API, LLaMA-Factory and ms-swift give them.
+"""Reads a record's tools and calls, in the forms of OpenAI's API, LLaMA-Factory and ms-swift.
 
     tools       a list, or the JSON of one; of {"type": "function", "function": {"name": "add", ...}}, of the
                 function alone, or of the JSON of either
     calls       {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}, or the function
                 alone; arguments are an object or the JSON of one
 
-The transform gets tools in the first form, whose keys and their order stay as they came.
+The transform gets tools in the first form; keys and their order are kept.
 """
 
 import json
@@ -19,10 +19,10 @@ _FUNCTION = "function"
 
 
 def parse_tools(value: Any) -> list[Mapping[str, Any]]:
-    """A record's tools as OpenAI's API takes them; none, an empty list or empty text are no tools.
+    """A record's tools in the form of OpenAI's API. None, an empty list and empty text mean no tools.
 
     Raises:
-        BadSample: broken JSON, something else than functions, a function without a name.
+        BadSample: broken JSON, anything but functions, or a function without a name.
     """
     tools = _from_json(value, "tools") if not _is_blank(value) else []
     if not isinstance(tools, list):
@@ -38,7 +38,7 @@ def parse_calls(value: Any, where: str) -> list[dict[str, Any]]:
     """Calls, or the JSON of one or several, as parts of an answer's content, see `transforms/chat/tools.py`.
 
     Raises:
-        BadSample: broken JSON, a call without a name, arguments that are no object.
+        BadSample: broken JSON, a call without a name, or arguments that are not an object.
     """
     calls = _from_json(value, where)
     if isinstance(calls, Mapping):
@@ -49,7 +49,7 @@ def parse_calls(value: Any, where: str) -> list[dict[str, Any]]:
 
 
 def tool_calls(turn: Mapping[str, Any], role: str, where: str) -> list[dict[str, Any]]:
-    """The calls in the `tool_calls` of a message; BadSample where its role is not the assistant's."""
+    """The calls in a message's `tool_calls`; raises BadSample if the role is not the assistant."""
     calls = turn.get("tool_calls")
     if not calls:
         return []
@@ -73,18 +73,18 @@ def _parse_tool(tool: Any, where: str) -> Mapping[str, Any]:
 
 def _parse_call(call: Any, where: str) -> dict[str, Any]:
     _, function = _function(_from_json(call, where), where)
-    # "" is what some write for a function without parameters.
+    # Some records have "" for a function without parameters.
     arguments: Any = function.get("arguments")
     arguments = {} if _is_blank(arguments) else arguments
     try:
         to_json(parse_arguments(arguments, where))
     except TypeError as error:
-        raise BadSample(f"arguments that are no JSON: {error}", where=where, fix="make them text") from error
+        raise BadSample(f"arguments that are not JSON: {error}", where=where, fix="make them text") from error
     return {"type": TOOL_CALL, "content": {"name": function["name"], "arguments": arguments}}
 
 
 def _function(entry: Any, where: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """(the whole in OpenAI's form, its function)."""
+    """(the entry in OpenAI's form, its function)."""
     if not isinstance(entry, Mapping):
         raise BadSample(f"expected an object, got {type(entry).__name__}", where=where)
     kind = entry.get("type", _FUNCTION)

@@ -1,8 +1,8 @@
-"""Images and videos by URL, without letting a data file reach into the network that the training runs in.
+"""Downloads images and videos by URL, without giving data files access to the private network.
 
-A host name is resolved once, every address is checked, and the connection goes to the checked address: a
-second look-up could answer differently (DNS rebinding). Redirects are followed by hand and checked the same
-way. Proxies from the environment are not used, for the same reason.
+A host name is resolved once, every address is checked, and the connection goes to a checked address: a second
+look-up could give another address (DNS rebinding). Redirects are followed here and checked in the same way.
+Proxies from the environment are not used, for the same reason.
 """
 
 import http.client
@@ -31,13 +31,13 @@ Answer = TypeVar("Answer")
 
 
 def resolve_host(host: str, port: int) -> list[str]:
-    """Every address of a host, as the system's resolver gives them."""
+    """All addresses of a host, from the system's resolver."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def is_public(address: str) -> bool:
-    """False for private, loopback, link-local, multicast and reserved addresses, also inside an IPv6 one."""
+    """False for private, loopback, link-local, multicast and reserved addresses, even embedded in IPv6."""
     ip = ipaddress.ip_address(address.split("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour
@@ -50,14 +50,14 @@ def is_public(address: str) -> bool:
 
 @dataclass(frozen=True)
 class UrlPolicy:
-    """What a URL may do.
+    """Limits for downloads.
 
     Attributes:
-        timeout: seconds for the whole file, looking up the name and redirects included.
+        timeout: seconds for the whole download, including name look-up and redirects.
         max_bytes: size limit of the file.
         max_redirects: redirects followed for one file.
         resolve: host, port -> addresses.
-        is_allowed: whether an address may be connected to.
+        is_allowed: whether connections to an address are allowed.
     """
 
     timeout: float = 10.0
@@ -71,8 +71,8 @@ def fetch(url: str, policy: UrlPolicy) -> bytes:
     """Read a file from an http or https URL.
 
     Raises:
-        BadSample: naming the URL: an address that is not allowed, too many redirects, a status other than
-            200, too large, too slow, cut short, or any error of the network.
+        BadSample: an address that is not allowed, too many redirects, a status other than 200, a file that is
+            too large, too slow or cut short, or any network error. The message names the URL.
     """
     deadline = time.monotonic() + policy.timeout
     target = url
@@ -92,10 +92,10 @@ def fetch(url: str, policy: UrlPolicy) -> bytes:
 
 
 def _within(deadline: float, function: Callable[[], Answer]) -> Answer:
-    """What `function` gives or raises, or TimeoutError at the deadline.
+    """Call a function in a thread, and raise TimeoutError at the deadline.
 
-    In a thread of its own: the system's look-up of names takes no time limit, and a server may send the head
-    of its answer byte by byte.
+    The thread is needed because name look-up has no time limit, and a server may send its headers byte by
+    byte.
     """
     answers: queue.SimpleQueue[tuple[Answer | None, Exception | None]] = queue.SimpleQueue()
 
@@ -116,10 +116,10 @@ def _within(deadline: float, function: Callable[[], Answer]) -> Answer:
 
 
 def _get(url: SplitResult, policy: UrlPolicy, deadline: float) -> tuple[str | None, bytes]:
-    """One request: where it redirects to, or None and the content."""
+    """One request. Returns (redirect target, b"") or (None, content)."""
     with _connect(url, policy, deadline) as sock:
         connection = http.client.HTTPConnection(str(url.hostname), url.port or PORTS[url.scheme])
-        connection.default_port = PORTS[url.scheme]  # else the Host header would name 443
+        connection.default_port = PORTS[url.scheme]  # otherwise the Host header would name port 443
         connection.sock, connection.auto_open = sock, 0  # type: ignore[assignment]
         path = (url.path or "/") + (f"?{url.query}" if url.query else "")
         connection.request("GET", path, headers={"User-Agent": "torchtune_qwenvl", "Accept": "*/*"})
@@ -165,7 +165,7 @@ def _first_open(addresses: list[str], port: int, deadline: float) -> socket.sock
 def _read(response: http.client.HTTPResponse, sock: socket.socket, max_bytes: int, deadline: float) -> bytes:
     announced = int(response.getheader("Content-Length") or 0)
     data = bytearray()
-    # read1 returns what one receive gave, so that a server dripping bytes meets the deadline.
+    # read1 returns after each receive, so that a server that sends single bytes meets the deadline.
     while announced <= max_bytes and len(data) <= max_bytes:
         sock.settimeout(_left(deadline))
         chunk = response.read1(2**16)

@@ -1,4 +1,4 @@
-"""The kinds of streams: lines, what `datasets` streams, any iterable, and records that have numbers."""
+"""The kinds of streams: lines of files, tables of `datasets`, any iterable, and numbered records."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,10 +19,10 @@ from torchtune_qwenvl.data.streams.stream import Cursor, CursorBase, Share, Stat
 
 @dataclass(frozen=True)
 class LinesStream:
-    """Lines of ``.jsonl`` files, without an index; a process takes every world_size-th line.
+    """Lines of ``.jsonl`` files, read without an index. A process takes every world_size-th line.
 
     Args:
-        files: read one after the other, in an order of its own for each pass where shuffled.
+        files: read one after the other, in a new order for each pass if shuffled.
     """
 
     files: Sequence[Path]
@@ -43,7 +43,10 @@ class _LinesCursor(CursorBase):
         at, offset, line, records = (self._state[key] for key in ("file", "offset", "line", "records"))
         for number, path in enumerate(self._files[at:], start=at):
             if offset > path.stat().st_size:
-                raise ValueError(f"{path} is shorter than it was when the run that is resumed read it")
+                raise ValueError(
+                    f"{path} is shorter than when the run that is resumed read it: restore the file, or "
+                    "start a new run"
+                )
             with path.open("rb") as file:
                 file.seek(offset)
                 for content in file:
@@ -62,13 +65,13 @@ class _LinesCursor(CursorBase):
 class TableStream:
     """A ``datasets.IterableDataset``: anything that ``datasets.load_dataset(streaming=True)`` reads.
 
-    Its files are shared out where there are enough of them, else its records; both by `datasets` itself,
-    which also shuffles the order of the files.
+    `datasets` gives each process its share: whole files if there are enough of them, otherwise single
+    records. It also shuffles the order of the files.
 
     Args:
-        table: images stay as they are stored.
-        name: what messages call it.
-        folder: from which relative image paths start.
+        table: its images are not decoded.
+        name: for messages.
+        folder: that relative image paths start from.
     """
 
     table: datasets.IterableDataset
@@ -99,21 +102,22 @@ class _TableCursor(CursorBase):
             yield Item(without_absent(record), number, where, self._stream.folder)
 
     def state_dict(self) -> State:
-        # Asked for only where it is needed: a copy of all its levels.
+        # Made only when asked for, since it is a deep copy.
         return {**self._state, "table": self._table.state_dict()} if self._state.get("records") else {}
 
 
 @dataclass(frozen=True)
 class AnyStream:
-    """Any iterable that begins anew with each `iter`: a ``torch.utils.data.IterableDataset``, for one.
+    """Any iterable that begins again with each `iter`, such as a ``torch.utils.data.IterableDataset``.
 
-    Every process goes through all of it and takes every world_size-th record. Where it has torchdata's
-    ``state_dict`` and ``load_state_dict`` it is set back to its place, else what lies before is read and
-    dropped. Where it has ``set_epoch`` it is told the number of the pass.
+    Every process reads all of it and keeps every world_size-th record. If it has torchdata's ``state_dict``
+    and ``load_state_dict``, a resumed run returns to its place directly; otherwise the records before it are
+    read and dropped. If it has ``set_epoch``, that is called with the number of the pass. This class is the
+    only place that asks for these methods.
 
     Args:
         iterable: gives records, or finished samples.
-        name: what messages call it.
+        name: for messages.
     """
 
     iterable: Iterable[Any]
@@ -151,10 +155,10 @@ class _AnyCursor(CursorBase):
 
 @dataclass(frozen=True)
 class NumberedStream:
-    """Records that do have numbers, as a stream: shuffled as a whole, for a place beside streams in a mix.
+    """Numbered records as a stream, shuffled as a whole, so that they can be mixed with streams.
 
     Args:
-        records: given out as they are; None gives out the numbers, of which there are `n`.
+        records: become the items' records; with None, the numbers do.
         n: number of records.
     """
 
@@ -184,11 +188,11 @@ class _NumberedCursor(CursorBase):
 
 
 def common_folder(files: Sequence[Path]) -> Path | None:
-    """The folder of the files, if it is one."""
+    """The folder of the files, or None if they are in several."""
     folders = {file.parent for file in files}
     return folders.pop() if len(folders) == 1 else None
 
 
 def name_of(source: Any) -> str:
-    """What messages call a source."""
+    """The name of a source, for messages."""
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__

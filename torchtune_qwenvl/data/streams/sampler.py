@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from torchtune_qwenvl.data.order.mixture import seed_of
@@ -29,6 +28,7 @@ from torchtune_qwenvl.data.order.packing import best_fit, like_lengths
 from torchtune_qwenvl.data.samples import Item, sample_size
 from torchtune_qwenvl.data.streams.dataset import Streamed
 from torchtune_qwenvl.data.streams.stream import Cursor, Share, State
+from torchtune_qwenvl.data.workers import started, worker_options
 from torchtune_qwenvl.transforms.size import SampleSize
 
 MOST_AHEAD = 16384  # records in a window at most, however few tokens they have
@@ -130,11 +130,10 @@ class StreamSampler:
         reader = DataLoader(
             _Batches(self.dataset, self.share, self.windows, self._after),
             batch_size=None,
-            num_workers=int(self.in_process),
             collate_fn=_as_it_is,
-            generator=torch.Generator(),  # must not move the random numbers that training draws
+            **worker_options(int(self.in_process)),
         )
-        for items, after in reader:
+        for items, after in started(reader):
             self._after = after
             yield items
         self._after["ended"] = True

@@ -1,4 +1,4 @@
-"""What `source` may be where it is streamed: the same as elsewhere, and iterables."""
+"""Opens the `source` of a streamed dataset: the same sources as elsewhere, and iterables."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,7 @@ from torchtune_qwenvl.data.streams.stream import Stream
 
 
 def is_stream(source: Any) -> bool:
-    """Whether a source can be read in one order only: an iterable, or the component that makes one."""
+    """Whether a source can only be read as a stream: an iterable, or the component that makes one."""
     return isinstance(source, (datasets.IterableDataset, IterableDataset)) or (
         isinstance(source, Mapping) and "_component_" in source
     )
@@ -30,17 +30,18 @@ def is_stream(source: Any) -> bool:
 def open_stream(
     source: Any, *, split: str = "train", data_files: Any = None, **load_dataset_kwargs: Any
 ) -> Stream:
-    """Open a source for streaming: nothing is indexed, counted or downloaded as a whole.
+    """Open a source for streaming. Nothing is indexed, counted or downloaded as a whole.
 
     Args:
         source: what `open_source` takes, with these differences: ``.jsonl`` files are read line by line;
-            parquet files and whatever ``datasets.load_dataset`` takes are read with ``streaming=True``; a
-            ``datasets.IterableDataset`` or ``torch.utils.data.IterableDataset`` of records, or the
-            ``_component_`` that makes one, is read as it is. ``.json`` arrays are indexed all the same.
+            parquet files and anything else that ``datasets.load_dataset`` takes are read with
+            ``streaming=True``; a ``datasets.IterableDataset`` or ``torch.utils.data.IterableDataset`` of
+            records, or the ``_component_`` that makes one, is read as it is. ``.json`` arrays are indexed
+            all the same.
         split, data_files, **load_dataset_kwargs: as for `open_source`; no slices.
 
     Raises:
-        ValueError: nothing there, or a slice of a split.
+        ValueError: nothing found, or a slice of a split.
     """
     source, data_files = plain(source), plain(data_files)
     if isinstance(source, dict):
