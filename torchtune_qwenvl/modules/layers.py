@@ -56,14 +56,33 @@ class Attention(nn.Module):
         self, x: Tensor, *, rotation: Rotation | None, segments: Segments, cache: LayerCache | None = None
     ) -> Tensor:
         """x [n, w] -> [n, w]. With a cache, n = b * s in the prompt and n = b afterwards."""
-        q, k, v = (p(x).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        q, k = self._queries_and_keys(x, rotation)
+        v = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
+        return self._attend(q, k, v, segments, cache)
+
+    def attention_weights(self, x: Tensor, *, rotation: Rotation | None, segments: Segments) -> list[Tensor]:
+        """Who looks at whom, in fp32: a matrix [h, l, l] for each segment of l tokens, rows sum to 1."""
+        q, k = self._queries_and_keys(x, rotation)
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+        found = []
+        for q_part, k_part in zip(
+            q.split(list(segments.lengths)), k.split(list(segments.lengths)), strict=True
+        ):
+            scores = torch.einsum("ihd,jhd->hij", q_part.float(), k_part.float()) * self.head_dim**-0.5
+            if self.causal:
+                scores = scores.masked_fill(
+                    torch.ones_like(scores[0], dtype=torch.bool).triu(1), float("-inf")
+                )
+            found.append(scores.softmax(-1))
+        return found
+
+    def _queries_and_keys(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
+        q, k = (p(x).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj))
         if self.q_norm is not None:
             q = self.q_norm(q)
         if self.k_norm is not None:
             k = self.k_norm(k)
-        if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
-        return self._attend(q, k, v, segments, cache)
+        return (q, k) if rotation is None else (rotate(q, rotation), rotate(k, rotation))
 
     # How many segments there are, and how long, differs from batch to batch. The projection is in here as
     # its input is a view of attention's result, and a compiler would take note of that one's shape, too.

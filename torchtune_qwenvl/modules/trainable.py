@@ -56,10 +56,15 @@ class Training:
                 return self.exceptions[name]
         return self.modes[part_of(parameter_name)]
 
-    def apply(self, model: nn.Module) -> None:
-        """Set `requires_grad` of every parameter; embeddings, norms and head of a "lora" part stay frozen."""
+    def apply(self, model: nn.Module, within: str = "") -> None:
+        """Set `requires_grad` of every parameter; embeddings, norms and head of a "lora" part stay frozen.
+
+        Args:
+            model: a whole model, or a part of one.
+            within: how the names of the part's parameters begin in the whole model.
+        """
         for name, parameter in model.named_parameters():
-            mode = self.mode_of(name)
+            mode = self.mode_of(within + name)
             parameter.requires_grad_(mode == "full" or (mode == "lora" and is_adapter(name)))
 
 

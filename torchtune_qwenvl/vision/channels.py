@@ -75,7 +75,8 @@ def plan_channels(source: Any, channels: int, images: ImageTransform) -> Planned
             f"expected an image of {channels} channels, got {len(planes)}",
             fix="give an array [h, w, channels], or {'image': …, 'depth': …} for RGB and depth",
         )
-    height, width = images.resize_to(*planes.shape[1:], images.min_pixels, images.max_pixels)
+    height, width = planes.shape[1:]
+    height, width = images.resize_to(height, width, images.min_pixels, images.max_pixels)
     return PlannedChannels(planes, height, width)
 
 

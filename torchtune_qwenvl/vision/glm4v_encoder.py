@@ -21,10 +21,12 @@ import torch
 from torch import Tensor, nn
 from torchtune.utils import get_logger
 
+from torchtune_qwenvl.checkpoints.vision_encoder import read_original_state, write_original_folder
 from torchtune_qwenvl.models.glm4v import GLM4VImageTransform, GLM4VVideoTransform, glm4v_vision_encoder
-from torchtune_qwenvl.models.glm4v._family import GLM4V
 from torchtune_qwenvl.models.glm4v._sizes import IMAGE_MEAN, IMAGE_STD
+from torchtune_qwenvl.models.glm4v._weights import GLM4V_WEIGHTS
 from torchtune_qwenvl.modules.vision.features import split_images
+from torchtune_qwenvl.vision.pipeline import VisionPipeline
 
 log = get_logger("INFO")
 debug = logging.getLogger(__name__).debug
@@ -72,13 +74,16 @@ class VisionConfig:
 
     def __post_init__(self) -> None:
         if self.attention_dropout:
-            raise ValueError(f"attention_dropout: GLM-4.1V has none, expected 0.0, got {self.attention_dropout}")
+            raise ValueError(
+                f"attention_dropout: GLM-4.1V has none, expected 0.0, got {self.attention_dropout}"
+            )
         if self.hidden_act != "silu":
             raise ValueError(f'hidden_act: GLM-4.1V has "silu", got {self.hidden_act!r}')
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> VisionConfig:
-        """The sizes in a parsed config.json, of the encoder alone or of a whole model; other entries are left out."""
+        """The sizes in a parsed config.json, of the encoder alone or of a whole model; other entries are left
+        out."""
         vision = config.get("vision_config", config)
         names = cls.__dataclass_fields__
         return cls(**{name: value for name, value in vision.items() if name in names})
@@ -133,7 +138,9 @@ class VisionModel(nn.Module):
         started = time.perf_counter()
         grids = [(int(t), int(h), int(w)) for t, h, w in image_grid_thw]
         tokens = self(pixel_values, grids)
-        debug(f"encoded {len(pixel_values)} patches of grids {grids} in {time.perf_counter() - started:.3f} s")
+        debug(
+            f"encoded {len(pixel_values)} patches of grids {grids} in {time.perf_counter() - started:.3f} s"
+        )
         return list(split_images(tokens, grids, self.config.spatial_merge_size))
 
     def get_video_features(self, pixel_values_videos: Tensor, video_grid_thw: Tensor) -> list[Tensor]:
@@ -144,15 +151,19 @@ class VisionModel(nn.Module):
         """
         if self.stills_only:
             raise ValueError(
-                "these weights were made for patches of 2 frames and summed for single ones, which is exact for stills "
-                "only: build the model with VisionConfig(temporal_patch_size=2) to encode clips"
+                "these weights are for patches of 2 frames, summed for single ones, which is exact for "
+                "stills only: build the model with VisionConfig(temporal_patch_size=2) to encode clips"
             )
         return self.get_image_features(pixel_values_videos, video_grid_thw)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load our parameters, or those of the original: `original.visual.state_dict()` of transformers' model.
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load our parameters, or those of the original: `original.visual.state_dict()` of transformers'
+        model.
 
-        A kernel for two frames is summed over time where this model has patches of one frame: the same for stills,
+        A kernel for two frames is summed over time where this model has patches of one frame: the same for
+            stills,
         and clips are refused from then on.
 
         Args:
@@ -160,30 +171,31 @@ class VisionModel(nn.Module):
             strict: see `torch.nn.Module.load_state_dict`.
             assign: see `torch.nn.Module.load_state_dict`.
         """
-        names = dict(self.named_parameters())
-        if not any(name in names for name in state_dict):
-            weights = GLM4V.weights.of_encoder()
-            shapes = {name.removeprefix("encoder."): tuple(p.shape) for name, p in names.items()}
-            state_dict = {
-                f"encoder.{name}": weight for name, weight in weights.convert(self._stills(state_dict), shapes).items()
-            }
+        if not state_dict.keys() & dict(self.named_parameters()).keys():
+            ours = GLM4V_WEIGHTS.of_encoder(self._stills(state_dict))
+            state_dict = {f"encoder.{name}": weight for name, weight in ours.items()}
         return super().load_state_dict(state_dict, strict, assign)
 
     def _stills(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The kernel [d, c, 2, p, p] summed over time, if this model takes single frames."""
         state = dict(state)
         for name, weight in state.items():
-            if name.endswith("patch_embed.proj.weight") and weight.ndim == 5:
-                if weight.shape[2] > 1 and self.config.temporal_patch_size == 1:
-                    state[name] = weight.float().sum(2, keepdim=True).to(weight.dtype)
-                    self.stills_only = True
+            is_kernel = name.endswith("patch_embed.proj.weight") and weight.ndim == 5
+            if is_kernel and weight.shape[2] > 1 and self.config.temporal_patch_size == 1:
+                state[name] = weight.float().sum(2, keepdim=True).to(weight.dtype)
+                self.stills_only = True
         return state
 
     def save_pretrained(self, path: str | Path) -> Path:
         """Write a folder that `from_pretrained`, `load_vision_encoder` and transformers' `AutoModel` load."""
-        from torchtune_qwenvl.checkpoints.vision_encoder import write_encoder_folder
-
-        return write_encoder_folder(self.encoder, path, self.config.to_dict(), GLM4V.weights)
+        config = self.config
+        kernel = (config.in_channels, config.temporal_patch_size, config.patch_size, config.patch_size)
+        block = (config.spatial_merge_size, config.spatial_merge_size)
+        shapes = {
+            "patch_embed.proj.weight": (config.hidden_size, *kernel),
+            "downsample.weight": (config.out_hidden_size, config.hidden_size, *block),
+        }
+        return write_original_folder(self.encoder, path, config.to_dict(), GLM4V_WEIGHTS, shapes)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **changes: Any) -> VisionModel:
@@ -193,10 +205,9 @@ class VisionModel(nn.Module):
             path: the folder.
             **changes: entries of `VisionConfig` instead of the folder's, such as `temporal_patch_size=1`.
         """
-        from torchtune_qwenvl.checkpoints.vision_encoder import read_encoder_state
-
-        config, state = read_encoder_state(path)
-        model = cls(VisionConfig(**asdict(VisionConfig.from_dict(config)) | changes))
+        config, state = read_original_state(path)
+        sizes = asdict(VisionConfig.from_dict(config)) | changes
+        model = cls(VisionConfig(**sizes))
         model.load_state_dict(state)
         return model.eval()
 
@@ -231,7 +242,8 @@ class VisionProcessor:
     def __call__(
         self, images: Any = None, videos: Any = None, return_tensors: str | None = "pt"
     ) -> dict[str, Tensor]:
-        """`pixel_values` [n, c·T·p·p] and `image_grid_thw` [images, 3]; of clips `…_videos` and `video_grid_thw`.
+        """`pixel_values` [n, c·T·p·p] and `image_grid_thw` [images, 3]; of clips `…_videos` and
+        `video_grid_thw`.
 
         Args:
             images: an image or a list: path, bytes, PIL image, array or tensor.
@@ -250,7 +262,9 @@ class VisionProcessor:
             images = images if isinstance(images, list | tuple) else [images]
             found |= _joined("pixel_values", "image_grid_thw", [self._image(image) for image in images])
         if videos is not None:
-            clips = [self.videos.patches(self.videos.plan(video, **_rate(video))) for video in videos]
+            clips = [
+                self.videos.patches(self.videos.plan(video, source_fps=_rate(video))) for video in videos
+            ]
             found |= _joined("pixel_values_videos", "video_grid_thw", clips)
         return found
 
@@ -262,8 +276,10 @@ class VisionProcessor:
 
     def _image(self, image: Any) -> tuple[Tensor, tuple[int, int, int]]:
         planned = self.images.plan(image)
-        debug(f"{planned.opened.where}: {planned.opened.height} x {planned.opened.width} resized to "
-              f"{planned.height} x {planned.width}")
+        debug(
+            f"{planned.opened.where}: {planned.opened.height} x {planned.opened.width} resized to "
+            f"{planned.height} x {planned.width}"
+        )
         return self.images.patches(planned)
 
 
@@ -287,8 +303,6 @@ def encode_image(
         processor: that of the `VisionModel`; None: one of its config.
         return_grid: also return the grid [1, 3] in patches.
     """
-    from torchtune_qwenvl.vision.pipeline import VisionPipeline
-
     if isinstance(model, VisionPipeline):
         features = model(image)
         return (features.tokens[0], torch.tensor(features.grids)) if return_grid else features.tokens[0]
@@ -317,10 +331,10 @@ def encode_images(
     Raises:
         ValueError: no images, or a batch size below 1.
     """
-    from torchtune_qwenvl.vision.pipeline import VisionPipeline
-
     if batch_size < 1 or not len(images):
-        raise ValueError(f"expected images and a batch_size of at least 1, got {len(images)} and {batch_size}")
+        raise ValueError(
+            f"expected images and a batch_size of at least 1, got {len(images)} and {batch_size}"
+        )
     if isinstance(model, VisionPipeline):
         return list(model(list(images)).tokens)
     if model is None:
@@ -343,9 +357,12 @@ def _random_encoder() -> tuple[VisionModel, VisionProcessor]:
 
 
 def _joined(pixels: str, grids: str, read: list[tuple[Tensor, tuple[int, int, int]]]) -> dict[str, Tensor]:
-    return {pixels: torch.cat([patches for patches, _ in read]), grids: torch.tensor([grid for _, grid in read])}
+    return {
+        pixels: torch.cat([patches for patches, _ in read]),
+        grids: torch.tensor([grid for _, grid in read]),
+    }
 
 
-def _rate(video: Any) -> dict[str, float]:
+def _rate(video: Any) -> float | None:
     """Frames given one by one have no rate; the encoder alone does not need one."""
-    return {"source_fps": 1.0} if isinstance(video, list | tuple) else {}
+    return 1.0 if isinstance(video, list | tuple) else None

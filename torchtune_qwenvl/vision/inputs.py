@@ -11,10 +11,12 @@ c channels, h, w height and width in pixels, n patches, p patch side.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.images.decode import open_image
 from torchtune_qwenvl.transforms.images.image import ImageTransform, PlannedImage
 from torchtune_qwenvl.transforms.videos.video import VideoTransform
@@ -64,6 +66,11 @@ class VisionInputs:
         Raises:
             BadSample: a file that cannot be read, or something that is no image.
         """
+        if isinstance(image, str) and not Path(image).suffix and not Path(image).exists():
+            raise BadSample(
+                f"no image file called {image!r}; if this is text: there is no text tower, the encoder takes "
+                "images only"
+            )
         if self.channels != 3:
             planned = plan_channels(image, self.channels, self.images)
             exact = self._exact_size(planned.source_height, planned.source_width)
@@ -93,7 +100,8 @@ class VisionInputs:
         """
         if self.videos is None:
             raise ValueError("this encoder takes no videos: give their frames as images")
-        return self.videos.patches(self.videos.plan(video))
+        rate = 1.0 if isinstance(video, list | tuple) else None  # of no matter without a text
+        return self.videos.patches(self.videos.plan(video, source_fps=rate))
 
     def settings(self) -> dict[str, Any]:
         """Everything that changes the patches of an image, as plain values."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from torchtune_qwenvl.checkpoints.vision_encoder import load_vision_encoder
 from torchtune_qwenvl.models import vit as presets
 from torchtune_qwenvl.modules.vision.features import (
     POOLS,
@@ -27,10 +29,10 @@ from torchtune_qwenvl.modules.vision.features import (
     to_map,
 )
 from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
-from torchtune_qwenvl.transforms.images.image import ImageTransform
 from torchtune_qwenvl.vision.batches import by_tokens, join_patches
 from torchtune_qwenvl.vision.features import Features, Grid, joined
 from torchtune_qwenvl.vision.inputs import VisionInputs
+from torchtune_qwenvl.vision.media import media_transforms, plain_transform
 from torchtune_qwenvl.vision.stream import OnBad, Stream
 
 Pool = Literal["mean", "max", "cls"] | nn.Module | None
@@ -60,6 +62,42 @@ class VisionPipeline(nn.Module):
         super().__init__()
         self.encoder, self.inputs, self.batch_tokens = encoder, inputs, batch_tokens
         self.eval()
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        folder: str | Path,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        *,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        size: tuple[int, int] | None = None,
+        tokens: int | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+        **builder_arguments: Any,
+    ) -> VisionPipeline:
+        """A pipeline around the vision encoder of a checkpoint folder.
+
+        Args:
+            folder: a whole checkpoint, of which only the vision shards need to be there, or an encoder's own.
+            dtype: of the weights; None: the files'.
+            device: where the encoder goes; None: the CPU.
+            min_pixels: fewest pixels of a resized image; None: the folder's.
+            max_pixels: the most; None: the folder's, which may be 16,000 tokens.
+            size: see `VisionInputs`.
+            tokens: see `VisionInputs`.
+            batch_tokens: see the class.
+            **builder_arguments: see `load_vision_encoder`.
+
+        Raises:
+            ValueError: see `load_vision_encoder`.
+        """
+        encoder = load_vision_encoder(folder, dtype, device or "cpu", **builder_arguments)
+        limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        images, videos = media_transforms(folder, encoder, **limits)
+        inputs = VisionInputs(images, videos, size=size, tokens=tokens, channels=encoder.patch_embed.channels)
+        return cls(encoder, inputs, batch_tokens=batch_tokens)
 
     @classmethod
     def from_builder(
@@ -92,20 +130,7 @@ class VisionPipeline(nn.Module):
                 raise ValueError(f"no builder called {builder!r}, expected one of {', '.join(BUILDERS)}")
             builder = BUILDERS[builder]
         encoder = builder(in_channels=in_channels, **arguments)
-        embed = encoder.patch_embed
-        if embed.scale is None:
-            raise ValueError(f"{in_channels} channels: give image_mean and image_std, one number per channel")
-        patch = embed.patch
-        images = ImageTransform(
-            patch_size=patch,
-            temporal_patch_size=embed.frames,
-            merge_size=encoder.merge,
-            min_pixels=(patch * encoder.merge) ** 2,
-            max_pixels=BATCH_TOKENS * patch**2,
-            image_mean=embed.scale[0],
-            image_std=embed.scale[1],
-            dtype=torch.uint8,
-        )
+        images = plain_transform(encoder)
         size = (img_size, img_size) if isinstance(img_size, int) else img_size
         inputs = VisionInputs(images, size=size, channels=in_channels)
         return cls(encoder.to(device, dtype), inputs, batch_tokens=batch_tokens)
@@ -189,7 +214,8 @@ class VisionPipeline(nn.Module):
             on_bad: "raise" stops at the first bad image; "skip" leaves it out and lists it in `.failed`.
             **options: `layers`, `at`, `pool` of a call.
         """
-        return Stream(self, list(paths), batch_tokens or self.batch_tokens, workers, on_bad, options)
+        encode = partial(self.encode, **options)
+        return Stream(self.inputs, encode, list(paths), batch_tokens or self.batch_tokens, workers, on_bad)
 
     @cached_property
     def fingerprint(self) -> str:

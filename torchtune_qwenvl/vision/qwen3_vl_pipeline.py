@@ -1,10 +1,11 @@
 """Three sizes of a plain ViT from image to tokens, one fixed size of image: `Qwen3VLPipeline` and its parts.
 
-The names come from a guide to a "Qwen3-VL ViT pipeline". The network is that guide's: patches of 14 pixels, rotary
-positions, no cls token. Qwen3-VL's own encoder differs (patches of 16 pixels and two frames, a table of positions, a
-merger, deepstack) and its tokens alone fit Qwen3: `VisionPipeline.from_checkpoint` loads it.
+The names come from a guide to a "Qwen3-VL ViT pipeline". The network is that guide's: patches of 14 pixels,
+rotary positions, no cls token. Qwen3-VL's own encoder differs (patches of 16 pixels and two frames, a table
+of positions, a merger, deepstack) and its tokens alone fit Qwen3: `VisionPipeline.from_checkpoint` loads it.
 
-    image ─> ImagePreprocessor ─> [1, 3, 224, 224] ─> Qwen3VisionTransformer ─> [1, 256, d] ─> TokenPostprocessor
+    image ─> ImagePreprocessor ─> [1, 3, 224, 224] ─> Qwen3VisionTransformer ─> [1, 256, d] ─>
+    TokenPostprocessor
 
 b images, c channels, n tokens in reading order, d their width.
 """
@@ -23,6 +24,7 @@ from torchtune.utils import get_logger
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+from torchtune_qwenvl.checkpoints.vision_encoder import load_vision_encoder
 from torchtune_qwenvl.models.vit import IMAGENET_MEAN, IMAGENET_STD, vit
 from torchtune_qwenvl.modules.vision.features import check_pool, pool_tokens
 from torchtune_qwenvl.transforms.images.decode import ImageSource, decode_image
@@ -88,7 +90,9 @@ class Qwen3VisionTransformer(nn.Module):
         """
         expected = (self.in_channels, self.img_size, self.img_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(f"expected images [b, {', '.join(map(str, expected))}], got {list(images.shape)}")
+            raise ValueError(
+                f"expected images [b, {', '.join(map(str, expected))}], got {list(images.shape)}"
+            )
         side, p = self.img_size // self.patch_size, self.patch_size
         cells = images.unflatten(3, (side, p)).unflatten(2, (side, p))  # [b, c, rows, p, columns, p]
         patches = cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2)
@@ -153,9 +157,7 @@ class ImagePreprocessor:
             BadSample: a file that cannot be read, or something that is no image.
         """
         size = [self.img_size, self.img_size]
-        pixels = tv.resize(
-            decode_image(image), size, interpolation=InterpolationMode.BICUBIC, antialias=True
-        )
+        pixels = tv.resize(decode_image(image), size, interpolation=InterpolationMode.BICUBIC, antialias=True)
         return tv.normalize(pixels.float() / 255, self.mean, self.std)[None].contiguous()
 
     def preprocess_batch(self, images: Sequence[ImageSource]) -> Tensor:
@@ -196,7 +198,8 @@ class TokenPostprocessor:
 
 
 class Qwen3VLPipeline(nn.Module):
-    """Images to tokens in one call. Random weights unless `pretrained_path` is given; in eval mode, without a graph.
+    """Images to tokens in one call. Random weights unless `pretrained_path` is given; in eval mode, without a
+    graph.
 
     Args:
         model_size: "small", "base" or "large".
@@ -229,9 +232,7 @@ class Qwen3VLPipeline(nn.Module):
         if pretrained_path is None:
             log.warning("the encoder has random weights: its tokens mean nothing before it is trained")
         else:
-            from torchtune_qwenvl.checkpoints.vision import load_vision_weights
-
-            load_vision_weights(self.model.encoder, pretrained_path)
+            self.model.encoder = load_vision_encoder(pretrained_path)
         self.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
     @property
@@ -262,7 +263,8 @@ class Qwen3VLPipeline(nn.Module):
 
     def forward(self, images: ImageSource | Sequence[ImageSource]) -> Tensor:
         """One image or several -> tokens."""
-        found = self.process_batch(images if isinstance(images, list | tuple) else [images])
+        batch: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
+        found = self.process_batch(batch)
         assert isinstance(found, Tensor)
         return found
 

@@ -5,8 +5,8 @@ paths ─> workers: patches and grids ─> batches of at most `batch_tokens` pat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -16,9 +16,6 @@ from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.vision.batches import by_tokens
 from torchtune_qwenvl.vision.features import Features, Grid
 from torchtune_qwenvl.vision.inputs import VisionInputs
-
-if TYPE_CHECKING:
-    from torchtune_qwenvl.vision.pipeline import VisionPipeline
 
 log = get_logger("INFO")
 OnBad = Literal["raise", "skip"]
@@ -63,12 +60,12 @@ class Stream:
     """Iterates over `Features`, one per batch, with the images' `paths`.
 
     Args:
-        pipeline: see `VisionPipeline.stream`, as for the rest.
+        inputs: reads an image.
+        encode: patches and grids of a batch -> features.
         images: the images.
         batch_tokens: most patches per batch.
         workers: processes that decode.
         on_bad: "raise" or "skip".
-        options: of the pipeline's call.
 
     Attributes:
         failed: images left out so far, with the reason.
@@ -79,35 +76,34 @@ class Stream:
 
     def __init__(
         self,
-        pipeline: VisionPipeline,
+        inputs: VisionInputs,
+        encode: Callable[[list[tuple[torch.Tensor, Grid]]], Features],
         images: Sequence[Any],
         batch_tokens: int,
         workers: int,
         on_bad: OnBad,
-        options: dict[str, Any],
     ) -> None:
         if on_bad not in ("raise", "skip"):
             raise ValueError(f'on_bad: expected "raise" or "skip", got {on_bad!r}')
         if not images:
             raise ValueError("expected at least one image, got none")
-        self.pipeline, self.images = pipeline, images
-        self.batch_tokens, self.workers = batch_tokens, workers
-        self.on_bad, self.options = on_bad, options
+        self.inputs, self.encode, self.images = inputs, encode, images
+        self.batch_tokens, self.workers, self.on_bad = batch_tokens, workers, on_bad
         self.failed: list[FailedImage] = []
 
     def __iter__(self) -> Iterator[Features]:
         self.failed.clear()
         for batch in by_tokens(self._read(), self.batch_tokens, lambda image: len(image.patches)):
-            found = self.pipeline.encode([(image.patches, image.grid) for image in batch], **self.options)
+            found = self.encode([(image.patches, image.grid) for image in batch])
             yield found.with_paths([image.path for image in batch])
 
     def _read(self) -> Iterator[_ReadImage]:
         loader = DataLoader(
-            _Images(self.pipeline.inputs, self.images),
+            _Images(self.inputs, self.images),
             batch_size=None,
             num_workers=min(self.workers, len(self.images)),
             collate_fn=_unchanged,
-            pin_memory=self.pipeline.device.type == "cuda",
+            pin_memory=torch.cuda.is_available(),
         )
         for image in loader:
             if isinstance(image, _ReadImage):

@@ -9,6 +9,7 @@ from torch import nn
 from torchtune.modules import RMSNorm
 
 from torchtune_qwenvl.arguments import takes_arguments_of
+from torchtune_qwenvl.models.glm4v._weights import GLM4V_WEIGHTS
 from torchtune_qwenvl.models.parts import swiglu, text_rotary
 from torchtune_qwenvl.models.towers import TextShape, VisionShape, decoder, vision_encoder
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
@@ -37,6 +38,7 @@ def glm4v_vision_encoder(
     norm = partial(RMSNorm, eps=norm_eps)
     return vision_encoder(
         shape,
+        weights=GLM4V_WEIGHTS,
         norm=norm,
         mlp=lambda: swiglu(width, out, bias=False, adapter=shape.adapter),
         qkv_bias=qkv_bias,

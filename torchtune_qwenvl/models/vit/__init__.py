@@ -7,6 +7,7 @@ encoder is `torchtune_qwenvl.models.qwen3_vl.qwen3_vl_vision_encoder`.
 from torchtune_qwenvl.models.vit._builders import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    MODEL_TYPES,
     classic_vit,
     vit,
     vit_base,
@@ -18,6 +19,7 @@ from torchtune_qwenvl.models.vit._builders import (
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "MODEL_TYPES",
     "classic_vit",
     "vit",
     "vit_base",

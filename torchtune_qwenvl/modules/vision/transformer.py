@@ -8,18 +8,20 @@ n patches of all images together, m merge size, d encoder width, w decoder width
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from torchtune_qwenvl.modules.rope import AxialRotary, Rotation
 from torchtune_qwenvl.modules.vision.cls_token import ClsToken
-from torchtune_qwenvl.modules.vision.features import LayerFeatures
+from torchtune_qwenvl.modules.vision.features import LayerFeatures, frames_in_reading_order
+from torchtune_qwenvl.modules.vision.layers import PatchEmbed
 from torchtune_qwenvl.modules.vision.plan import Grid, VisionPlan, plan_vision, read_grids
 from torchtune_qwenvl.modules.vision.timm_names import TimmNames
 
 Grids = Tensor | Sequence[Sequence[int]]
+_ORIGINAL = "patch_embed.proj.weight"  # a name that every original encoder has and none of ours
 
 
 class EncodedImages(NamedTuple):
@@ -60,12 +62,13 @@ class VisionTransformer(TimmNames):
         embed_dropout: acts on the input of the first layer.
         deepstack_mergers: layer index -> merger of the output of that layer.
         config: what the encoder was built from, a plain dict; None for the encoder of a larger model.
+        from_original: turns the original implementation's state dict into ours, for `load_state_dict`.
     """
 
     def __init__(
         self,
         *,
-        patch_embed: nn.Linear,
+        patch_embed: PatchEmbed,
         layers: Sequence[nn.Module],
         merger: nn.Module,
         rotary: AxialRotary | None,
@@ -80,13 +83,15 @@ class VisionTransformer(TimmNames):
         embed_dropout: nn.Module | None = None,
         deepstack_mergers: Mapping[int, nn.Module] | None = None,
         config: Mapping[str, Any] | None = None,
+        from_original: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
     ) -> None:
         super().__init__()
         if window is not None and (position_embed is not None or deepstack_mergers):
             raise ValueError("position_embed and deepstack_mergers take patches as they come: no window")
         if cls_token is not None and (window is not None or rotary is not None or merge > 1):
             raise ValueError("a cls token has no place in a window, no angle and no block to merge with")
-        self.patch_embed, self.patch_norm = patch_embed, patch_norm
+        self.patch_embed: PatchEmbed = patch_embed
+        self.patch_norm = patch_norm
         self.position_embed = position_embed
         self.cls_token, self.embed_dropout = cls_token, embed_dropout
         self.layers = nn.ModuleList(layers)
@@ -99,7 +104,8 @@ class VisionTransformer(TimmNames):
         self.full_attention = frozenset(full_attention)
         self.embed_dim, self.num_features, self.depth = width, out_width, len(self.layers)
         self.config = None if config is None else dict(config)
-        self.head = nn.Identity()
+        self._from_original = from_original
+        self.head: nn.Module = nn.Identity()
         self.global_pool = "mean" if cls_token is None else "cls"
 
     def forward(
@@ -170,6 +176,35 @@ class VisionTransformer(TimmNames):
             patches[i] = begun.plan.restore_patches(kept, self.merge)
         tokens = self._visual_tokens(x, begun) if stop == self.depth else None
         return LayerFeatures(begun.grids, patches, through, cls, tuple(stacked), tokens)
+
+    def attention(self, pixel_values: Tensor, grid_thw: Grids, layer: int) -> list[Tensor]:
+        """Attention weights of one layer, for looking at.
+
+        Args:
+            pixel_values: as in `forward`.
+            grid_thw: as in `forward`.
+            layer: its index.
+
+        Returns:
+            Per image [t, heads, h * w, h * w] in fp32 and in reading order: rows look at columns. Patches of
+            other windows get 0. With a cls token it comes first, [t, heads, 1 + h * w, 1 + h * w].
+        """
+        begun = self._begin(pixel_values, grid_thw)
+        below = [begun.x, *(x for _, x in self._run(begun, layer))]
+        block: Any = self.layers[layer]
+        segments = begun.plan.frames if layer in self.full_attention else begun.plan.windows
+        weights = block.attn.attention_weights(
+            block.sa_norm(below[-1]), rotation=begun.rotation, segments=segments
+        )
+        return frames_in_reading_order(weights, begun.plan, begun.grids, self.merge)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As torch's; also takes the state dict of the original encoder (`original.visual.state_dict()`)."""
+        if self._from_original is not None and any(name.endswith(_ORIGINAL) for name in state_dict):
+            state_dict = self._from_original(state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
 
     @property
     def final_norm(self) -> nn.Module:
