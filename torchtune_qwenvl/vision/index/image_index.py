@@ -211,7 +211,7 @@ class ImageIndex:
         self._check(pipeline)
         images = list(images) if isinstance(images, list | tuple) else [images]
         for image in images:
-            _check_image(image)
+            check_image(image)
         pooled: Tensor = pipeline(images, **call_options(self.store.meta)).pooled
         return pooled.detach().float().cpu()
 
@@ -289,7 +289,8 @@ class ImageIndex:
         return vectors.reshape(-1, vectors.shape[-1])
 
 
-def _check_image(image: Any) -> None:
+def check_image(image: Any) -> None:
+    """Raise a ValueError for a text: a string that is not the path of a file."""
     if isinstance(image, str) and not Path(image).is_file():
         raise ValueError(
             f"{image!r} is no file. If it is a text: there is no text tower, the encoder reads images only"
