@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Literal
 
 from torchtune._cli.subcommand import Subcommand
 
@@ -41,7 +42,7 @@ class Probe(Subcommand):
         parser.set_defaults(func=self._probe)
 
     def _probe(self, args: argparse.Namespace) -> None:
-        from torchtune_qwenvl.vision.probe import probe
+        from torchtune_qwenvl.vision import probe
 
         result = probe(
             load_pipeline(encoder_settings(args), args.device),
@@ -60,13 +61,13 @@ class Probe(Subcommand):
             print(f"plot: {args.plot}")
 
 
-def layer_list(text: str) -> "list[int] | str":
-    """ "all", or indexes with commas.
+def layer_list(text: str) -> list[int] | Literal["all"]:
+    """The word all, or indexes with commas.
 
     Raises:
         ValueError: something else.
     """
     try:
-        return text if text == "all" else [int(number) for number in text.split(",")]
+        return "all" if text == "all" else [int(number) for number in text.split(",")]
     except ValueError:
         raise ValueError(f"--layers: expected all, or indexes with commas, got {text!r}") from None

@@ -1,6 +1,7 @@
 """ImageIndex: what it finds, what it refuses, and what it says about bad files."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,26 @@ def test_a_damaged_index_is_named(index: ImageIndex) -> None:
     (folder / "meta.json").write_text("{}")
     with pytest.raises(ValueError, match="not the meta"):
         ImageIndex.load(folder)
+
+
+def test_vectors_do_not_pile_up_in_memory(tmp_path: Path) -> None:
+    """What a build and a search hold per image is less than half of its vector: names, no vectors."""
+    peaks = []
+    for count in (200, 2000):
+        photos = write_files(tmp_path / f"photos_{count}", count)
+        tracemalloc.start()
+        pipeline = StandIn(width=1024)
+        pipeline.seen = _Forgetful()
+        index = ImageIndex.build(photos, pipeline, tmp_path / f"index_{count}", part_size=50, workers=0)
+        index.search(photos / index.names[0], pipeline)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[1] - peaks[0]) / 1800 < 2048
+
+
+class _Forgetful(list):
+    def append(self, item: object) -> None:
+        pass
 
 
 def test_export_as_clip_retrieval_reads_it(index: ImageIndex, photos: Path, tmp_path: Path) -> None:

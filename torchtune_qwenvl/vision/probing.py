@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from torchtune_qwenvl.modules.vision.features import check_pool, layer_indexes, pool_tokens
-from torchtune_qwenvl.pictures.layers import draw_layers
 from torchtune_qwenvl.vision.classifiers import nearest_neighbours, ridge, split_by_class
 from torchtune_qwenvl.vision.index.listing import list_images
 
@@ -93,6 +92,8 @@ class ProbeResult:
 
     def plot(self, path: str | Path) -> None:
         """Draw the shares over the layers, as PNG."""
+        from torchtune_qwenvl.pictures.layers import draw_layers  # matplotlib takes a while to import
+
         curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
         for row in self.rows:
             curves[f"{row.pool}, ridge"].append((row.layer, row.ridge))
@@ -198,5 +199,5 @@ def _judge(
     seen, seen_labels, unseen, truth = vectors[train], labels[train], vectors[held], labels[held]
     by_knn = nearest_neighbours(seen, seen_labels, unseen, k)
     by_ridge = ridge(seen, seen_labels, unseen)
-    shares = [(found == truth).double().mean().item() for found in (by_knn, by_ridge.scores.argmax(1))]
-    return Probed(layer, pool, *shares, by_ridge.strength)
+    knn, right = ((found == truth).double().mean().item() for found in (by_knn, by_ridge.scores.argmax(1)))
+    return Probed(layer, pool, knn, right, by_ridge.strength)

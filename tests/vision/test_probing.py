@@ -6,9 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from torchtune_qwenvl.vision import VisionPipeline
+from torchtune_qwenvl.vision import VisionPipeline, probe
 from torchtune_qwenvl.vision.classifiers import nearest_neighbours, ridge, split_by_class
-from torchtune_qwenvl.vision.probe import probe
 
 COLOURS = {"blue": (20, 30, 200), "green": (30, 190, 40), "red": (200, 30, 20)}
 
