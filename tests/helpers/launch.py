@@ -16,7 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["torchtune_qwenvl.recipes.finetune", "torchtune_qwenvl.cli.main"])
+FORKS.set_forkserver_preload(
+    ["torchtune_qwenvl.recipes.finetune", "torchtune_qwenvl.cli.main", "torchtune_qwenvl.vision.index"]
+)
 
 HANGS_AFTER = 300  # seconds; compiling can take over a hundred on a busy machine
 

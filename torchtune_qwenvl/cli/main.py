@@ -19,9 +19,12 @@ from torchtune._cli.ls import List
 from torchtune_qwenvl.arguments import nearest
 from torchtune_qwenvl.cli.check import Check
 from torchtune_qwenvl.cli.cp import Copy
+from torchtune_qwenvl.cli.embed import Embed
 from torchtune_qwenvl.cli.export import Export
+from torchtune_qwenvl.cli.probe import Probe
 from torchtune_qwenvl.cli.registry import RECIPES, register
 from torchtune_qwenvl.cli.run import Run
+from torchtune_qwenvl.cli.search import Search
 from torchtune_qwenvl.cli.show import Show
 from torchtune_qwenvl.cli.validate import Validate
 
@@ -44,6 +47,9 @@ COMMANDS = {
     "check": Check,
     "run": Run,
     "export": Export,
+    "embed": Embed,
+    "search": Search,
+    "probe": Probe,
     "download": Download,
 }
 

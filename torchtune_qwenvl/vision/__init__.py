@@ -3,6 +3,7 @@
     pipeline = VisionPipeline.from_checkpoint(folder)      or .from_builder("vit_base", img_size=224)
     features = pipeline(["cat.jpg", "dog.png"])            .tokens, .map(i), .pooled, .stacked(), .numpy()
     for features in pipeline.stream(paths): ...            many images, in constant memory
+    ImageIndex.build("photos", pipeline, "photos.index")   search; probe(pipeline, "classes"): which layer
 
 pipeline.py         the encoder and what it reads           inputs.py, media.py, channels.py   images to
 patches features.py         what comes out                          stream.py, batches.py              many
@@ -23,8 +24,10 @@ from torchtune_qwenvl.vision.glm4v_encoder import (
     encode_image,
     encode_images,
 )
+from torchtune_qwenvl.vision.index import ImageIndex, late_interaction, pool_by_factor
 from torchtune_qwenvl.vision.inputs import VisionInputs
 from torchtune_qwenvl.vision.pipeline import VisionPipeline
+from torchtune_qwenvl.vision.probing import ProbeResult, probe
 from torchtune_qwenvl.vision.qwen3_vl_pipeline import (
     ImagePreprocessor,
     Qwen3VisionTransformer,
@@ -35,7 +38,9 @@ from torchtune_qwenvl.vision.qwen3_vl_pipeline import (
 
 __all__ = [
     "Features",
+    "ImageIndex",
     "ImagePreprocessor",
+    "ProbeResult",
     "Qwen3VLPipeline",
     "Qwen3VisionTransformer",
     "TokenPostprocessor",
@@ -48,7 +53,10 @@ __all__ = [
     "create_qwen3_vl_vit",
     "encode_image",
     "encode_images",
+    "late_interaction",
     "load_vision_encoder",
     "merge_vision_encoder",
+    "pool_by_factor",
+    "probe",
     "save_vision_encoder",
 ]
