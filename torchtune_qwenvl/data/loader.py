@@ -135,6 +135,7 @@ def build_loader(
     num_workers: int = 0,
     prefetch_factor: int | None = None,
     pin_memory: bool | None = None,
+    filler: Mapping[str, Any] | None = None,
 ) -> Loader:
     """Put dataset, sampler and collate together.
 
@@ -153,6 +154,7 @@ def build_loader(
         num_workers: processes that read, decode and collate; 0 does it in this one.
         prefetch_factor: batches that each worker prepares ahead; None is torch's default (2).
         pin_memory: page-locked batches; None means where there is a CUDA device.
+        filler: what a batch without samples is made of; None is one pad token without a label.
 
     Returns:
         A :class:`Loader` of :class:`Batch`.
@@ -162,7 +164,11 @@ def build_loader(
     batches = DataLoader(
         _Reported(dataset, on_bad_sample),
         batch_sampler=order,
-        collate_fn=partial(_make_batch, collate=collate, padding_idx=padding_idx, ignore_idx=ignore_idx),
+        collate_fn=partial(
+            _make_batch,
+            collate=partial(collate, padding_idx=padding_idx, ignore_idx=ignore_idx),
+            filler=_one_pad_token(padding_idx) if filler is None else filler,
+        ),
         num_workers=num_workers,
         prefetch_factor=prefetch_factor,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
@@ -216,20 +222,18 @@ class _Reported(Dataset):
 
 def _make_batch(
     drawn: Sequence[tuple[int, Mapping[str, Any] | SkippedSample | BadRecord]],
-    collate: Callable[..., dict[str, Any]],
-    padding_idx: int,
-    ignore_idx: int,
+    collate: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]],
+    filler: Mapping[str, Any],
 ) -> Batch | BadRecord:
     samples = [sample for _, sample in drawn]
     for sample in samples:
         if isinstance(sample, BadRecord):
             return sample
     kept = [sample for sample in samples if isinstance(sample, Mapping)]
-    inputs = collate(kept or [_one_pad_token(padding_idx)], padding_idx=padding_idx, ignore_idx=ignore_idx)
     return Batch(
-        inputs=inputs,
+        inputs=collate(kept or [filler]),
         samples=len(kept),
-        tokens=sum(len(sample["tokens"]) for sample in kept),
+        tokens=sum(len(sample.get("tokens", ())) for sample in kept),
         skipped=tuple(sample for sample in samples if isinstance(sample, SkippedSample)),
         dropped_turns=sum(sample.get("dropped_turns", 0) for sample in kept),
         drawn=Counter(member for member, _ in drawn),
