@@ -31,6 +31,7 @@ def attention(
     qkv_bias: bool = True,
     output_bias: bool,
     qk_norm_eps: float | None = None,
+    dropout: float = 0.0,
     adapter: Adapter | None,
 ) -> Attention:
     """Grouped-query attention; with `qk_norm_eps` every query and key head is RMS-normalised first."""
@@ -47,7 +48,7 @@ def attention(
     norms = {}
     if qk_norm_eps is not None:
         norms = {name: RMSNorm(head_dim, qk_norm_eps) for name in ("q_norm", "k_norm")}
-    return Attention(**linears, **norms, head_dim=head_dim, causal=causal)
+    return Attention(**linears, **norms, head_dim=head_dim, causal=causal, dropout=dropout)
 
 
 def swiglu(width: int, inner: int, *, bias: bool, adapter: Adapter | None) -> FeedForward:

@@ -18,6 +18,7 @@ from torchtune_qwenvl.modules.decoder import TiedOutput, VisionLanguageDecoder
 from torchtune_qwenvl.modules.layers import TransformerLayer
 from torchtune_qwenvl.modules.norm import RMSNorm
 from torchtune_qwenvl.modules.rope import AxialRotary
+from torchtune_qwenvl.modules.vision.cls_token import ClsToken
 from torchtune_qwenvl.modules.vision.layers import PatchEmbed
 from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
 
@@ -96,31 +97,46 @@ def vision_encoder(
     norm: Callable[[int], nn.Module],
     mlp: Callable[[], nn.Module],
     merger: nn.Module,
+    head_dim: int | None = None,
     qkv_bias: bool = True,
     output_bias: bool = True,
     patch_bias: bool = False,
+    pixel_norm: nn.Module | None = None,
     patch_norm: nn.Module | None = None,
+    rotary: bool = True,
     position_embed: nn.Module | None = None,
+    cls_token: ClsToken | None = None,
+    dropout: float = 0.0,
     deepstack_mergers: Mapping[int, nn.Module] | None = None,
     window_size: int | None = None,
     full_attention: Collection[int] = (),
+    config: Mapping[str, Any] | None = None,
 ) -> VisionTransformer:
-    """A pre-norm ViT; `norm(width)` and `mlp()` make the parts of a layer, `window_size` is in pixels."""
+    """A pre-norm ViT; `norm(width)` and `mlp()` make the parts of a layer, `window_size` is in pixels.
+
+    `dropout` acts on embedded patches, attention weights and the output of each branch; what `mlp()` makes
+    brings its own inside.
+    """
     heads, width = shape.num_heads, shape.width
+    head_dim = head_dim or width // heads
+    branch = {slot: nn.Dropout(dropout) for slot in ("sa_scale", "mlp_scale")} if dropout else {}
     layers = [
         TransformerLayer(
             attention(
                 width,
                 heads,
                 heads,
+                head_dim=head_dim,
                 causal=False,
                 qkv_bias=qkv_bias,
                 output_bias=output_bias,
+                dropout=dropout,
                 adapter=shape.adapter,
             ),
             mlp(),
             sa_norm=norm(width),
             mlp_norm=norm(width),
+            **branch,
         )
         for _ in range(shape.depth)
     ]
@@ -133,16 +149,22 @@ def vision_encoder(
             bias=patch_bias,
             mean=shape.image_mean,
             std=shape.image_std,
+            pixel_norm=pixel_norm,
         ),
         patch_norm=patch_norm,
         position_embed=position_embed,
+        cls_token=cls_token,
+        embed_dropout=nn.Dropout(dropout) if dropout else None,
         layers=layers,
         merger=merger,
         deepstack_mergers=deepstack_mergers,
-        rotary=vision_rotary(width // heads),
+        rotary=vision_rotary(head_dim) if rotary else None,
         merge=shape.merge_size,
+        width=width,
+        out_width=shape.out_width,
         window=window_size and window_size // shape.patch_size // shape.merge_size,
         full_attention=full_attention,
+        config=config,
     )
 
 

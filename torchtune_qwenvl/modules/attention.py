@@ -67,7 +67,9 @@ class Segments:
         return torch.cat(runs)
 
 
-def segment_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, causal: bool) -> Tensor:
+def segment_attention(
+    q: Tensor, k: Tensor, v: Tensor, segments: Segments, causal: bool, dropout: float = 0.0
+) -> Tensor:
     """Attention of every token within its segment.
 
     Args:
@@ -76,26 +78,29 @@ def segment_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, causa
         v: values [n, g, d].
         segments: lengths that sum to n.
         causal: tokens see only themselves and what is left of them in their segment.
+        dropout: share of attention weights that are dropped.
 
     Returns:
         [n, h, d], in q's dtype.
     """
     if len(segments.runs) == 1:
-        return _equal_lengths(q, k, v, segments.runs[0], causal)
-    if q.is_cuda and q.dtype in _HALF_DTYPES:
+        return _equal_lengths(q, k, v, segments.runs[0], causal, dropout)
+    if q.is_cuda and q.dtype in _HALF_DTYPES and not dropout:  # torch's varlen kernel has no dropout
         return _varlen(q, k, v, segments, causal)
     sizes = [b * length for b, length in segments.runs]
     parts = zip(q.split(sizes), k.split(sizes), v.split(sizes), segments.runs, strict=True)
-    return torch.cat([_equal_lengths(*part, causal) for part in parts])
+    return torch.cat([_equal_lengths(*part, causal, dropout) for part in parts])
 
 
-def _equal_lengths(q: Tensor, k: Tensor, v: Tensor, run: tuple[int, int], causal: bool) -> Tensor:
+def _equal_lengths(
+    q: Tensor, k: Tensor, v: Tensor, run: tuple[int, int], causal: bool, dropout: float
+) -> Tensor:
     dtype = q.dtype
     if not q.is_cuda and dtype in _HALF_DTYPES and run[1] <= _CPU_FP32_UP_TO:
         q, k, v = q.float(), k.float(), v.float()
     q, k, v = (x.unflatten(0, run).transpose(1, 2) for x in (q, k, v))  # [b, h or g, l, d]
     shared = q.shape[1] != k.shape[1]
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=shared)
+    out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal, enable_gqa=shared)
     return out.transpose(1, 2).flatten(0, 1).to(dtype)
 
 

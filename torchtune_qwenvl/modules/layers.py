@@ -30,6 +30,7 @@ class Attention(nn.Module):
         causal: whether a token sees only what is left of it in its segment.
         q_norm: normalises each query head before the rotation, if given.
         k_norm: the same for keys.
+        dropout: share of attention weights that are dropped in training.
     """
 
     def __init__(
@@ -43,15 +44,16 @@ class Attention(nn.Module):
         causal: bool,
         q_norm: nn.Module | None = None,
         k_norm: nn.Module | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.q_proj, self.k_proj, self.v_proj = q_proj, k_proj, v_proj
         self.output_proj = output_proj
         self.q_norm, self.k_norm = q_norm, k_norm
-        self.head_dim, self.causal = head_dim, causal
+        self.head_dim, self.causal, self.dropout = head_dim, causal, dropout
 
     def forward(
-        self, x: Tensor, *, rotation: Rotation, segments: Segments, cache: LayerCache | None = None
+        self, x: Tensor, *, rotation: Rotation | None, segments: Segments, cache: LayerCache | None = None
     ) -> Tensor:
         """x [n, w] -> [n, w]. With a cache, n = b * s in the prompt and n = b afterwards."""
         q, k, v = (p(x).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
@@ -59,7 +61,8 @@ class Attention(nn.Module):
             q = self.q_norm(q)
         if self.k_norm is not None:
             k = self.k_norm(k)
-        q, k = rotate(q, rotation), rotate(k, rotation)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
         return self._attend(q, k, v, segments, cache)
 
     # How many segments there are, and how long, differs from batch to batch. The projection is in here as
@@ -74,7 +77,8 @@ class Attention(nn.Module):
         else:
             if cache is not None:
                 cache.store_prompt(k, v)
-            out = segment_attention(q, k, v, segments, self.causal)
+            dropout = self.dropout if self.training else 0.0
+            out = segment_attention(q, k, v, segments, self.causal, dropout)
         return self.output_proj(out.flatten(1))
 
 
@@ -86,7 +90,7 @@ class TransformerLayer(TransformerSelfAttentionLayer):
     """
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, *, rotation: Rotation, segments: Segments, cache: LayerCache | None = None
+        self, x: Tensor, *, rotation: Rotation | None, segments: Segments, cache: LayerCache | None = None
     ) -> Tensor:
         """x [n, w] -> [n, w]."""
         attended = self.attn(self.sa_norm(x), rotation=rotation, segments=segments, cache=cache)

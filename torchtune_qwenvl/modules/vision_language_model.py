@@ -208,8 +208,7 @@ class VisionLanguageModel(nn.Module):
                     f"tokens hold {len(places)} placeholders of visual tokens, but no images came"
                 )
             return self._with_idle_encoder(x), {}
-        deepstack: list[Tensor] = []
-        features = self.vision_encoder(**vision, deepstack=deepstack)
+        features, deepstack = self.vision_encoder(**vision, deepstack=True)
         if len(places) != len(features):
             raise ValueError(
                 f"the images give {len(features)} visual tokens, tokens hold {len(places)} placeholders "
@@ -230,9 +229,8 @@ class VisionLanguageModel(nn.Module):
         trains = self.training and any(p.requires_grad for p in self.vision_encoder.parameters())
         if not (distributed or trains):
             return x
-        features: list[Tensor] = []
-        features.append(self.vision_encoder(*self.vision_encoder.dummy_pixels(), deepstack=features))
-        return x + 0 * torch.stack(features).sum().to(x.dtype)
+        tokens, deepstack = self.vision_encoder(*self.vision_encoder.dummy_pixels(), deepstack=True)
+        return x + 0 * torch.stack([tokens, *deepstack]).sum().to(x.dtype)
 
 
 def _documents(tokens: Tensor, layout: Mapping[str, Any]) -> Segments | None:

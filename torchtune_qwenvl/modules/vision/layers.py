@@ -33,6 +33,7 @@ class PatchEmbed(nn.Linear):
         bias: whether the projection has one.
         mean: per channel, of values in 0 .. 1; None refuses uint8.
         std: per channel, of values in 0 .. 1.
+        pixel_norm: acts on the normalised values [n, c * t * p * p] of every patch; needs t = 1.
     """
 
     def __init__(
@@ -45,8 +46,12 @@ class PatchEmbed(nn.Linear):
         bias: bool = False,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        pixel_norm: nn.Module | None = None,
     ) -> None:
         super().__init__(channels * frames * patch * patch, width, bias=bias)
+        if pixel_norm is not None and frames > 1:
+            raise ValueError(f"pixel_norm acts on whole patches: expected 1 frame per patch, got {frames}")
+        self.pixel_norm = pixel_norm
         self.channels, self.frames = channels, frames
         self.still_width = channels * patch * patch
         if (mean is None) != (std is None) or any(x and len(x) != channels for x in (mean, std)):
@@ -65,7 +70,8 @@ class PatchEmbed(nn.Linear):
         weight = self._still_weight() if still and self.frames > 1 else self.weight
         if not pixels.is_floating_point():
             pixels = self._normalise(pixels)
-        return F.linear(pixels.to(weight.dtype), weight, self.bias)
+        pixels = pixels.to(weight.dtype)
+        return F.linear(pixels if self.pixel_norm is None else self.pixel_norm(pixels), weight, self.bias)
 
     def _still_weight(self) -> Tensor:
         kernels = self.weight.unflatten(1, (self.channels, self.frames, -1))

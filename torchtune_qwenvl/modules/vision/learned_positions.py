@@ -26,12 +26,15 @@ class LearnedPositions(nn.Module):
         side: rows and columns of the table.
         width: d.
         stretch: (length, side) -> fp32 matrix [length, side] on the host.
+        std: of the normal distribution that the table starts from.
     """
 
-    def __init__(self, *, side: int, width: int, stretch: Callable[[int, int], Tensor]) -> None:
+    def __init__(
+        self, *, side: int, width: int, stretch: Callable[[int, int], Tensor], std: float = 0.02
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(side * side, width))
-        nn.init.normal_(self.weight, std=0.02)
+        nn.init.normal_(self.weight, std=std)
         self.side, self.stretch = side, stretch
 
     def forward(self, grids: Sequence[Grid], merge: int, device: torch.device) -> Tensor:

@@ -35,6 +35,7 @@ class VisionPlan:
         positions: [n, 2] row and column of every patch, in the encoder's order.
         frames: segments of full attention.
         windows: segments of windowed attention; `frames` where the encoder has no windows.
+        patches_per_frame: how many patches each frame has.
         order: [n / m^2] which visual token stands where in the encoder's order; None for the given order.
         restore: inverse of `order`.
     """
@@ -42,8 +43,19 @@ class VisionPlan:
     positions: Tensor
     frames: Segments
     windows: Segments
+    patches_per_frame: tuple[int, ...]
     order: Tensor | None = None
     restore: Tensor | None = None
+
+    def restore_tokens(self, tokens: Tensor) -> Tensor:
+        """Visual tokens [n / m^2, ..] from the encoder's order to the order of the grids."""
+        return tokens if self.restore is None else tokens.index_select(0, self.restore)
+
+    def restore_patches(self, patches: Tensor, merge: int) -> Tensor:
+        """The same for patches [n, ..]."""
+        if self.restore is None:
+            return patches
+        return self.restore_tokens(patches.unflatten(0, (-1, merge * merge))).flatten(0, 1)
 
 
 def read_grids(grid_thw: Tensor | Sequence[Sequence[int]]) -> tuple[Grid, ...]:
@@ -52,7 +64,9 @@ def read_grids(grid_thw: Tensor | Sequence[Sequence[int]]) -> tuple[Grid, ...]:
     return tuple((int(t), int(h), int(w)) for t, h, w in rows)
 
 
-def plan_vision(grids: Sequence[Grid], merge: int, window: int | None, device: torch.device) -> VisionPlan:
+def plan_vision(
+    grids: Sequence[Grid], merge: int, window: int | None, device: torch.device, extra: int = 0
+) -> VisionPlan:
     """Plan for a batch of grids (t, h, w) in patches.
 
     Args:
@@ -60,6 +74,7 @@ def plan_vision(grids: Sequence[Grid], merge: int, window: int | None, device: t
         merge: m.
         window: side of an attention window in visual tokens, or None.
         device: where the plan's tensors go.
+        extra: tokens that the encoder puts in front of every frame; they attend with it.
 
     Raises:
         ValueError: where a grid is empty or its sides are no multiples of m.
@@ -72,9 +87,10 @@ def plan_vision(grids: Sequence[Grid], merge: int, window: int | None, device: t
             )
     frames = [_frame(h, w, merge, window) for t, h, w in grids for _ in range(t)]
     positions = torch.cat([frame.positions for frame in frames])
-    full = Segments.of([len(frame.positions) for frame in frames], device)
+    lengths = tuple(len(frame.positions) for frame in frames)
+    full = Segments.of([extra + length for length in lengths], device)
     if window is None:
-        return VisionPlan(positions.to(device, non_blocking=True), full, full)
+        return VisionPlan(positions.to(device, non_blocking=True), full, full, lengths)
     starts, total = [], 0
     for frame in frames:
         starts.append(total)
@@ -82,7 +98,7 @@ def plan_vision(grids: Sequence[Grid], merge: int, window: int | None, device: t
     order = torch.cat([frame.order + start for frame, start in zip(frames, starts, strict=True)])
     windows = Segments.of([length for frame in frames for length in frame.windows], device)
     on_device = [x.to(device, non_blocking=True) for x in (positions, order, torch.argsort(order))]
-    return VisionPlan(on_device[0], full, windows, on_device[1], on_device[2])
+    return VisionPlan(on_device[0], full, windows, lengths, on_device[1], on_device[2])
 
 
 @dataclass(frozen=True)
