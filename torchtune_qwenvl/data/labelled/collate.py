@@ -77,8 +77,8 @@ class ImageCollate:
     ) -> tuple[list[Tensor], Tensor]:
         if len({image.shape for image in images}) > 1:
             raise ValueError(
-                "mixing needs images of one size, got "
-                f"{sorted({tuple(image.shape) for image in images})}: add a Resize or a crop to the transforms"
+                f"mixing needs images of one size, got {sorted({tuple(image.shape) for image in images})}: "
+                "add a Resize or a crop to the transforms"
             )
         with seeded(self.seed, samples[0]["epoch"], *(sample["number"] for sample in samples)):
             if float(torch.rand(())) >= self.mix_share:
