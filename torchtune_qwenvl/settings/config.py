@@ -1,9 +1,9 @@
 """Configs: packaged names, `include:` lists, command-line overrides, and an error for every key nobody reads.
 
-`configs/base.yaml` holds every key of the recipe with its default: it is the root of every config and its
-schema. A config file names its parents (`include: [_3B, _lora]`); later files win, key by key. A node that
-names another `_component_` than its parent replaces it whole, so that no argument of the old component is
-left over.
+`configs/base.yaml` holds every key of the fine-tuning recipe with its default: it is the root of every config
+and its schema. A config of another recipe names it (`recipe: train_vit`), see recipes.py. A config file
+names its parents (`include: [_3B, _lora]`); later files win, key by key. A node that names another
+`_component_` than its parent replaces it whole, so that no argument of the old component is left over.
 
     tune-qwenvl show qwen2_5_vl/3B_lora batch_size=2     prints it fully resolved
     tune-qwenvl show qwen2_5_vl/3B_lora --stock          for torchtune's own recipes
@@ -30,6 +30,7 @@ from torchtune_qwenvl.settings.datasets import (
     check_mix,
     with_component,
 )
+from torchtune_qwenvl.settings.recipes import DEFAULT, check_recipe, recipe_of, settings_of
 
 PACKAGED = Path(str(files("torchtune_qwenvl.configs")))
 # Keys that take a component: `optimizer=torch.optim.SGD` on the command line is short for
@@ -44,14 +45,16 @@ _REMOVE = object()
 
 
 def resolve(name: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """The config called `name` (packaged, or a YAML file) over base.yaml, with `key=value` overrides on top.
+    """The config called `name` (packaged, or a YAML file) over its base, with `key=value` overrides on top.
 
     Raises:
         ValueError: an unknown config, key or component argument, with the nearest known one; a malformed
             override.
     """
-    base = load_config(PACKAGED / "base.yaml")
-    merged = _merge(base, load_config(find_config(name)))
+    own = load_config(find_config(name))
+    recipe = settings_of(own)
+    base = load_config(PACKAGED / recipe.base)
+    merged = _merge(base, own)
     # Components first: `optimizer.lr=1 optimizer=torch.optim.SGD` must not lose the learning rate.
     for path, value in sorted(map(_parse_override, overrides), key=lambda edit: edit[0][-1] != COMPONENT):
         if value is _REMOVE:
@@ -60,9 +63,9 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         for part in reversed(path):
             value = {part: value}
         merged = _merge(merged, value)
-    for slot, default in DATASETS.items():
-        merged[slot] = with_component(merged[slot], default)
-    _check_keys(base, merged)
+    for slot in DATASETS:
+        merged[slot] = with_component(merged[slot], recipe.dataset)
+    _check_keys(base, merged, base_name=recipe.base)
     cfg = OmegaConf.create(merged)
     for where, node in _components(OmegaConf.to_container(cfg, resolve=True)):
         _check_arguments(where, node)
@@ -71,27 +74,37 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     return cfg
 
 
-def parse_arguments(argv: Sequence[str]) -> DictConfig:
-    """A recipe's command line, `--config NAME [key=value ...]`, as a resolved config."""
+def parse_arguments(argv: Sequence[str], recipe: str = DEFAULT) -> DictConfig:
+    """A recipe's command line, `--config NAME [key=value ...]`, as a resolved config.
+
+    Raises:
+        ValueError: as `resolve`; a config of another recipe.
+    """
     arguments = list(argv)
     if "--config" not in arguments[:-1]:
         raise ValueError(f"Expected --config NAME [key=value ...], got '{' '.join(arguments)}'.")
     at = arguments.index("--config")
-    return resolve(arguments[at + 1], arguments[:at] + arguments[at + 2 :])
+    cfg = resolve(arguments[at + 1], arguments[:at] + arguments[at + 2 :])
+    check_recipe(cfg, recipe)
+    return cfg
 
 
 def require(cfg: DictConfig, *keys: str) -> None:
     """Raise a ValueError for the first of these keys that is not set: base.yaml has no default for them."""
     for key in keys:
         if cfg[key] is None:
-            example = f"{key}.source=data.json" if key in DATASETS else f"{key}=..."
+            example = f"{key}.source={settings_of(cfg).source}" if key in DATASETS else f"{key}=..."
             raise ValueError(f"Config key '{key}' is not set: give {example} or write it into the file.")
 
 
-def packaged_names() -> list[str]:
-    """The packaged configs to run, such as `qwen2_5_vl/3B_lora`; `_x.yaml` are their building blocks."""
+def packaged_names(recipe: str | None = None) -> list[str]:
+    """The packaged configs to run, such as `qwen2_5_vl/3B_lora`, of one recipe or of all.
+
+    `_x.yaml` are their building blocks.
+    """
     paths = [path.relative_to(PACKAGED).with_suffix("") for path in PACKAGED.rglob("*.yaml")]
-    return sorted(path.as_posix() for path in paths if path.name != "base" and not path.name.startswith("_"))
+    names = (path.as_posix() for path in paths if path.name != "base" and not path.name.startswith("_"))
+    return sorted(name for name in names if recipe in (None, recipe_of(name)))
 
 
 def for_stock_recipe(cfg: DictConfig) -> DictConfig:
@@ -99,7 +112,11 @@ def for_stock_recipe(cfg: DictConfig) -> DictConfig:
 
     They know one learning rate, one checkpointing switch and no parts; validation, prepare and finish stay
     out.
+
+    Raises:
+        ValueError: a config of another recipe than `finetune`.
     """
+    check_recipe(cfg, DEFAULT)
     ours = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(ours, dict)
     stock = {key: ours[key] for key in _SHARED_WITH_STOCK}
@@ -191,19 +208,21 @@ def _remove(tree: dict, path: tuple[str, ...]) -> dict:
     return {key: value for key, value in tree.items() if key != head}
 
 
-def _check_keys(schema: dict, tree: dict, prefix: str = "") -> None:
+def _check_keys(schema: dict, tree: dict, prefix: str = "", base_name: str = "base.yaml") -> None:
     """Every key of `tree` stands in `schema`, with a value like the default; components are free."""
     for key, value in tree.items():
         name = prefix + str(key)
         if key not in schema:
             known = [path for path in _dotted(schema, prefix)]
-            raise ValueError(f"Unknown config key '{name}'.{nearest(name, known)} base.yaml lists every key.")
+            raise ValueError(
+                f"Unknown config key '{name}'.{nearest(name, known)} {base_name} lists every key."
+            )
         default = schema[key]
         if name in SLOTS:
             if value is not None and not (isinstance(value, dict) and COMPONENT in value):
                 raise ValueError(f"Config key '{name}' takes a component: name one by {name}._component_=….")
         elif isinstance(default, dict) and isinstance(value, dict):
-            _check_keys(default, value, f"{name}.")
+            _check_keys(default, value, f"{name}.", base_name)
         elif not (value is None and name in NULLABLE) and not _fits(value, default):
             raise ValueError(f"Config key '{name}': expected a value like {default!r}, got {value!r}.")
 

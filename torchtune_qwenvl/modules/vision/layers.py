@@ -52,7 +52,7 @@ class PatchEmbed(nn.Linear):
         if pixel_norm is not None and frames > 1:
             raise ValueError(f"pixel_norm acts on whole patches: expected 1 frame per patch, got {frames}")
         self.pixel_norm = pixel_norm
-        self.channels, self.frames = channels, frames
+        self.channels, self.frames, self.patch = channels, frames, patch
         self.still_width = channels * patch * patch
         if (mean is None) != (std is None) or any(x and len(x) != channels for x in (mean, std)):
             raise ValueError(f"image_mean and image_std need {channels} numbers each, got {mean} and {std}")
