@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchtune_qwenvl.distributed import World
+from torchtune_qwenvl.distributed import World, reshard
 
 TOP = 5
 
@@ -107,6 +107,7 @@ def classify(
         confusion += torch.bincount(labels * n_classes + high[:, 0], minlength=n_classes**2)
         numbers = [number for number in batch["numbers"] if number >= 0]
         guesses += _guesses(numbers, labels, high[:, 0], logits.softmax(dim=1).amax(dim=1))
+    reshard(model)
     model.train(was_training)
     loss, in_top, images = world.sum(sums).tolist()
     if not images:
