@@ -83,7 +83,7 @@ class TrainViTRecipe(TrainingLoop):
         self.classes = self.images.class_names
         self.model = self.build_model()
         parts = parts_of(self.model, cfg.layer_decay)
-        rates = rates_of(self.model, parts, cfg.optimizer.lr, cfg.head_lr, cfg.layer_decay)
+        rates = rates_of(self.model, parts, cfg.optimizer.get("lr"), cfg.head_lr, cfg.layer_decay)
         self.optimizer = build_optimizer(cfg.optimizer, parts, rates, undecayed(self.model))
         self.loader = self.build_loader(self.images, cfg.train_transforms, cfg.shuffle, self.build_mixes())
         self.val_loader = self.build_loader(self.val_images, cfg.val_transforms) if self.val_images else None
@@ -119,7 +119,7 @@ class TrainViTRecipe(TrainingLoop):
         cfg = self.cfg
         images, val_images = instantiate(cfg.dataset), instantiate(cfg.val_dataset)
         for key, found in (("dataset", images), ("val_dataset", val_images)):
-            if found is not None and not isinstance(found, LabelledImages):
+            if cfg[key] is not None and not isinstance(found, LabelledImages):
                 raise ValueError(
                     f"{key}: expected labelled images, got a {type(found).__name__}. Name a function of "
                     "torchtune_qwenvl.data.labelled, or one that returns its LabelledImages."

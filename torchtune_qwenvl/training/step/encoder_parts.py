@@ -74,13 +74,15 @@ def parts_of(encoder: Any, layer_decay: float) -> Parts:
 
 
 def rates_of(
-    encoder: Any, parts: Parts, lr: float, head_lr: float | None, layer_decay: float
+    encoder: Any, parts: Parts, lr: float | None, head_lr: float | None, layer_decay: float
 ) -> dict[str, float]:
     """`{part: learning rate}`.
 
     Raises:
-        ValueError: a layer_decay that is not in (0, 1].
+        ValueError: no learning rate, or a layer_decay that is not in (0, 1].
     """
+    if lr is None:
+        raise ValueError("No learning rate: set optimizer.lr.")
     if not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay: expected a number above 0, at most 1, got {layer_decay}")
     depths = {part: layer_of(encoder, next(iter(names))) for part, names in parts.items()}
