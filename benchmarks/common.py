@@ -1,7 +1,7 @@
-"""What the benchmarks share: taking turns, medians, ratios, and one process per side for peak memory.
+"""Shared by the benchmarks: run two sides in turns, report medians and ratios, measure peak memory.
 
-Two sides are compared in one run and in turns, so that a noisy machine disturbs both alike; the figure to
-quote is the ratio.
+Two sides are compared in one run and take turns, so that other work on the machine affects both alike. Quote
+the ratio, not the times.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def describe_machine(threads: int) -> str:
-    """One line with versions and cores, to stand above every table."""
+    """One line with versions and cores, printed above every table."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "transformers"))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     return (
@@ -42,7 +42,7 @@ def compare(
     clock: Callable[[], float] = time.perf_counter,
     summary: Callable[[list[float]], float] = statistics.median,
 ) -> dict[str, float]:
-    """Seconds of each side by the clock, the median; the sides take turns within every repeat."""
+    """Median seconds of each side; the sides take turns in every repeat."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(warmup + repeats):
         for name, run in sides.items():
@@ -72,15 +72,15 @@ def _peak_mb() -> float:
 def compare_processes(
     sides: dict[str, Callable[[], Side]], repeats: int, threads: int, warmup: int = 2
 ) -> dict[str, dict]:
-    """As `compare`, but each side lives in a process of its own, which also tells its peak memory.
+    """Like `compare`, but each side has its own process, whose peak memory is measured too.
 
     Args:
         sides: name -> picklable function that sets the side up and returns what is to be timed.
 
     Returns:
-        name -> {"seconds": median, "cpu_seconds": median of all threads' CPU time, which other work on the
-        machine disturbs less, "peak_mb": peak resident memory of the process, "start_mb": the same before the
-        first run, "value": the last run's}
+        name -> {"seconds": median, "cpu_seconds": median CPU time of all threads, which other work on the
+        machine affects less, "peak_mb": peak resident memory of the process, "start_mb": the same before the
+        first run, "value": what the last run returned}
     """
     context = mp.get_context("spawn")
     pipes, processes = {}, []
@@ -116,7 +116,7 @@ def compare_processes(
 
 
 def in_process(target: Callable[..., None], *arguments: Any) -> Any:
-    """What `target(pipe, *arguments)` sends, called in a process of its own."""
+    """Call `target(pipe, *arguments)` in a new process and return what it sends."""
     context = mp.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=target, args=(theirs, *arguments))
@@ -128,7 +128,7 @@ def in_process(target: Callable[..., None], *arguments: Any) -> Any:
 
 
 def training_step(model: torch.nn.Module, loss_of: Callable[[], torch.Tensor]) -> Side:
-    """Forward, backward and fused AdamW of what trains in a model; the side returns its loss."""
+    """A training step: forward, backward and fused AdamW of the trainable parameters. Returns the loss."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
 
     def run() -> float:
@@ -142,7 +142,7 @@ def training_step(model: torch.nn.Module, loss_of: Callable[[], torch.Tensor]) -
 
 
 def mean_loss(model: Callable[..., Any], batch: dict[str, Any]) -> torch.Tensor:
-    """Of our model: per labelled token."""
+    """The loss of our model per labelled token."""
     loss_sum, n = model(**batch)
     return loss_sum / n
 
@@ -153,13 +153,13 @@ def compare_steps(
     reference_side: Callable[[Path, torch.dtype], Side],
     our_side: Callable[[Path, torch.dtype], Side],
 ) -> None:
-    """A command line that prints time and peak memory of a training step, a row per dtype.
+    """A command line that prints time and peak memory of a training step, one row per dtype.
 
     Args:
-        description: of the script, for `--help`.
+        description: text for `--help`.
         make_checkpoint: writes the checkpoint folder that both sides load.
-        reference_side: (folder, dtype) -> the step to time, which returns its loss.
-        our_side: the same.
+        reference_side: (folder, dtype) -> the step to measure, which returns its loss.
+        our_side: the same for our model.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter

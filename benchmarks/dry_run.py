@@ -1,10 +1,10 @@
-"""What a dry run predicts beside what the epoch then takes: peak memory and seconds per step.
+"""Compare a dry run's prediction with the epoch that follows: peak memory and seconds per step.
 
     python benchmarks/dry_run.py [--threads 1] [--conversations 96] [--repeats 1] [key=value ...]
 
-The recipe twice on the same data, each time in a process of its own: with `dry_run=true`, and for one epoch.
-Lengths are log-normal, every other conversation has an image of 56 to 448 pixels. The epoch's time is that of
-its steps and of waiting for data, first and last step included; run it on a quiet machine.
+The recipe runs twice on the same data, in a new process each time: with `dry_run=true`, and for one epoch.
+Lengths are log-normal, and every other conversation has an image with sides of 56 to 448 pixels. The epoch's
+time includes all steps and waiting for data. Run this on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def conversations(number: int) -> list[tuple[int, int]]:
 
 
 def run(pipe, config: str, overrides: list[str], threads: int) -> None:
-    """Send (peak memory in GiB, seconds per step) of a dry run, or of the epoch."""
+    """Run a dry run or the epoch, and send (peak memory in GiB, seconds per step)."""
     import torch
 
     from torchtune_qwenvl.recipes.finetune import FinetuneRecipe

@@ -1,10 +1,10 @@
-"""How far memory rises while a checkpoint folder of several shards is loaded, beside transformers.
+"""Measure how much memory rises while a checkpoint folder of several shards is loaded, against transformers.
 
     python benchmarks/loading.py [--gb 2.2] [--shard 500MB] [--side ours|reference] [--folder checkpoint]
 
-A random bf16 model of the asked size is written once; each side loads it in a process of its own, which
-samples RssAnon (memory that is the process's own; mapped files do not count) every millisecond. The rise
-is the peak minus what was there after the imports.
+A random bf16 model of the given size is written once. Each side loads it in a new process, which samples
+RssAnon (the process's own memory without mapped files) every millisecond. The rise is the peak minus the
+value after the imports.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WIDTH, VOCABULARY = 1024, 32768
 
 
 def make_checkpoint(folder: Path, gigabytes: float, shard: str) -> None:
-    """A random bf16 folder with as many decoder layers as fill `gigabytes`."""
+    """Write a random bf16 checkpoint folder of about `gigabytes`, by its number of decoder layers."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     in_layer = WIDTH * (2 * WIDTH + 2 * 256) + 3 * WIDTH * 4 * WIDTH
@@ -55,13 +55,13 @@ def make_checkpoint(folder: Path, gigabytes: float, shard: str) -> None:
 
 
 def anonymous_bytes() -> int:
-    """RssAnon of this process."""
+    """RssAnon of this process in bytes."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.split("RssAnon:")[1].split()[0])
 
 
 def rise_during(load: Callable[[], object]) -> int:
-    """Peak of RssAnon while `load` runs, over what it was before; what `load` returns stays alive."""
+    """Rise of RssAnon to its peak while `load` runs; what `load` returns is kept until the end."""
     before, peak, done = anonymous_bytes(), [0], threading.Event()
 
     def sample() -> None:

@@ -1,13 +1,13 @@
-"""One fine-tuning step of a mixture of experts beside transformers' on the same weights and batch.
+"""One fine-tuning step of a mixture of experts against transformers, with the same weights and batch.
 
     python benchmarks/moe_step.py [--dtype fp32|bf16] [--repeats 7] [--threads 2] [--text]
 
-Qwen3-VL-30B-A3B at a quarter of its width, decoder and encoder alike, 4 and 3 of their layers: 128
-experts, 8 per token. Of the weights that a token meets, experts are 60 %, attention 30 % and the head 10
-%, as in the real model; the encoder has a fifth as many. Attention's part of the work is that of the
-real model at four times the length. 8 rows of 256 image and 130 text tokens, 128 of each labelled: 193
-tokens per expert. With `--text` no images, and every token labelled. transformers runs its default
-implementation of experts. Each side is a process of its own and tells its peak memory; they take turns.
+The model is Qwen3-VL-30B-A3B at a quarter of its width, with 4 decoder layers of 128 experts, 8 per token,
+and 3 encoder layers. Of the decoder weights that process a token, 60 % are experts, 30 % attention and 10 %
+the head, as in the real model; the encoder has a fifth as many. Attention's share of the work is that of the
+real model at four times the length. The batch has 8 rows of 256 image and 130 text tokens, 128 of each row
+labelled: 193 tokens per expert. With `--text` there are no images and every token is labelled. transformers
+uses its default implementation of experts. Each side has its own process, and they take turns.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from common import compare_steps, mean_loss, training_step
 
 ROWS, IMAGE_TOKENS, TEXT_TOKENS, LABELLED = 8, 256, 130, 128
 GRID = (1, 32, 32)  # patches; 2 x 2 of them make one token
-VOCABULARY = 3200  # so that the head is as large a part as the real one is of 48 layers
+VOCABULARY = 3200  # small, so that the head's share is that of the real model with its 48 layers
 IMAGE_TOKEN, VISION_START, VISION_END = VOCABULARY - 1, VOCABULARY - 3, VOCABULARY - 4
 
 
 def make_checkpoint(folder: Path) -> None:
-    """A random checkpoint folder of the benchmark's size, written by transformers."""
+    """Write a random checkpoint folder of the benchmark's size with transformers."""
     from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
 
     config = Qwen3VLMoeConfig(
@@ -125,7 +125,7 @@ def our_side(folder: Path, dtype: torch.dtype, text: bool = False):
 
 
 def _positions(text: bool) -> torch.Tensor:
-    """(t, h, w) of: one text token, a 16 x 16 block of image tokens, the remaining text; or of text alone."""
+    """(t, h, w) of one text token, a block of 16 x 16 image tokens and more text; or of text only."""
     if text:
         return torch.arange(IMAGE_TOKENS + TEXT_TOKENS)[:, None].expand(-1, 3)
     places = torch.cartesian_prod(torch.tensor([0]), torch.arange(16), torch.arange(16)) + 1

@@ -1,14 +1,14 @@
-"""Padded against padding-free batches of the same samples, and how full packed rows are.
+"""Compare padded with padding-free batches of the same samples, and measure how full packed rows are.
 
     python benchmarks/packing.py [--device cuda|cpu] [--dtype bf16|fp32] [--batch-size 8] [--repeats 10]
 
-One run, one model, the same batches: forward and backward of each side in turns. Lengths are log-normal
-(median 400 tokens, mean about 800 in rows of 8k, scaled to the device), of text alone and with an image in
-every other sample. What to look at: the share of the time that is saved, beside padding's share of the
-positions and of the work. Images and labelled positions are never padded and cost the same on both sides;
-attention over padding costs more than its share of the positions. The work is what `FlopCounter` counts.
-The fastest repeat of each side counts, and with one thread on a CPU that thread's own time: other programs
-disturb these less.
+Forward and backward run in turns for both kinds of batches, in one process with one model. Lengths are
+log-normal (median 400 tokens, mean about 800 in rows of 8k, scaled to the device), once with text only and
+once with an image in every other sample. Compare the share of time saved with padding's share of the
+positions and of the work (as counted by `FlopCounter`). Images and labelled positions are never padded and
+cost the same on both sides; attention over padding costs more than its share of the positions. The fastest
+repeat of each side counts. With one thread on a CPU its CPU time is measured. Both are affected less by other
+programs.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torchtune_qwenvl.data import Packer, StreamSampler, collate
 from torchtune_qwenvl.data.streams.dataset import as_streamed
 from torchtune_qwenvl.data.streams.stream import Share
 from torchtune_qwenvl.models.qwen2_5_vl import qwen2_5_vl_from_config
+from torchtune_qwenvl.modules.batch import on_device
 from torchtune_qwenvl.training.watch.flops import FlopCounter
 from torchtune_qwenvl.transforms.size import SampleSize
 
@@ -34,8 +35,8 @@ SIZES = {
     "cuda": {"width": 2048, "layers": 12, "heads": 16, "inner": 8192, "longest": 4096},
     "cpu": {"width": 512, "layers": 6, "heads": 8, "inner": 1536, "longest": 512},
 }
-# Small, as the layers are few: on the CPU head and layers have 2.1 and 17.7 M weights, 1 to 8, in
-# Qwen2.5-VL-3B 1 to 9.
+# Small, because there are few layers: on the CPU, head and layers have 2.1 and 17.7 M weights, a ratio of 1
+# to 8 (Qwen2.5-VL-3B: 1 to 9).
 VOCABULARY = 4096
 IMAGE_TOKEN, VISION_START, VISION_END = VOCABULARY - 3, VOCABULARY - 2, VOCABULARY - 1
 VISION_WIDTH, PATCH = 256, 14
@@ -43,12 +44,12 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def long_tailed(rng: random.Random, longest: int) -> int:
-    """Tokens of a conversation."""
+    """Draw the number of tokens of a conversation."""
     return max(8, min(int(rng.lognormvariate(6.0, 1.2) * longest / 8192 * 2), longest))
 
 
 def make_model(size: dict[str, int], device: str, dtype: torch.dtype) -> torch.nn.Module:
-    """A random Qwen2.5-VL with a small vision encoder, the decoder's share of real ones."""
+    """A random Qwen2.5-VL whose vision encoder is as small relative to the decoder as in real models."""
     head_dim = size["width"] // size["heads"]
     config = {
         "model_type": "qwen2_5_vl",
@@ -91,7 +92,7 @@ def make_model(size: dict[str, int], device: str, dtype: torch.dtype) -> torch.n
 
 
 def make_sample(rng: random.Random, length: int, image: bool) -> dict[str, Any]:
-    """`length` tokens, the last quarter labelled; an image of 8 x 8 visual tokens where there is room."""
+    """`length` tokens, the last quarter labelled; with an image of 8 x 8 visual tokens if it fits."""
     image = image and length > 80
     tokens = [rng.randrange(VOCABULARY - 8) for _ in range(length)]
     images, grids = [], torch.empty(0, 3, dtype=torch.int64)
@@ -108,20 +109,8 @@ def make_sample(rng: random.Random, length: int, image: bool) -> dict[str, Any]:
     }
 
 
-def on_device(batch: dict[str, Any], device: str) -> dict[str, Any]:
-    """As the recipe does: all tensors on the device, grids and document lengths on the host."""
-    vision, layout = batch["encoder_input"]["vision"], batch["layout"]
-    visual = (batch["tokens"].flatten() == IMAGE_TOKEN).nonzero().squeeze(1)
-    moved = {"labelled": layout["labelled"].to(device), "visual": visual.to(device)}
-    if "document_lengths" in layout:
-        moved["document_lengths"] = layout["document_lengths"].tolist()
-    pixels = {"pixel_values": vision["pixel_values"].to(device), "grid_thw": vision["grid_thw"].tolist()}
-    tensors = {key: batch[key].to(device) for key in ("tokens", "labels", "input_pos")}
-    return {**tensors, "encoder_input": {"vision": pixels}, "layout": moved}
-
-
 def compare_batches(arguments: argparse.Namespace, images: bool) -> None:
-    """Print a row: padding's shares, the times, and the losses, which must agree."""
+    """Print a row with padding's shares, the times, and the losses, which must be equal."""
     device, size = arguments.device, SIZES[arguments.device]
     rng = random.Random(0)
     torch.manual_seed(0)
@@ -132,7 +121,8 @@ def compare_batches(arguments: argparse.Namespace, images: bool) -> None:
         drawn = [long_tailed(rng, size["longest"]) for _ in range(arguments.batch_size)]
         samples = [make_sample(rng, length, images and i % 2 == 0) for i, length in enumerate(drawn)]
         for side, free in (("padded", False), ("padding-free", True)):
-            batches[side].append(on_device(collate(samples, padding_free=free), device))
+            inputs = collate(samples, padding_free=free, placeholders=[IMAGE_TOKEN])
+            batches[side].append(on_device(inputs, device))
         lengths["padding-free"].append(drawn)
         lengths["padded"].append([max(drawn)] * len(drawn))
     losses = {}
@@ -163,7 +153,7 @@ def compare_batches(arguments: argparse.Namespace, images: bool) -> None:
 
 
 def work_counter(model: torch.nn.Module) -> Callable[[list[int], dict[str, Any]], float]:
-    """(lengths of the rows or documents, batch) -> operations of forward and backward."""
+    """A function (lengths of rows or documents, batch) -> operations of forward and backward."""
     count = FlopCounter(model)
 
     def work(lengths: list[int], batch: dict[str, Any]) -> float:
@@ -196,7 +186,7 @@ def report_efficiency(rows_of: int = 8192, samples: int = 100_000) -> None:
 
 
 class Lengths(Dataset):
-    """Samples of which only the length is known."""
+    """A dataset of samples that have a length and no content."""
 
     def __init__(self, lengths: list[int]) -> None:
         self.lengths = lengths

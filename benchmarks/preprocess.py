@@ -1,9 +1,10 @@
-"""JPEG bytes -> batch: our transform and collate beside transformers' processor, in one run.
+"""JPEG bytes to batch: our transform and collate against transformers' processor, in one run.
 
     python benchmarks/preprocess.py [--repeats 15] [--threads 1]
 
 Both sides decode with torchvision's `decode_jpeg`; the reference is `Qwen2VLImageProcessor` (torchvision
-backend) with the same pixel limits. The photograph is scikit-image's, resized to the sizes of the table.
+backend) with the same pixel limits. The image is a photograph from scikit-image, resized to the table's
+sizes.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Peak memory and time of a training step with each saver and without, on one model and batch.
+"""Peak memory and time of a training step with and without each memory saver, for one model and batch.
 
     python benchmarks/savers.py [--threads 1] [--steps 3] [--row NAME ...]
 
-57 M parameters in bf16 with fp32 masters, four conversations of 100 to 700 tokens, one with an image of
-1,024 patches. Each row is the recipe in a process of its own. On CUDA the peak is what torch allocated, on
-the CPU what was resident, with what a process needs that only imports the recipe (the first row). There
-offloading copies to the memory it comes from, the compiler lives in the process, and torchao's optimizer runs
-uncompiled.
+The model has 57 M parameters in bf16 with fp32 masters. The batch has four conversations of 100 to 700
+tokens, one of them with an image of 1,024 patches. Each row runs the recipe in a new process. The peak is the
+memory that torch allocated (CUDA) or the resident memory (CPU). On the CPU it includes what importing the
+recipe takes (the first row) and the compiler, offloading copies within the same memory, and torchao's
+optimizer runs uncompiled.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ ROWS: dict[str, tuple[str, ...]] = {
 
 
 def measure(pipe, config: str, overrides: tuple[str, ...] | None, threads: int, steps: int) -> None:
-    """Send (peak in MB, median seconds of a step) of a run; of None, of a process that has only imported."""
+    """Run the recipe and send (peak in MB, median seconds per step); None: only import it."""
     if overrides is not None and "compile=true" not in overrides:
         os.environ["TORCHDYNAMO_DISABLE"] = "1"  # torchao would compile a kernel per shape
     import torch

@@ -1,11 +1,11 @@
-"""One training step (forward, backward, fused AdamW) beside transformers' on the same weights and batch.
+"""One training step (forward, backward, fused AdamW) against transformers, with the same weights and batch.
 
     python benchmarks/training_step.py [--dtype fp32|bf16] [--repeats 7] [--threads 2]
 
-131 M parameters (ViT and decoder of 8 layers and width 512, the real vocabulary, tied), 2 samples of 256
-image and 130 text tokens, 256 labelled tokens together. Each side is a process of its own and tells its peak
-memory; they take turns. The weights are in the compute dtype on both sides, so that the optimizer does the
-same work.
+The model has 131 M parameters (ViT and decoder of 8 layers and width 512, the real vocabulary, tied). The
+batch has 2 samples of 256 image and 130 text tokens with 256 labelled tokens in total. Each side has its own
+process, and they take turns. The weights are in the compute dtype on both sides, so that the optimizer does
+the same work.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.2757
 
 
 def make_checkpoint(folder: Path) -> None:
-    """A random checkpoint folder of the benchmark's size, written by transformers."""
+    """Write a random checkpoint folder of the benchmark's size with transformers."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     config = Qwen2_5_VLConfig(
@@ -110,7 +110,7 @@ def our_side(folder: Path, dtype: torch.dtype):
 
 
 def _positions() -> torch.Tensor:
-    """(t, h, w) of: one text token, a 16 x 16 block of image tokens, the remaining text."""
+    """(t, h, w) of one text token, a block of 16 x 16 image tokens and more text."""
     rows, columns = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
     image = torch.stack([torch.zeros(256, dtype=torch.int64), rows.flatten(), columns.flatten()], dim=1) + 1
     text = torch.arange(17, 17 + TEXT_TOKENS - 1).unsqueeze(1).expand(-1, 3)

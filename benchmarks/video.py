@@ -1,13 +1,13 @@
-"""Video file -> patches: our video transform beside transformers' loading and processor, in one run.
+"""Video file to patches: our video transform against transformers' loading and processor, in one run.
 
     python benchmarks/video.py [--family qwen2_5_vl] [--backend pyav] [--repeats 5] [--threads 1]
 
-The reference is transformers' way for a path: `load_video` with its decoder, then the family's video
-processor (torchvision backend). torchcodec is the decoder its processors take, where that and FFmpeg are
-installed; PyAV is `load_video`'s default. Both sides read two frames a second (under GLM-4.6V's rules as many
-as these say) with the same limits, each in a process of its own. Clips are a photograph under a moving
-window, H.264 with x264's own choice of key frames. Memory is the peak of the whole process, in brackets what
-it rose by after the side was imported and made.
+The reference loads a path as transformers does: `load_video` with its decoder, then the family's video
+processor (torchvision backend). transformers' processors decode with torchcodec if it and FFmpeg are
+installed; PyAV is the default of `load_video`. Both sides read two frames per second (with GLM-4.6V, its own
+number) with the same limits, each in its own process. Clips show a moving window over a photograph, in H.264
+with x264's choice of key frames. Memory is the peak of the whole process, and in brackets its rise after
+imports and set-up.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from common import compare_processes, describe_machine
 from PIL import Image
 
 Pair = tuple[float, float]
-# name -> frames, height, width; 30 a second
+# name -> frames, height, width; 30 frames per second
 CLIPS = {
     "3 s, 320x240": (90, 240, 320),
     "30 s, 1280x720": (900, 720, 1280),
@@ -39,7 +39,7 @@ FAMILIES = {
     "glm4v": ("glm4v", "GLM4VVideoTransform", "glm4v", "Glm4vVideoProcessor"),
     "glm46v": ("glm4v", "GLM46VVideoTransform", "glm46v", "Glm46VVideoProcessor"),
 }
-# GLM-4.6V goes by the length of a clip: six frames a second of up to 30 seconds, then two.
+# GLM-4.6V's rate depends on the length of a clip: six frames per second up to 30 seconds, then two.
 SAMPLING = {family: {} if family == "glm46v" else {"fps": 2.0} for family in FAMILIES}
 
 
@@ -116,7 +116,7 @@ def main() -> None:
 
 
 def row(result: dict[str, dict]) -> str:
-    """Times, then peaks of memory, each of ours with its ratio to the reference."""
+    """A row of the table: times, then peak memory, ours with their ratios to the reference."""
     times = cells(result, lambda side: (1e3 * side["seconds"], 1e3 * side["cpu_seconds"]), faster)
     memory = cells(result, lambda side: (side["peak_mb"], side["peak_mb"] - side["start_mb"]), share)
     return " | ".join(times + memory)
@@ -125,7 +125,7 @@ def row(result: dict[str, dict]) -> str:
 def cells(
     result: dict[str, dict], values: Callable[[dict], Pair], ratio: Callable[[Pair, Pair], str]
 ) -> list[str]:
-    """Of each side two values, the second in brackets; of ours their ratios to the reference's."""
+    """Two values of each side, the second in brackets, and the ratios of ours to the reference's."""
     found, reference = [], values(result["reference"])
     for name, side in result.items():
         first, second = values(side)

@@ -1,6 +1,6 @@
-"""A checkpoint folder of any size with random weights, conversations of any length, and a config for both.
+"""Write a checkpoint folder of any size, conversations of any length and a config, to benchmark the recipe.
 
-For benchmarks of the recipe: everything between the command line and the optimizer takes part.
+The benchmarks then measure everything from the command line to the optimizer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ dataset:
 
 
 def write_checkpoint(folder: Path, text: dict[str, Any], vision: dict[str, Any]) -> None:
-    """The demo's checkpoint with other entries in its config.json, those of the text at the top."""
+    """Write the demo's checkpoint with changes to its config.json; text entries are at the top level."""
     write_tiny_checkpoint(str(folder))
     config = json.loads((folder / "config.json").read_text())
     config |= text
@@ -45,14 +45,13 @@ def write_checkpoint(folder: Path, text: dict[str, Any], vision: dict[str, Any])
 def write_workload(
     folder: Path, rows: Sequence[tuple[int, int]], text: dict[str, Any], vision: dict[str, Any]
 ) -> Path:
-    """Checkpoint, data and config; returns the config.
+    """Write checkpoint, data and config; returns the config's path.
 
     Args:
-        folder: where to.
-        rows: of each conversation the side of its image in pixels (0: none) and the letters of its answer,
-            which are tokens.
-        text: entries of config.json.
-        vision: entries of its vision_config.
+        folder: the folder to write to.
+        rows: (side of the image in pixels, or 0; letters of the answer, one token each) of each conversation.
+        text: changes to config.json.
+        vision: changes to its vision_config.
     """
     write_checkpoint(folder / "checkpoint", text, vision)
     letters, records = random.Random(0), []

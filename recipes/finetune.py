@@ -25,6 +25,7 @@ from torchtune_qwenvl.checkpoints.loading import load_weights
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
 from torchtune_qwenvl.distributed import join_world, leave_world, shard
 from torchtune_qwenvl.exporting.export import export
+from torchtune_qwenvl.modules.batch import on_device
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.pictures.curves import draw_curves
 from torchtune_qwenvl.settings.config import parse_arguments, require
@@ -34,7 +35,7 @@ from torchtune_qwenvl.training.dry_run import forecast
 from torchtune_qwenvl.training.epochs import Epochs
 from torchtune_qwenvl.training.loop import TrainingLoop
 from torchtune_qwenvl.training.order import check_has_length, member_names, order_of
-from torchtune_qwenvl.training.step.batches import collate_for, on_device, work_of
+from torchtune_qwenvl.training.step.batches import collate_for, work_of
 from torchtune_qwenvl.training.step.layers import checkpoint_activations, compile_layers, offload_activations
 from torchtune_qwenvl.training.step.optim import (
     build_optimizer,
@@ -48,13 +49,13 @@ from torchtune_qwenvl.training.step.parts import (
     trainable_table,
 )
 from torchtune_qwenvl.training.step.precision import autocast, compute_dtype, set_parameter_dtypes
-from torchtune_qwenvl.training.watch.answers import ValidationAnswers
+from torchtune_qwenvl.training.watch.answer_display import show_answers
 from torchtune_qwenvl.training.watch.flops import FlopCounter
 from torchtune_qwenvl.training.watch.history import History, read_curves
 from torchtune_qwenvl.training.watch.metrics import Meter, Work, peak_flops
-from torchtune_qwenvl.training.watch.samples import log_samples
-from torchtune_qwenvl.training.watch.shown_answers import show_answers
-from torchtune_qwenvl.training.watch.validation import validation_loss
+from torchtune_qwenvl.training.watch.sample_log import log_samples
+from torchtune_qwenvl.training.watch.validation_answers import ValidationAnswers
+from torchtune_qwenvl.training.watch.validation_loss import validation_loss
 
 log = get_logger("INFO")
 
@@ -161,18 +162,22 @@ class FinetuneRecipe(TrainingLoop):
         """What a batch holds, counted on the host."""
         return work_of(batch, self.transform.pad_id, self.flops, len(self.members))
 
-    def loss_of(self, batch: Batch) -> torch.Tensor:
-        """The sum of the losses of a batch's labelled tokens."""
+    def loss_of(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The sum of the losses of a batch's labelled tokens; of a mixture of experts the routers' loss too.
+
+        The routers' load-balance loss is logged before its coefficient, and only if it is trained on.
+        """
         with self.autocast(), self.offloading:
-            loss_sum, _ = self.model(**on_device(batch, self.world.device))
-        return loss_sum
+            losses = self.model(**on_device(batch.inputs, self.world.device), return_router_loss=True)
+        routers = losses.router_loss_sum if self.model.router_aux_loss_coef else None
+        return losses.loss_sum, {} if routers is None else {"router_aux_loss": routers}
 
     def validate(self) -> None:
         """Loss on the validation set, a few answers, and what the components of `evaluate:` measure."""
         figures: dict[str, float] = {}
         if self.val_loader is not None:
             self.val_loader.set_epoch(0)
-            batches = (on_device(batch, self.world.device) for batch in self.val_loader)
+            batches = (on_device(batch.inputs, self.world.device) for batch in self.val_loader)
             figures["val_loss"] = validation_loss(self.model, batches, self.world, self.autocast)
         for component in self.cfg.evaluate:
             with self.autocast():

@@ -1,12 +1,12 @@
-"""Images, videos and a prompt in, text out, printed as it comes.
+"""Generate text from images, videos and a prompt, and print it as it comes.
 
     python -m torchtune_qwenvl.recipes.generate checkpoint_dir=DIR image=cat.jpg prompt="What do you see?"
     python -m torchtune_qwenvl.recipes.generate checkpoint_dir=DIR image=a.png image=b.png temperature=0.7
     python -m torchtune_qwenvl.recipes.generate checkpoint_dir=DIR video=cat.mp4 fps=1
     tune run torchtune_qwenvl/recipes/generate.py --config FILE.yaml prompt="..."     keys from a file
 
-The folder is a published checkpoint or one that finetune.py wrote. Images, then videos, then the prompt.
-Keys and defaults are the fields of `Settings`.
+The folder is a published checkpoint or one written by finetune.py. The model gets the images first, then the
+videos, then the prompt. For all keys and their defaults, see `Settings`.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from torchtune.data import Message
 from torchtune_qwenvl import load_model, load_transform
 from torchtune_qwenvl.generation import Sampling, stream
 
-# Handed to the transform.
+# Arguments of the transform.
 OF_TRANSFORM = ("max_pixels", "fps", "max_frames", "video_total_pixels", "enable_thinking")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass
 class Settings:
-    """What the recipe takes as key=value; a list is written by repeating its key."""
+    """The keys of the recipe, given as key=value; for a list, repeat its key."""
 
     checkpoint_dir: str = ""
     prompt: str = "Describe what you see."
     image: list[str] = field(default_factory=list)
     video: list[str] = field(default_factory=list)
     system: str | None = None
-    max_pixels: int | None = None  # per image; None: the folder's own limit
-    fps: float | None = None  # frames read per second of video; None: the folder's, else 2
-    max_frames: int | None = None  # per video; None: the folder's, else 768
+    max_pixels: int | None = None  # per image; None: the limit in the folder
+    fps: float | None = None  # frames read per second of video; None: as in the folder, or 2
+    max_frames: int | None = None  # per video; None: as in the folder, or 768
     video_total_pixels: int | None = 1605632  # per video, two frames counted once: 2,048 tokens of 28 x 28
-    enable_thinking: bool | None = None  # of chat templates that have it, see `PublishedTransform`
+    enable_thinking: bool | None = None  # for chat templates that know it, see `PublishedTransform`
     max_new_tokens: int = 512
-    temperature: float = 0.0  # 0: always the likeliest token
+    temperature: float = 0.0  # 0: take the likeliest token
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
-    device: str | None = None  # None: CUDA where there is one
-    dtype: str | None = None  # bf16, fp16, fp32; None: the folder's own
+    device: str | None = None  # None: CUDA if available
+    dtype: str | None = None  # bf16, fp16, fp32; None: that of the folder
 
 
 def parse(argv: Sequence[str]) -> Settings:
-    """Settings from `[--config FILE] key=value ...`; what follows the first = is taken literally.
+    """Settings from `[--config FILE] key=value ...`; everything after the first = is the value.
 
     Raises:
-        ValueError: an unknown key, a value of another type, no checkpoint_dir.
+        ValueError: an unknown key, a value of the wrong type, or no checkpoint_dir.
     """
     arguments, given = list(argv), dict[str, Any]()
     if "--config" in arguments[:-1]:
@@ -82,7 +82,7 @@ def parse(argv: Sequence[str]) -> Settings:
 
 
 def messages_of(settings: Settings) -> list[Message]:
-    """The conversation so far: a system message if there is one, then images, videos and prompt."""
+    """The conversation: a system message if there is one, then one of the user: images, videos, prompt."""
     media = (("image", settings.image), ("video", settings.video))
     content: list[dict[str, Any]] = [
         {"type": kind, "content": path} for kind, paths in media for path in paths
@@ -93,12 +93,12 @@ def messages_of(settings: Settings) -> list[Message]:
 
 
 def new_text(decode: Callable[[list[int]], str], tokens: list[int], shown: str) -> str:
-    """What `tokens` say beyond `shown`, up to the last whole character (one may take several tokens)."""
+    """The text of `tokens` after `shown`, up to the last whole character; one may need several tokens."""
     return decode(tokens).rstrip("\ufffd").removeprefix(shown)
 
 
 def main(argv: Sequence[str]) -> str:
-    """Generate, printing as tokens come; returns the whole text."""
+    """Generate and print token by token; returns the whole text."""
     settings = parse(argv)
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     overrides = {name: getattr(settings, name) for name in OF_TRANSFORM}

@@ -35,7 +35,7 @@ from torchtune_qwenvl.pictures.curves import draw_curves
 from torchtune_qwenvl.settings.config import parse_arguments, require
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.epochs import Epochs
-from torchtune_qwenvl.training.loop import TrainingLoop
+from torchtune_qwenvl.training.loop import Step, TrainingLoop
 from torchtune_qwenvl.training.step.ema import MeanOfWeights
 from torchtune_qwenvl.training.step.encoder_parts import (
     adapter_of,
@@ -194,15 +194,15 @@ class TrainViTRecipe(TrainingLoop):
         patches = len(batch.inputs["pixel_values"]) if batch.samples else 0
         return Work(labelled=batch.samples, tokens=patches, images=batch.samples, skipped=len(batch.skipped))
 
-    def loss_of(self, batch: Batch) -> Tensor:
+    def loss_of(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the cross-entropies of a batch's images; a filler has none."""
         inputs = batch.to(self.world.device).inputs
         with self.autocast():
             logits = self.model(inputs["pixel_values"], inputs["grid_thw"])
         smoothing = {"label_smoothing": self.cfg.label_smoothing, "reduction": "sum"}
-        return F.cross_entropy(logits.float(), inputs["targets"], **smoothing)
+        return F.cross_entropy(logits.float(), inputs["targets"], **smoothing), {}
 
-    def step(self, batches: list[Batch]) -> tuple[Tensor, Tensor, Tensor]:
+    def step(self, batches: list[Batch]) -> Step:
         """A step of the loop; the mean of the weights follows it."""
         result = super().step(batches)
         if self.mean is not None:
@@ -218,10 +218,10 @@ class TrainViTRecipe(TrainingLoop):
             if losses:
                 self.bar.write(f"epoch {epoch + 1}: loss {sum(losses) / len(losses):.4f}")
 
-    def log_step(self, loss: Tensor, norm: Tensor, rates: dict[str, float]) -> None:
+    def log_step(self, step: Step, rates: dict[str, float]) -> None:
         """The loop's figures; of many layers' rates the first and the last."""
         ends = list(rates)[:1] + list(rates)[-1:]
-        super().log_step(loss, norm, {part: rates[part] for part in ends})
+        super().log_step(step, {part: rates[part] for part in ends})
 
     def validate(self) -> None:
         """Loss, top-1 and top-5 on the validation set."""

@@ -12,7 +12,8 @@ from torchtune_qwenvl import load_transform
 from torchtune_qwenvl.data import vision_chat_dataset
 from torchtune_qwenvl.demo import write_tiny_checkpoint
 from torchtune_qwenvl.models import FAMILIES
-from torchtune_qwenvl.settings.config import packaged_names, resolve
+from torchtune_qwenvl.settings.config import resolve
+from torchtune_qwenvl.settings.files import packaged_names
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -69,7 +70,8 @@ def test_record_examples_are_read(machine: Path):
 
 
 def test_videos_of_the_data_page_are_read(machine: Path):
-    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8").partition("## Videos")[2]
+    guide = (ROOT / "docs" / "guides" / "data_formats.md").read_text(encoding="utf-8")
+    page = guide.partition("## Videos")[2]
     rows = [json.loads(line) for line in re.search(r"```json\n(.*?)```", page, re.DOTALL)[1].splitlines()]
     encode(machine / "a.mp4", 8, codec="mpeg4")
     for i in range(2):

@@ -12,17 +12,22 @@ use.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from torchtune_qwenvl.quiet import hide_torchao_kernels_message
+
 if TYPE_CHECKING:
-    from torchtune_qwenvl.checkpoints.loading import load_model, load_vision_encoder
+    from torchtune_qwenvl.checkpoints.loading import load_model
+    from torchtune_qwenvl.checkpoints.vision_encoder import load_vision_encoder
     from torchtune_qwenvl.checkpoints.writing import save_model
     from torchtune_qwenvl.models import load_transform
+
+hide_torchao_kernels_message()  # before anything below imports torchtune, and with it torchao
 
 __all__ = ["load_model", "load_transform", "load_vision_encoder", "save_model"]
 
 _MODULES = {
     "load_model": "torchtune_qwenvl.checkpoints.loading",
     "load_transform": "torchtune_qwenvl.models",
-    "load_vision_encoder": "torchtune_qwenvl.checkpoints.loading",
+    "load_vision_encoder": "torchtune_qwenvl.checkpoints.vision_encoder",
     "save_model": "torchtune_qwenvl.checkpoints.writing",
 }
 

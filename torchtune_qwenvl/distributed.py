@@ -1,6 +1,6 @@
-"""One process or many: who we are, FSDP2 sharding, sums over ranks, and whole tensors out of shards.
+"""One process or many: this rank, FSDP2 sharding, sums over ranks, and whole tensors from shards.
 
-Everything here is a no-op with one process, so a recipe needs no second path.
+With one process everything here does nothing, so that a recipe needs no separate path for it.
 """
 
 import os
@@ -24,7 +24,7 @@ TIMEOUT = timedelta(minutes=60)
 
 @dataclass(frozen=True)
 class World:
-    """This process's device and place among the others."""
+    """The device and the rank of this process, and the number of processes."""
 
     device: torch.device
     rank: int = 0
@@ -41,30 +41,30 @@ class World:
         return tensor
 
     def any(self, here: bool) -> bool:
-        """Whether it is so on any rank; waits for the device."""
+        """Whether `here` is true on any rank; waits for the device."""
         return here if self.size == 1 else self.sum(torch.tensor(float(here), device=self.device)).item() > 0
 
     def max(self, tensor: Tensor) -> Tensor:
-        """The largest of all ranks at each place of `tensor`, in place."""
+        """`tensor` with the maximum over all ranks of each value, in place."""
         if self.size > 1:
             dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tensor
 
     def barrier(self) -> None:
-        """Wait until every rank is here. A tensor on the device, as NCCL's barrier would guess the device."""
+        """Wait until every rank is here. Uses a tensor, because NCCL's barrier would guess the device."""
         if self.size > 1:
             self.sum(torch.zeros(1, device=self.device)).item()
 
 
 def join_world(device: str | None = None) -> World:
-    """The world that torchrun's environment describes (`tune run --nproc_per_node N`), or just this process.
+    """Join the processes that torchrun has started (`tune run --nproc_per_node N`), or be a single process.
 
     Args:
-        device: "cuda", "cpu", or None for CUDA where there is one. CUDA processes take the GPU of their
+        device: "cuda", "cpu", or None for CUDA if available. With CUDA, each process takes the GPU of its
             local rank.
 
     Raises:
-        ValueError: CUDA is asked for and absent, or this node has fewer GPUs than processes.
+        ValueError: CUDA is not available, or this node has fewer GPUs than processes.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     local_rank, size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -93,10 +93,10 @@ def leave_world() -> None:
 
 
 def shard(model: nn.Module, world: World, compute_dtype: torch.dtype) -> None:
-    """Split every parameter over the ranks (FSDP2): each transformer layer is gathered for its own work only.
+    """Split every parameter over the ranks (FSDP2); each transformer layer is gathered only while it runs.
 
-    Computes in `compute_dtype`; gradients are summed in fp32. Inputs are not cast: the model does that
-    itself, after it has normalised pixels and made rotary tables in fp32.
+    The model computes in `compute_dtype`; gradients are summed in fp32. FSDP does not cast inputs: the model
+    does that itself, after it has normalised pixels and computed rotary tables in fp32.
     """
     if world.size == 1:
         return
@@ -108,7 +108,7 @@ def shard(model: nn.Module, world: World, compute_dtype: torch.dtype) -> None:
     for module in list(model.modules()):
         if isinstance(module, TransformerSelfAttentionLayer):
             fully_shard(module, mesh=mesh, mp_policy=policy)
-    # What is left, embeddings and merger among it, stays gathered between forward and backward.
+    # Everything else, including embeddings and merger, stays gathered between forward and backward.
     fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
@@ -124,7 +124,7 @@ def reshard(model: nn.Module) -> None:
 
 
 def _check_quantised(model: nn.Module, size: int) -> None:
-    """Every rank's share of a quantised weight consists of whole rows and whole blocks."""
+    """Check that each rank gets whole rows and whole blocks of every quantised weight."""
     for name, parameter in model.named_parameters():
         rows = parameter.shape[0] if parameter.dim() else 1
         if is_nf4(parameter) and (rows % size or not takes_nf4(parameter.numel() // size)):
@@ -136,12 +136,12 @@ def _check_quantised(model: nn.Module, size: int) -> None:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part of a sharded tensor that lies on this rank; a plain tensor as it is."""
+    """This rank's part of a sharded tensor; a plain tensor is returned as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor gathered on every rank (all of them must call); a plain tensor as it is."""
+    """A sharded tensor, gathered; all ranks must call. A plain tensor is returned as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -160,9 +160,9 @@ def like(local_tensor: Tensor, reference: Tensor) -> Tensor:
 
 
 class GatheredState(Mapping[str, Tensor]):
-    """`{name: whole tensor on the CPU}` of what a sharded model trains, gathered when rank 0 reads it.
+    """`{name: whole tensor on the CPU}` of the trained parameters, gathered when rank 0 reads them.
 
-    Gathering takes every rank, so the others stand by while rank 0 works:
+    Gathering needs every rank, so the others wait inside `with` while rank 0 works:
 
         with GatheredState(model, world) as state:
             if world.is_main:
@@ -181,7 +181,7 @@ class GatheredState(Mapping[str, Tensor]):
         return whole(parameter.detach()).cpu()
 
     def __contains__(self, name: object) -> bool:
-        # Mapping's own would gather the tensor to find out.
+        # Mapping's own method would gather the tensor to find out.
         return name in self._parameters
 
     def __iter__(self) -> Iterator[str]:
@@ -201,7 +201,7 @@ class GatheredState(Mapping[str, Tensor]):
             self._call(-1)
 
     def _call(self, index: int) -> int:
-        """Rank 0 tells the others which tensor is next (-1: none); they are told."""
+        """Rank 0 sends the index of the next tensor, or -1 for the end; the others receive it."""
         message = torch.tensor(index, device=self._world.device)
         dist.broadcast(message, src=0)
         return int(message)

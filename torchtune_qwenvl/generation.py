@@ -1,12 +1,12 @@
-"""Text from images and prompts: single or batched, greedy or sampled, whole or as a stream.
+"""Generate text from images, videos and prompts: one or a batch, greedy or sampled, whole or token by token.
 
     samples = [transform({"messages": messages}, inference=True) for messages in prompts]
     rows = generate(model, samples, pad_id=transform.pad_id, stop_tokens=transform.stop_tokens)
     texts = [transform.decode(row) for row in rows]
 
-Unusual: rows of a batch are right-padded and never see each other or their padding, and every row draws from
-a random generator of its own. A row therefore gives the same tokens alone and in any batch. Of a sharded
-model every rank calls with the same prompts; all take rank 0's tokens, so that they stop together.
+Rows of a batch are right-padded, attend neither to each other nor to padding, and each row has its own random
+generator. So a row gives the same tokens alone and in any batch. For a sharded model, all ranks must call
+with the same prompts; all take the tokens of rank 0, so that they stop together.
 
 b rows, s tokens of the longest prompt, v vocabulary.
 """
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from torchtune_qwenvl.data import collate
+from torchtune_qwenvl.modules.batch import on_device
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 
@@ -30,10 +31,10 @@ class Sampling:
     """How the next token is chosen.
 
     Attributes:
-        temperature: 0 takes the likeliest token; above, logits are divided by it.
-        top_k: only the k likeliest tokens; 0 for all.
-        top_p: only the likeliest tokens that together reach this probability; 1 for all.
-        seed: of row 0; row i draws with seed + i.
+        temperature: logits are divided by it; 0 takes the likeliest token.
+        top_k: sample only from the k likeliest tokens; 0 means all.
+        top_p: sample only from the likeliest tokens that together reach this probability; 1 means all.
+        seed: row i has the seed `seed + i`.
     """
 
     temperature: float = 0.0
@@ -62,14 +63,14 @@ def generate(
     """Continue every prompt until a stop token or `max_new_tokens`.
 
     Args:
-        model: on its device; put it in eval mode first.
-        samples: prompts as the transform makes them with inference=True; images of several sizes and prompts
-            of several lengths may be mixed.
-        pad_id: fills up short rows.
+        model: on its device, in eval mode.
+        samples: prompts, from the transform with inference=True; images may have different sizes and prompts
+            different lengths.
+        pad_id: padding for shorter rows.
         stop_tokens: a row ends before any of these.
-        max_new_tokens: most tokens per row.
+        max_new_tokens: maximum number of new tokens per row.
         sampling: how tokens are chosen; greedy by default.
-        use_cache: keep keys and values, instead of running the whole row for every token.
+        use_cache: keep keys and values; without, the whole row is computed again for every token.
 
     Returns:
         New token ids of every row, without the stop token.
@@ -101,8 +102,8 @@ def stream(
     sampling: Sampling = Sampling(),
     use_cache: bool = True,
 ) -> Iterator[list[int | None]]:
-    """Like `generate`, step by step: yields one new token per row, None for rows that have ended."""
-    batch, lengths = _collate_prompts(samples, pad_id, next(model.parameters()).device)
+    """As `generate`, but yields after each step: one new token per row, None for rows that have ended."""
+    batch, lengths = _collate_prompts(model, samples, pad_id)
     state: _Decoding = (_Cached if use_cache else _Uncached)(model, batch, lengths, max_new_tokens)
     draws = [torch.Generator().manual_seed(sampling.seed + row) for row in range(len(samples))]
     going = [True] * len(samples)
@@ -110,7 +111,7 @@ def stream(
     logits = state.first()
     for step in range(max_new_tokens):
         tokens = choose(logits, sampling, draws)
-        if sharded:  # a last bit that differs between devices must not let one rank go on alone
+        if sharded:  # ranks may differ in the last bit, and must not stop at different steps
             torch.distributed.broadcast(tokens, src=0)
         chosen = tokens.tolist()
         going = [on and token not in stop_tokens for on, token in zip(going, chosen, strict=True)]
@@ -126,7 +127,7 @@ def choose(logits: Tensor, sampling: Sampling, draws: Sequence[torch.Generator])
 
     Args:
         logits: [b, v].
-        sampling: the rule.
+        sampling: how tokens are chosen.
         draws: one generator per row, on the host.
     """
     if sampling.temperature == 0:
@@ -135,9 +136,8 @@ def choose(logits: Tensor, sampling: Sampling, draws: Sequence[torch.Generator])
     if sampling.top_k:
         ranked[:, sampling.top_k :] = -torch.inf
     chances = ranked.softmax(-1)
-    before = (
-        chances.cumsum(-1) - chances
-    )  # probability of all likelier tokens; 0 for the first, which always stays
+    # The probability of all likelier tokens. It is 0 for the first, so that this one always stays.
+    before = chances.cumsum(-1) - chances
     total = chances.masked_fill(before >= sampling.top_p, 0).cumsum(-1)
     uniform = torch.cat([torch.rand(1, generator=draw) for draw in draws]).to(logits.device)
     picked = torch.searchsorted(total, (uniform * total[:, -1])[:, None], right=True)
@@ -145,7 +145,7 @@ def choose(logits: Tensor, sampling: Sampling, draws: Sequence[torch.Generator])
 
 
 class _Decoding(Protocol):
-    """Logits [b, v] for the token after the prompts, then for the token after each chosen one."""
+    """Gives logits [b, v] of the first new token, then of each token after a chosen one."""
 
     def first(self) -> Tensor: ...
 
@@ -153,7 +153,7 @@ class _Decoding(Protocol):
 
 
 class _Cached:
-    """Runs the prompt once, then one token per row."""
+    """Computes the prompt once, then one token per row."""
 
     def __init__(
         self, model: VisionLanguageModel, batch: dict[str, Any], lengths: list[int], new_tokens: int
@@ -172,23 +172,23 @@ class _Cached:
 
 
 class _Uncached:
-    """Runs every row from its start for every token."""
+    """Computes the whole row for every token."""
 
     def __init__(
         self, model: VisionLanguageModel, batch: dict[str, Any], lengths: list[int], new_tokens: int
     ) -> None:
         self.model, self.batch = model, batch
         self.next_position = _next_positions(batch["input_pos"], lengths)
-        self.lengths = self.prompts = torch.tensor(lengths, device=batch["tokens"].device)
+        self.lengths = torch.tensor(lengths, device=batch["tokens"].device)
         self.rows = torch.arange(len(lengths), device=batch["tokens"].device)
+        # By row and column, because rows grow. Generated tokens are text, even if one is a placeholder's id.
+        visual, s = batch.pop("layout")["visual"], batch["tokens"].shape[1]
+        self.visual = visual // s, visual % s
 
     def first(self) -> Tensor:
-        # A placeholder that the model itself has written stands for no image.
-        tokens = self.batch["tokens"]
-        given = torch.arange(tokens.shape[1], device=tokens.device) < self.prompts[:, None]
-        ids = torch.tensor([self.model.image_token_id, self.model.video_token_id], device=tokens.device)
-        visual = (torch.isin(tokens, ids) & given).flatten().nonzero().squeeze(1)
-        return self.model(**self.batch, layout={"visual": visual})[self.rows, self.lengths - 1]
+        rows, columns = self.visual
+        layout = {"visual": rows * self.batch["tokens"].shape[1] + columns}
+        return self.model(**self.batch, layout=layout)[self.rows, self.lengths - 1]
 
     def after(self, tokens: Tensor) -> Tensor:
         for name, value in (("tokens", tokens), ("input_pos", self.next_position[:, None])):
@@ -201,21 +201,14 @@ class _Uncached:
 
 
 def _collate_prompts(
-    samples: Sequence[Mapping[str, Any]], pad_id: int, device: torch.device
+    model: VisionLanguageModel, samples: Sequence[Mapping[str, Any]], pad_id: int
 ) -> tuple[dict[str, Any], list[int]]:
     """Right-padded batch on the model's device, and the prompts' lengths."""
-    batch = collate(samples, padding_idx=pad_id)
-    vision = batch["encoder_input"]["vision"]
-    moved = {
-        "tokens": batch["tokens"].to(device),
-        "input_pos": batch["input_pos"].to(device),
-        "encoder_input": {
-            "vision": {"pixel_values": vision["pixel_values"].to(device), "grid_thw": vision["grid_thw"]}
-        },
-    }
-    return moved, [len(sample["tokens"]) for sample in samples]
+    inputs = collate(samples, padding_idx=pad_id, placeholders=model.placeholders)
+    del inputs["labels"]
+    return on_device(inputs, next(model.parameters()).device), [len(sample["tokens"]) for sample in samples]
 
 
 def _next_positions(input_pos: Tensor, lengths: list[int]) -> Tensor:
-    """[b] text goes on one past the largest position of the prompt, on all axes."""
+    """Position of the first new token, [b]: one past the largest position of the prompt, on all axes."""
     return torch.stack([row[:n].max() + 1 for row, n in zip(input_pos, lengths, strict=True)])

@@ -1,4 +1,4 @@
-"""`check` names every damaged record with its reason, and no other: 1 % of them, damaged in ten ways.
+"""`check` finds exactly the damaged records, 1 % of them damaged in ten ways, and reports the reason.
 
 CHECK_RECORDS=10000 pytest tests/checking/test_damaged.py     more records than the suite has time for
 """
@@ -28,7 +28,7 @@ def test_every_damaged_record_is_named_and_no_other(tiny_folder: Path, tmp_path:
             way in bad[index].reason
             and bad[index].where == f"{source}, sample {index} (from 0; line {index + 1})"
         )
-    # Kinds do not mix ways; one way may show as several, as JSON breaks in several places.
+    # No kind mixes two ways of damage. One way may give several kinds: JSON breaks in several places.
     assert len({(f.kind, damaged[f.index]) for f in bad.values()}) == len({f.kind for f in bad.values()})
     text = summary(facts, shown=RECORDS)
     assert all(f"sample {index} (from 0" in text for index in damaged)

@@ -1,4 +1,4 @@
-"""Facts are what training would see: lengths before and after the cut, visual tokens, sizes, repetitions."""
+"""Facts equal what training sees: lengths before and after truncation, visual tokens, sizes, duplicates."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ from torchtune_qwenvl.transforms.errors import BadSample, SampleTooLong
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five records: with one image, two exchanges, one far too long, text alone, and the first again."""
+    """Five records: one image, two exchanges, far too long, text only, and the first one again."""
     folder = tmp_path_factory.mktemp("data")
     tiny.photo(84, 140).save(folder / "a.jpg")
     long = record("a.jpg", 1)
@@ -57,8 +57,8 @@ def test_summary_says_what_is_cut_and_repeated(tiny_folder: Path, source: Path) 
     facts = facts_of(tiny_folder, source, max_seq_len=150)
     text = summary(facts, 150)
     assert "5 samples: 5 good, 0 bad" in text
-    assert "max_seq_len 150: 1 lose turns from the end, 1 are left out whole" in text
-    assert "warning: said before by another sample, word for word: 1 (4 as 0)" in text
+    assert "max_seq_len 150: 1 samples lose turns at their end, 1 are dropped" in text
+    assert "warning: 1 samples repeat an earlier one word for word: 4 = 0" in text
     assert "images, height x width: smallest 84 x 140" in text
     assert "every sample fits" in summary(facts_of(tiny_folder, source, max_seq_len=4096), 4096)
     assert "max_seq_len is not set" in summary(facts, None)

@@ -8,7 +8,8 @@ from launch import command
 from omegaconf import OmegaConf
 
 from torchtune_qwenvl.cli.main import COMMANDS, main
-from torchtune_qwenvl.settings.config import packaged_names, resolve
+from torchtune_qwenvl.settings.config import resolve
+from torchtune_qwenvl.settings.files import packaged_names
 
 NAME = "qwen2_5_vl/3B_lora"
 

@@ -7,7 +7,8 @@ from torchao.dtypes.nf4tensor import NF4Tensor
 from torchtune.config import instantiate
 
 from torchtune_qwenvl.modules.adapters.lora import is_adapter
-from torchtune_qwenvl.settings.config import packaged_names, resolve
+from torchtune_qwenvl.settings.config import resolve
+from torchtune_qwenvl.settings.files import packaged_names
 from torchtune_qwenvl.training.step.optim import learning_rates
 from torchtune_qwenvl.training.step.parts import trainable_by_part
 

@@ -150,14 +150,6 @@ def test_resume_at_any_batch_reads_only_what_is_left(tmp_path: Path, workers: in
     assert len(list(tmp_path.iterdir())) == left and resumed.state_dict()["samples_done"] == N
 
 
-def test_to_moves_every_tensor() -> None:
-    batch = next(iter(make(Numbers()))).to("meta")
-    inputs = batch.inputs
-    assert inputs["tokens"].device.type == "meta"
-    assert inputs["encoder_input"]["vision"]["pixel_values"].device.type == "meta"
-    assert inputs["layout"]["labelled"].device.type == "meta"
-
-
 @pytest.mark.gpu
 def test_pinned_batches() -> None:
     if not torch.cuda.is_available():

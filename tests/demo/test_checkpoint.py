@@ -1,4 +1,4 @@
-"""The demo's checkpoint folder is an ordinary one: transformers loads it, and gives the same logits."""
+"""The demo's checkpoint folder is an ordinary one: transformers loads it and computes the same logits."""
 
 import json
 from pathlib import Path

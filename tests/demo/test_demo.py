@@ -1,4 +1,4 @@
-"""The README's first command, whole: what it prints, writes and learns."""
+"""The README's first command: what it prints and writes, and how well the model learns."""
 
 import json
 import os
@@ -18,7 +18,7 @@ QUESTION = [{"type": "image"}, {"type": "text", "text": "Which digit is this?"}]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder that the command ran in, and what it printed."""
+    """The output folder of the command, and what it printed."""
     folder = tmp_path_factory.mktemp("demo")
     command = [sys.executable, "-c", "from torchtune._cli.tune import main; main()", *ARGUMENTS]
     done = subprocess.run(command, cwd=folder, env=os.environ, capture_output=True, text=True)

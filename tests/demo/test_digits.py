@@ -1,4 +1,4 @@
-"""The demo's data: three parts that share no digit, records that the reader takes."""
+"""The demo's data has three parts that share no digit, and the dataset can read its records."""
 
 import json
 from pathlib import Path

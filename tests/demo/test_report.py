@@ -1,4 +1,4 @@
-"""The end of the demo: exact answers counted, two pictures that show what was measured."""
+"""The demo's report counts exact answers and draws two pictures."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Model inputs for the tests, made without our transform: for our model and, the same, for transformers'."""
+"""Make model inputs for the tests without our transform, in the same way for our model and transformers'."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ Grid = tuple[int, int, int]
 
 
 class Video(NamedTuple):
-    """A clip's grid in patches, and the seconds from one temporal patch to the next."""
+    """A video's grid in patches, and the seconds from one temporal patch to the next."""
 
     t: int
     h: int
@@ -30,7 +30,7 @@ Piece = int | Grid | Video
 
 
 def renamed(hf: nn.Module, named: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Weights (or gradients) of transformers' model under our names and in our shapes."""
+    """Yield weights (or gradients) of transformers' model with our names and shapes."""
     table = get_family(hf.config.to_dict()).weights
     for name, tensor in named.items():
         ours = table.ours(name)
@@ -39,12 +39,12 @@ def renamed(hf: nn.Module, named: dict[str, Tensor]) -> Iterator[tuple[str, Tens
 
 
 def constants(hf: nn.Module) -> dict[str, Tensor]:
-    """What files hold beside parameters: the biases of routers."""
+    """Tensors in the files that are no parameters: the biases of routers."""
     return {name: b for name, b in hf.named_buffers() if name.endswith("e_score_correction_bias")}
 
 
 def ours_like(hf: nn.Module, **arguments: Any) -> VisionLanguageModel:
-    """Our model with the weights of transformers'; adapters keep their own."""
+    """Our model with the weights of transformers' model; adapters keep their own weights."""
     config = hf.config.to_dict()
     model = get_family(config).from_config(config, **arguments)
     state = {**dict(hf.named_parameters()), **constants(hf)}
@@ -58,9 +58,10 @@ def ours_like(hf: nn.Module, **arguments: Any) -> VisionLanguageModel:
 
 
 class Exactly(TorchFunctionMode):
-    """Within it, what casts to fp32 casts to fp64: transformers' norms, rotary tables and interpolations too.
+    """In this context, casts to fp32 become casts to fp64, also in transformers' norms and rotary tables.
 
-    `exact_like(hf)` run within is the true fp64 run that the bounds are meant for; `model.double()` is not.
+    Only with it is `exact_like(hf)` computed in fp64 throughout; `model.double()` alone still computes in
+    fp32.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -73,24 +74,24 @@ class Exactly(TorchFunctionMode):
 
 
 def exact_like(hf: nn.Module) -> nn.Module:
-    """transformers' model in fp64, to be run within `Exactly()`."""
+    """transformers' model in fp64, to be run inside `Exactly()`."""
     exact = copy.deepcopy(hf).double()
     exact.set_experts_implementation("eager")  # torch's grouped product has no fp64
     return exact
 
 
 def widened(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Inputs of an exact model."""
+    """The inputs in fp64."""
     return {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
 
 
 def relative(ours: Tensor, reference: Tensor) -> float:
-    """Norm of the difference over the norm."""
+    """Norm of the difference, divided by the norm of the reference."""
     return ((ours - reference).norm() / reference.norm()).item()
 
 
 def of_scale(ours: Tensor, reference: Tensor) -> float:
-    """Largest difference over the largest value."""
+    """Largest difference, divided by the largest value of the reference."""
     return ((ours - reference).abs().max() / reference.abs().max()).item()
 
 
@@ -98,7 +99,7 @@ class Case:
     """Prompts of text pieces (numbers of tokens), images (grids in patches) and videos, in any order.
 
     `Case(hf, [3, (1, 4, 6), 5])` is one row: 3 text tokens, an image between its two marks, 5 text tokens.
-    A video stands as its family writes it. The last `labelled` text tokens of each row are labelled.
+    A video is written as its family writes it. The last `labelled` text tokens of each row are labelled.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Case:
         self.samples = [self._sample(row) for row in rows]
 
     def only(self, row: int) -> "Case":
-        """The same with a single one of the rows."""
+        """The same case with one of its rows."""
         one = copy.copy(self)
         one.rows, one.samples = self.rows[row : row + 1], [copy.copy(self.samples[row])]
         return one
@@ -135,7 +136,7 @@ class Case:
         return torch.randint(0, 250, (n,), generator=self._generator).tolist()
 
     def _written(self, piece: Grid | Video) -> list[int]:
-        """A medium with its marks; a video's temporal patches in marks of their own where the family does."""
+        """Tokens of an image or a video; in some families each temporal patch has marks of its own."""
         config = self.hf.config
         t, h, w = piece[:3]
         n = h * w // config.vision_config.spatial_merge_size**2
@@ -157,7 +158,7 @@ class Case:
         return torch.randn(t * h * w, 2 * still, generator=self._generator)
 
     def _positions(self, tokens: list[int], media: Sequence[Grid | Video]) -> Tensor:
-        """transformers' for stills; with a video those of the published rule."""
+        """Positions from transformers for images, and by the published rule if there is a video."""
         ids, config = torch.tensor([tokens]), self.hf.config
         if not media:
             return torch.arange(len(tokens))[:, None].expand(-1, 3)
@@ -180,9 +181,10 @@ class Case:
         return [(list(range(t)), rows, columns)]
 
     def reference_inputs(self) -> dict[str, Any]:
-        """What transformers' model takes, right-padded, `mm_token_type_ids` included.
+        """The inputs of transformers' model, right-padded, with `mm_token_type_ids`.
 
-        Where a row has a video, with position ids: transformers' own are not the published ones.
+        If a row has a video, position ids are passed too, as transformers' own differ from the published
+        ones.
         """
         longest = max(len(sample["tokens"]) for sample in self.samples)
         pad = [longest - len(sample["tokens"]) for sample in self.samples]
@@ -206,7 +208,7 @@ class Case:
         return inputs
 
     def _reference_pixels(self) -> dict[str, Tensor]:
-        """Images and videos apart; where they share a token transformers takes one kind: all as frames."""
+        """Images and videos separately. If they share a token, transformers takes only one kind: frames."""
         media = [piece for row in self.rows for piece in row if not isinstance(piece, int)]
         visions = [sample["encoder_input"]["vision"] for sample in self.samples]
         pixels = [one for vision in visions for one in vision["images"]]

@@ -1,4 +1,4 @@
-"""Random conversations for the transform's tests, in torchtune's form and in the form chat templates take."""
+"""Random conversations to test transforms, as torchtune messages and as input of chat templates."""
 
 # ruff: noqa: E501 - a list of strings
 
@@ -11,7 +11,7 @@ import torch
 from torchtune.data import Message
 from videos import decode_all, encode
 
-# Text that BPE, normalisation or the template's newlines could treat in more than one way.
+# Text that tokenizers or templates could treat in more than one way.
 TEXTS = [
     "Hello, how are you?", "What do you see in this image?", "", " ", "\n", "\n\n\n", " \n leading", "trailing \n",
     "\r\nwindows\r\n", "tab\tand  two spaces", "1234567890 3.14e-10", "it's they're I'll we'd", "ASSISTANT assistant",
@@ -40,7 +40,7 @@ Size = tuple[int, int]  # (height, width) of an image
 
 @dataclass
 class Conversation:
-    """`messages` as torchtune has them, `plain` as chat templates take them, `media` in order."""
+    """`messages` are torchtune's, `plain` is the input of chat templates, `media` are the images and videos."""
 
     messages: list[Message]
     plain: list[dict[str, Any]]
@@ -51,7 +51,7 @@ class Conversation:
         return [part["content"] for m in self.messages for part in m.content if part["type"] == kind]
 
     def processor_inputs(self) -> dict[str, Any]:
-        """What transformers' processors take beside the text."""
+        """The arguments of transformers' processors other than the text."""
         clips = [medium for medium in self.media if isinstance(medium, Clip)]
         metadata = [
             {"total_num_frames": c.frames, "fps": c.fps, "frames_indices": list(range(c.frames))}
@@ -67,10 +67,10 @@ Block = tuple[list[int], int, int]  # times, rows and columns of a run of visual
 
 
 def positions_by_walk(tokens: list[int], visual: set[int], blocks: list[Block]) -> list[tuple[int, int, int]]:
-    """The published rule, one token after the other.
+    """M-RoPE positions by the published rule, one token after the other.
 
-    A visual token takes its block's next cell, counted from the block's start; text, and a block's start, the
-    highest position so far + 1.
+    A visual token gets the next cell of its block, counted from the block's start. Text and the start of a block
+    get the highest position so far + 1.
     """
     out: list[tuple[int, int, int]] = []
     cells: list[tuple[int, int, int]] = []
@@ -96,29 +96,29 @@ def positions_by_walk(tokens: list[int], visual: set[int], blocks: list[Block]) 
 
 
 def mask_by_search(
-    tokens: list[int], answer: tuple[int, ...], stops: set[int], skipped: int, behind: int, masked: list[bool]
+    tokens: list[int], answer: tuple[int, ...], stops: set[int], skipped: int, after: int, masked: list[bool]
 ) -> list[bool]:
-    """The rule for labels on finished ids: behind each `answer`, train to the next of `stops`.
+    """The mask by a rule on finished ids: after each `answer`, train up to the next of `stops`.
 
     Args:
         tokens: the sample's.
-        answer: ids that open an answer, counted in `skipped` with the newline behind them.
-        stops: ids that end it; only those in front of the end of the sample count.
-        skipped: ids that are left to the header.
-        behind: ids trained on from the stop on, itself included.
-        masked: of each answer in turn; it is left out.
+        answer: ids that start an answer.
+        stops: ids that end an answer.
+        skipped: number of ids, from the start of `answer`, that belong to the header and are not trained on.
+        after: number of ids trained on from the stop on, including it.
+        masked: for each answer, whether it is not trained on.
     """
     mask, answers = [True] * len(tokens), iter(masked)
     for start in range(len(tokens)):
         if tuple(tokens[start : start + len(answer)]) == answer and not next(answers):
-            end = next(i for i in range(start + 1, len(tokens)) if tokens[i] in stops) + behind
+            end = next(i for i in range(start + 1, len(tokens)) if tokens[i] in stops) + after
             mask[start + skipped : end] = [False] * (end - start - skipped)
     assert next(answers, None) is None
     return mask
 
 
 def asked_about_a_file(transform: Any, processor: Any, folder: Path, **options: Any) -> tuple[Any, Any]:
-    """Our prompt and the processor's inputs for a question about 7 seconds of video, 25 frames a second."""
+    """Our prompt and the processor's inputs for a question about 7 seconds of video at 25 frames per second."""
     path = encode(folder / "clip.mp4", 175, 40, 60, rate=25, codec="mpeg4", options={"g": "25"})
     question = [{"type": "video", "content": path}, {"type": "text", "content": "What?"}]
     prompt = transform({"messages": [Message("user", question)]}, inference=True)

@@ -1,4 +1,4 @@
-"""A file of conversations about images, some of its records damaged in ten ways."""
+"""Write a file of conversations about images in which some records are damaged, in ten ways."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def record(image: str, number: int, **changes) -> dict:
 
 
 def write_images(folder: Path) -> None:
-    """The pool, and one image file of every broken kind."""
+    """Write the good images, and one broken image file of each kind."""
     for i in range(POOL):
         tiny.photo(56 + 7 * (i % 9), 60 + 11 * (i % 7), seed=i).save(folder / f"{i}.jpg", quality=80)
     whole = (folder / "0.jpg").read_bytes()
@@ -42,7 +42,7 @@ def _other_role(number: int) -> dict:
     return changed
 
 
-# Words of the reason -> the line that is to be answered with them.
+# Part of the expected error message -> the line that must cause it.
 WAYS: dict[str, Callable[[int], str]] = {
     "not valid JSON": lambda n: json.dumps(record("1.jpg", n))[:-20],
     "expected an image file at": lambda n: json.dumps(record(f"gone_{n}.jpg", n)),
@@ -60,7 +60,7 @@ WAYS: dict[str, Callable[[int], str]] = {
 
 
 def write_damaged(folder: Path, records: int) -> tuple[Path, dict[int, str]]:
-    """Write `records` lines, one of a hundred damaged, every way in turn; returns file and {index: way}."""
+    """Write `records` lines, damaging every hundredth in one of the ways; returns file and {index: way}."""
     write_images(folder)
     ways = list(WAYS)
     damaged = {index: ways[index // 100 % len(ways)] for index in range(37, records, 100)}

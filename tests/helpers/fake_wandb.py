@@ -1,4 +1,4 @@
-"""A stand-in for the module wandb."""
+"""A fake `wandb` module that records what is logged."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class FakeWandb(SimpleNamespace):
-    """Keeps what is logged."""
+    """The module, as an object."""
 
     run = object()
 

@@ -1,7 +1,7 @@
-"""Runs the recipe in processes of its own, one or several, without paying for the imports each time.
+"""Run the recipe in one or several new processes without importing everything each time.
 
-A fork server imports the recipe once; every rank of every run is a fork of it. Kills are real: SIGKILL,
-from within, at a given point of the run.
+A fork server imports the recipe once, and every rank of every run is forked from it. To test crashes, a
+process can kill itself (SIGKILL) at a given point of the run.
 """
 
 import importlib
@@ -21,9 +21,9 @@ FORKS.set_forkserver_preload(
     [f"torchtune_qwenvl.{name}" for name in ("recipes.finetune", "recipes.train_vit", "cli.main")]
 )
 
-HANGS_AFTER = 300  # seconds: a busy machine compiles for more than a hundred
+HANGS_AFTER = 300  # seconds; compiling can take over a hundred on a busy machine
 
-# Every kind of part at once: LoRA in both towers, with dropout, and a merger that trains fully.
+# All kinds of trainable parts at once: LoRA with dropout in both towers, and a fully trained merger.
 LORA = (
     "model.encoder_trainable=lora",
     "model.fusion_trainable=full",
@@ -38,7 +38,7 @@ LORA = (
 
 @dataclass
 class Run:
-    """A finished run: exit codes by rank (-9 = killed), what it printed, and its folder."""
+    """A finished run: exit code of each rank (-9: killed), printed text, and output folder."""
 
     codes: list[int]
     printed: str
@@ -46,11 +46,11 @@ class Run:
 
     @property
     def log(self) -> str:
-        """The disk log, all files of it."""
+        """The text of all log files."""
         return "".join(path.read_text() for path in sorted(self.output_dir.glob("logs/*.txt")))
 
     def values(self, name: str) -> dict[int, str]:
-        """{step: value as printed} of one metric."""
+        """{step: printed value} of one metric."""
         return {int(s): v for s, v in re.findall(rf"^Step (\d+) \|.*?\b{name}:(\S+)", self.log, re.M)}
 
 
@@ -63,17 +63,16 @@ def run(
     environment: Mapping[str, str] = MappingProxyType({}),
     recipe: str = "finetune",
 ) -> Run:
-    """Run the recipe to its end, or to its death.
+    """Run the recipe until it ends or is killed.
 
     Args:
-        output_dir: the run's; also takes what it prints.
+        output_dir: the run's output folder; printed text is saved next to it.
         overrides: key=value.
         config: name or file.
         processes: ranks.
-        kill_at: "step N" dies within step N, before the optimizer; "rename" dies when a checkpoint is
-            complete but
-            for its name.
-        environment: variables beside our own; with TORCH_COMPILE_BACKEND torch compiles, else it does not.
+        kill_at: "step N" kills the run in step N before the optimizer; "rename" kills it when a checkpoint is
+            complete except for its final name.
+        environment: additional variables; `torch.compile` is disabled unless TORCH_COMPILE_BACKEND is set.
         recipe: name of its module.
     """
     argv = ["--config", str(config), f"output_dir={output_dir}", "device=cpu", *overrides]
@@ -98,20 +97,20 @@ def run(
 
 
 def free_port() -> int:
-    """A port on which the ranks of a run may meet."""
+    """A free port for the ranks of a run."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def take_place(rank: int, size: int, port: int) -> None:
-    """The environment in which torchrun starts a rank."""
+    """Set the environment variables that torchrun sets for a rank."""
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
     os.environ.update({key: str(value) for key, value in place.items()}, MASTER_ADDR="127.0.0.1")
 
 
 def command(printed: Path, argv: list[str]) -> tuple[int, str]:
-    """Run `tune-qwenvl argv` in a process of its own; returns exit code and what it printed."""
+    """Run `tune-qwenvl argv` in a new process; returns exit code and printed text."""
     process = FORKS.Process(target=_command, args=(str(printed), argv))
     process.start()
     process.join(timeout=HANGS_AFTER)
@@ -127,8 +126,8 @@ def _command(printed: str, argv: list[str]) -> None:
 
 
 def _become(printed: str) -> None:
-    """A process like one that was started from a shell, with its output in a file."""
-    # The fork server made itself the default; data workers of a run are forked, as everywhere.
+    """Make this fork behave like a process started from a shell, with its output in a file."""
+    # The fork server is the default start method here; data workers are to be forked as usual.
     multiprocessing.set_start_method("fork", force=True)
     file = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (sys.stdout, sys.stderr):
@@ -156,7 +155,7 @@ def _rank(
 
     from torchtune_qwenvl.training import loop, resume
 
-    # torchao's optimizer compiles a kernel per shape, which takes longer than all of its steps here.
+    # torchao's optimizer would compile a kernel per shape, which takes longer than all steps here.
     if "TORCH_COMPILE_BACKEND" not in environment:
         torch.compile = lambda function, **options: function
     if kill_at.startswith("step "):
@@ -178,7 +177,7 @@ def _die_in_step(loop, step: int) -> None:
 
 
 class _DyingOs:
-    """The `os` module, but `rename` never comes to pass."""
+    """The `os` module, except that `rename` kills the process."""
 
     def __init__(self, real) -> None:
         self._real = real

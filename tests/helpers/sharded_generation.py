@@ -1,4 +1,4 @@
-"""What each rank of a sharded tiny model generates, where the devices of all but rank 0 compute otherwise."""
+"""Generate with a sharded tiny model whose ranks other than 0 compute other logits."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from launch import FORKS, HANGS_AFTER, free_port, take_place
 
 
 def generate_on_ranks(folder: Path, samples: list[dict[str, Any]], size: int, **options: Any) -> list[Any]:
-    """New tokens of every row, for each rank."""
+    """The new tokens of every row, for each rank."""
     port = free_port()
     pipes = [FORKS.Pipe(duplex=False) for _ in range(size)]
     ranks = [
@@ -17,7 +17,7 @@ def generate_on_ranks(folder: Path, samples: list[dict[str, Any]], size: int, **
     for process in ranks:
         process.start()
     for _, pipe in pipes:
-        pipe.close()  # so that a rank that dies is an EOFError here
+        pipe.close()  # so that a killed rank causes an EOFError here
     rows = [ours.recv() if ours.poll(timeout=HANGS_AFTER) else "hangs" for ours, _ in pipes]
     for process in ranks:
         process.kill()

@@ -1,6 +1,6 @@
-"""Runs torchtune's stock recipes through its `tune` command, each in a process of its own.
+"""Run torchtune's stock recipes with its `tune` command, each in a new process.
 
-A fork server imports torchtune once; the processes are forks of it.
+A fork server imports torchtune once, and the processes are forked from it.
 """
 
 import multiprocessing
@@ -24,7 +24,7 @@ _context.set_forkserver_preload(
 
 
 def start(settings: dict) -> BaseProcess:
-    """`tune run` of the single-device recipe that fits the model's settings."""
+    """Start `tune run` with the single-device recipe, for LoRA or full training according to `settings`."""
     output = Path(settings["output_dir"])
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.yaml").write_text(yaml.safe_dump(settings))
@@ -35,7 +35,7 @@ def start(settings: dict) -> BaseProcess:
 
 
 def losses(process: BaseProcess, settings: dict) -> list[float]:
-    """What a run has logged, once it has ended well."""
+    """The losses of a run; waits for its successful end."""
     process.join(timeout=300)
     assert process.exitcode == 0, (Path(settings["output_dir"]) / "printed.txt").read_text()[-4000:]
     (log,) = Path(settings["metric_logger"]["log_dir"]).glob("log_*.txt")
@@ -43,7 +43,7 @@ def losses(process: BaseProcess, settings: dict) -> list[float]:
 
 
 def config(root: Path, output: Path, model: dict, family: str = "qwen2_5_vl") -> dict:
-    """What both recipes want to know."""
+    """The settings of both recipes."""
     return {
         "output_dir": str(output),
         "seed": 0,

@@ -1,7 +1,7 @@
-"""Tiny models of every family, checkpoint folders and images for the tests; transformers writes them.
+"""Make tiny models of every family with transformers, and checkpoint folders and images for the tests.
 
-Sizes keep what is unusual about the real models (`tiny_families.py`): grouped key/value heads, three M-RoPE
-sections, a fused qkv in the files. Where no family is named it is Qwen2.5-VL.
+The sizes (`tiny_families.py`) keep what is unusual about the real models: grouped key/value heads, three
+M-RoPE sections, a fused qkv in the files. The default family is Qwen2.5-VL.
 """
 
 import json
@@ -27,7 +27,7 @@ from torchtune_qwenvl.transforms.processor_folder import extra_tokens
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
-# Enough merges that words are more than their bytes ("Ġ" is the byte-level space).
+# Enough merges that words are not just bytes ("Ġ" is the byte-level space).
 MERGES = [
     "t h", "th e", "i n", "a n", "Ġ the", "e r", "o u", "Ġ a", "Ġ i", "i t", "Ġ w", "h a", "Ġ d", "e s",
     "Ġ in", "in g", "an d", "r e",
@@ -37,14 +37,14 @@ REAL_BASE = 151643
 
 
 def shared_data() -> Path:
-    """`../shared/data`: the real vocabulary and published config files; skips the test where it is absent."""
+    """`../shared/data` with the real vocabulary and published config files; skips the test without it."""
     if not SHARED_DATA.is_dir():
         pytest.skip(f"Qwen's real vocabulary and the published files are not in {SHARED_DATA}")
     return SHARED_DATA
 
 
 def token_id(token: str, base: int = TINY_BASE, family: str = "qwen2_5_vl") -> int:
-    """Id of an added token such as `<|image_pad|>` behind `base` ordinary tokens."""
+    """Id of an added token such as `<|image_pad|>` that follows `base` ordinary tokens."""
     return base + FAMILIES[family].added_tokens.index(token)
 
 
@@ -59,7 +59,7 @@ def tiny_hf_config(
 ) -> PreTrainedConfig:
     """Config of a tiny model; `text` and `vision` change entries of the two towers, `changes` the top level.
 
-    With a `vocab_size` above 151,643 special tokens take the published ids, else the tiny tokenizer's.
+    With a `vocab_size` above 151,643, special tokens get the published ids, else those of the tiny tokenizer.
     """
     base = REAL_BASE if vocab_size > REAL_BASE else TINY_BASE
     kind = FAMILIES[family]
@@ -87,7 +87,8 @@ def tiny_hf_config(
 def tiny_hf_model(seed: int = 0, **changes: Any) -> PreTrainedModel:
     """The reference model of `tiny_hf_config(**changes)`: fp32, eval, all parameters random (norms around 1).
 
-    A fresh model has norms of 1 and biases of 0, behind which swapped or dropped ones would hide.
+    In a new model all norms are 1 and all biases 0, so a test would not notice if some were swapped or
+    dropped.
     """
     config = tiny_hf_config(**changes)
     model = FAMILIES[config.model_type].model(config).float().eval()
@@ -162,7 +163,7 @@ def flat_config(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) ->
 
 
 def nested_config(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-    """config.json as Qwen3-VL's is published: two parts, `rope_scaling` and `rope_theta` in the text's."""
+    """config.json as published for Qwen3-VL: nested, `rope_scaling` and `rope_theta` in text_config."""
     nested = config.to_dict()
     text = {k: v for k, v in nested["text_config"].items() if k not in ("layer_types", "dtype")}
     rope = text.pop("rope_parameters")
@@ -178,7 +179,7 @@ def nested_config(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) 
 
 
 def write_processor_files(path: Path, base: int = TINY_BASE, family: str = "qwen2_5_vl") -> None:
-    """Tokenizer, template and image processor files as published; the tiny vocabulary is bytes."""
+    """Write tokenizer, template and processor files as published; the tiny vocabulary consists of bytes."""
     kind = FAMILIES[family]
     if base == REAL_BASE:
         for name in ("vocab.json", "merges.txt"):
@@ -202,7 +203,7 @@ def write_processor_files(path: Path, base: int = TINY_BASE, family: str = "qwen
 
 
 def write_tokenizer_config(path: Path, base: int, family: str) -> None:
-    """tokenizer_config.json as published, the added tokens behind `base` ordinary ones."""
+    """Write tokenizer_config.json as published, with the added tokens after `base` ordinary ones."""
     kind = FAMILIES[family]
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
     added = {
@@ -230,7 +231,7 @@ def write_tokenizer_config(path: Path, base: int, family: str) -> None:
 
 
 def _join_tokenizer_files(path: Path) -> None:
-    """tokenizer.json instead of vocab.json, merges.txt and the list of added tokens."""
+    """Replace vocab.json, merges.txt and the list of added tokens by tokenizer.json."""
     words = BPETokenizer(
         path / "vocab.json",
         path / "merges.txt",

@@ -1,4 +1,4 @@
-"""What is particular to each family's tiny checkpoints; `tiny.py` holds what they share."""
+"""What differs between the families' tiny checkpoints; `tiny.py` holds what they share."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -162,14 +162,14 @@ class TinyFamily:
         }
     )
     # The same for videos where they have their own, the placeholder's entry, and whether every temporal patch
-    # stands in the marks of an image, beside its time.
+    # has an image's marks and its time.
     video_marks: dict[str, str] = field(default_factory=dict)
     video_pad: str = "video_token_id"
     timestamps: bool = False
     tokenizer: str = "Qwen2Tokenizer"
     tokenizer_json: bool = False
     image_processor: str = "Qwen2VLImageProcessor"
-    # video_preprocessor_config.json beside what the images' file says; None: published without.
+    # Entries of video_preprocessor_config.json that the images' file lacks; None: there is no such file.
     videos: dict[str, Any] | None = None
 
 
@@ -237,7 +237,7 @@ FAMILIES = {
         processor="Qwen2VLProcessor",
         added_tokens=ADDED_TOKENS[:N_SPECIAL],
     ),
-    # Windows of 4 x 4 merged tokens beside one layer with full attention.
+    # Windows of 4 x 4 merged tokens, and one layer with full attention.
     "qwen2_5_vl": TinyFamily(
         config=Qwen2_5_VLConfig,
         model=Qwen2_5_VLForConditionalGeneration,
@@ -257,7 +257,7 @@ FAMILIES = {
         },
         processor="Qwen2_5_VLProcessor",
     ),
-    # Heads wider than their share of the stream; one decoder layer more than DeepStack features.
+    # Heads wider than hidden size / heads; one decoder layer more than DeepStack features.
     "qwen3_vl": TinyFamily(
         config=Qwen3VLConfig,
         model=Qwen3VLForConditionalGeneration,
@@ -265,7 +265,7 @@ FAMILIES = {
         vision=_QWEN3_VISION,
         **_QWEN3,
     ),
-    # The first layer dense, then two of experts.
+    # The first layer is dense, the other two have experts.
     "qwen3_vl_moe": TinyFamily(
         config=Qwen3VLMoeConfig,
         model=Qwen3VLMoeForConditionalGeneration,

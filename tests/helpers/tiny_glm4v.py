@@ -34,7 +34,7 @@ GLM_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{- '<|assistant|>\\n' -}}{%- endif -%}
 """
 
-# What Qwen3-VL's and GLM-4.6V's templates write in front of the tools.
+# What Qwen3-VL's and GLM-4.6V's templates write before the tools.
 TOOLS_INTRO = (
     "# Tools\\n\\nYou may call one or more functions to assist with the user query.\\n\\n"
     "You are provided with function signatures within <tools></tools> XML tags:\\n<tools>"
@@ -106,7 +106,7 @@ GLM_REASONING_TEMPLATE = """\
 {%- endif -%}
 """.replace("TOOLS_INTRO", TOOLS_INTRO)
 
-# Half of a head is rotated, a table of 6 x 6 positions; the files fuse gate and up.
+# Rotary embedding of half a head, a table of 6 x 6 positions; the files fuse gate and up.
 GLM4V: dict[str, Any] = dict(
     text={
         "hidden_size": 64,
@@ -156,8 +156,8 @@ GLM4V: dict[str, Any] = dict(
         "video_processor_type": "Glm4vVideoProcessor",
     },
 )
-# The first layer dense, then two of experts in groups, of which two of three are open; heads wider than their
-# share of the stream.
+# The first layer is dense, the other two have experts in three groups, of which two are used per token. Heads
+# are wider than hidden size / heads.
 GLM4V_MOE: dict[str, Any] = {
     **GLM4V,
     "text": {

@@ -1,4 +1,4 @@
-"""Random conversations with tools, as records bring them and as chat templates take them."""
+"""Random conversations with tools, as records of a dataset and as input of chat templates."""
 
 import json
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ LEAVES = [None, True, False, 0, -7, 3.25, 1e-10, 10**20, "", 'é\n"quoted" \\ </
 
 @dataclass
 class ToolChat:
-    """`tools` as OpenAI's API takes them; a turn is role, text, images, calls and whether it is masked.
+    """`tools` in the form of OpenAI's API; a turn has role, text, images, calls and whether it is masked.
 
-    A call is (name, arguments, the JSON of them or None where the record has an object).
+    A call is (name, arguments, their JSON), with None instead of JSON if the record has an object.
     """
 
     tools: list[dict[str, Any]]
@@ -32,15 +32,15 @@ class ToolChat:
 
     @property
     def masked(self) -> list[bool]:
-        """Of the answers."""
+        """Whether each answer is masked."""
         return [turn["masked"] for turn in self.turns if turn["role"] == "assistant"]
 
     def plain(self, objects: bool) -> list[dict[str, Any]]:
-        """For a chat template; `objects`: it takes no strings for arguments."""
+        """Input of a chat template; `objects`: arguments are objects, not JSON."""
         return [self._turn(turn, objects, with_images=False) for turn in self.turns]
 
     def record(self, rng: np.random.Generator) -> dict[str, Any]:
-        """In one of the forms in which users bring tools and calls."""
+        """A record in one of the forms in which users write tools and calls."""
         tools: Any = [tool["function"] if rng.random() < 0.3 else tool for tool in self.tools]
         tools = [json.dumps(tool) if rng.random() < 0.2 else tool for tool in tools]
         messages = [self._turn(turn, objects=False, with_images=True) for turn in self.turns]
@@ -123,12 +123,12 @@ def random_value(rng: np.random.Generator, depth: int = 2) -> Any:
 
 
 def sample_of(transform: Any, record: dict[str, Any]) -> dict[str, Any]:
-    """What training gets of the record."""
+    """The sample that training makes of the record."""
     return ChatReader(MessageParser(), MediaFinder(), transform).sample(record, None)
 
 
 def processed(processor: Any, chat: ToolChat, *, objects: bool = False, **options: Any) -> list[int]:
-    """The tokens that transformers' processor makes of the conversation."""
+    """The tokens of the conversation from transformers' processor."""
     text = processor.apply_chat_template(
         chat.plain(objects), tools=chat.tools or None, tokenize=False, **options
     )

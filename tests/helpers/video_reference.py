@@ -1,4 +1,4 @@
-"""transformers' video processors beside ours."""
+"""transformers' video processors that correspond to our video transforms."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAMILIES = {
     "glm46v": (GLM46VVideoTransform, "glm46v", "Glm46VVideoProcessor"),
 }
 SAMPLING = {"fps", "num_frames", "min_frames", "max_frames"}
-# What the reference of a family does not know, or does by a rule of its own.
+# Options that a family's reference does not have, or treats by another rule.
 UNKNOWN: dict[str, set[str]] = {
     **{"qwen2_vl": set(), "qwen2_5_vl": set(), "qwen3_vl": set()},
     **{"glm4v": {"num_frames", "max_frames", "min_frames"}, "glm46v": SAMPLING},
@@ -35,12 +35,12 @@ def reference_module(family: str) -> Any:
 def reference(family: str, **settings: Any) -> Any:
     """transformers' video processor with these settings, in our names.
 
-    Two frames a second where nothing is said: Qwen2's class as it stands reads all, qwen-vl-utils two.
+    The default is two frames per second, as in qwen-vl-utils; Qwen2's class by itself would read all frames.
     """
     processor = getattr(reference_module(family), FAMILIES[family][2])
     size = {}
     for ours, theirs in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
         size[theirs] = settings.pop(ours, processor.size[theirs])
     made = processor(do_sample_frames=True, size=size, **{"fps": 2.0} | settings)
-    made.fps = None if "num_frames" in settings else made.fps  # else some take it for given twice
+    made.fps = None if "num_frames" in settings else made.fps  # otherwise some complain that both are given
     return made

@@ -1,4 +1,4 @@
-"""Small real video files, encoded with PyAV: a photograph under a moving window."""
+"""Encode small video files with PyAV: a moving window over a photograph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import av
 import numpy as np
 from skimage import data
 
-# name -> (codec, options): containers and codecs of the tests; frames that are made from later ones in most
+# name -> (codec, options): containers and codecs for the tests, most of them with B-frames
 KINDS = {
     "h264.mp4": ("libx264", {"preset": "veryfast", "g": "12", "bf": "3"}),
     "open_gop.mp4": ("libx264", {"preset": "veryfast", "g": "12", "bf": "3", "x264-params": "open-gop=1"}),
@@ -29,7 +29,7 @@ _PIXELS = {"gif": "rgb8", "mjpeg": "yuvj420p"}
 
 
 def moving(n_frames: int, height: int, width: int, picture: np.ndarray | None = None) -> Iterator[np.ndarray]:
-    """uint8 [h, w, 3], each frame another, with a cut to the picture upside down in the middle."""
+    """Yield different frames [h, w, 3] in uint8; from the middle on the picture is upside down."""
     picture = data.astronaut() if picture is None else picture
     for i in range(n_frames):
         turned = picture if i < n_frames // 2 else picture[::-1]
@@ -51,12 +51,12 @@ def encode(
     picture: np.ndarray | None = None,
     start: int = 0,
 ) -> Path:
-    """Write a video; codec and options are those of `KINDS` where its name stands there.
+    """Write a video. Codec and options are those of `KINDS` for this name, if not given.
 
     Args:
-        uneven: frames last one, two or three units in turn.
-        rotation: degrees that players turn it by, counterclockwise.
-        start: time of the first frame, in frames; below 0 it is cut away by an edit list.
+        uneven: frames last one, two and three units in turn.
+        rotation: degrees by which players rotate it counterclockwise.
+        start: time of the first frame, in frames; frames before 0 are cut by an edit list.
     """
     codec, options = (codec, options or {}) if codec else KINDS[path.name]
     with av.open(str(path), "w", options=container_options or {}) as container:
@@ -76,6 +76,6 @@ def encode(
 
 
 def decode_all(path: Path) -> list[np.ndarray]:
-    """Every frame, decoded from the start, as uint8 [h, w, 3]; no rotation applied."""
+    """All frames, decoded from the start, as uint8 [h, w, 3] without rotation."""
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]

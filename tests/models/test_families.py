@@ -9,7 +9,11 @@ from cases import Case, constants, ours_like, relative, renamed
 
 from torchtune_qwenvl import load_model, load_vision_encoder, models
 from torchtune_qwenvl.data import collate
+from torchtune_qwenvl.generation import generate
 from torchtune_qwenvl.models import get_family, glm4v, glm4v_moe, qwen2_vl, qwen3_vl, qwen3_vl_moe
+from torchtune_qwenvl.modules.norm import RMSNorm
+from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
+from torchtune_qwenvl.training.step.layers import checkpoint_activations
 
 COUNTS = {
     (qwen2_vl, "qwen2_vl_2b"): 2_208_985_600,
@@ -134,12 +138,64 @@ def test_load_balance_loss_equals_the_reference():
     case = Case(hf, [2, (1, 6, 12), 14], [25], [1, (1, 2, 4), 1, (1, 8, 34), 6])
     expected = hf(**case.reference_inputs(), output_router_logits=True)
     expected.loss.backward()
-    loss, n = ours(**collate(case.samples, padding_idx=0))
+    loss, n, router_loss = ours(**collate(case.samples, padding_idx=0), return_router_loss=True)
     (loss / n).backward()
-    assert abs(loss / n - expected.loss) <= 5e-6
+    assert abs((loss + 0.3 * router_loss) / n - expected.loss) <= 5e-6
     assert 0.3 * expected.aux_loss > 0.1  # it counts
     gradients = {name: p.grad for name, p in hf.named_parameters() if p.grad is not None}
     theirs = dict(renamed(hf, gradients))
     assert theirs.keys() == dict(ours.named_parameters()).keys()
     for name, parameter in ours.named_parameters():
         assert relative(parameter.grad, theirs[name]) <= 1e-5, name
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_every_norm_keeps_its_input_and_nothing_else(family):
+    """Ours, or torch's: torchtune's RMSNorm keeps fp32 copies."""
+    hf = tiny.tiny_hf_model(family=family)
+    norms = {type(module) for module in ours_like(hf).modules() if "Norm" in type(module).__name__}
+    assert norms and norms <= {RMSNorm, torch.nn.LayerNorm}
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl_moe", "glm4v_moe"])
+def test_the_load_balance_loss_trains_but_is_not_in_the_loss(family):
+    """Training, validation and generation by turns, with batches of different sizes."""
+    hf = tiny.tiny_hf_model(seed=6, family=family)
+    plain, *watched = (ours_like(hf, router_aux_loss_coef=coef).train() for coef in (0.0, 0.3, 0.3))
+    checkpoint_activations(watched[1], {"decoder": True})
+    large, small = (collate(Case(hf, *rows).samples) for rows in ([[2, (1, 4, 6), 14], [25]], [[9]]))
+    prompt = {"tokens": [1, 2], "mask": [True] * 2, "input_pos": torch.zeros(2, 3).long()}
+    for batch in (large, small, large):
+        expected, _, nothing = losses_and_gradients(plain, batch)
+        without = {name: p.grad for name, p in plain.named_parameters()}
+        assert nothing is None
+        for model in watched:
+            loss, _, router_loss = losses_and_gradients(model, batch)
+            assert torch.equal(loss, expected) and router_loss > 0 and not router_loss.requires_grad
+        for (name, one), other in zip(watched[0].named_parameters(), watched[1].parameters(), strict=True):
+            torch.testing.assert_close(other.grad, one.grad, msg=name)
+            if "router.weight" in name:
+                assert relative(one.grad, without[name]) > 1e-4, name
+        with torch.no_grad():  # of another size than the batch before
+            assert torch.equal(watched[0].eval()(**small)[0], plain.eval()(**small)[0])
+        assert torch.equal(watched[0](large["tokens"][:1, :3]), plain(large["tokens"][:1, :3]))
+        generate(watched[0], [prompt], pad_id=0, stop_tokens=(), max_new_tokens=2)
+        for model in (watched[0], plain):
+            model.train()
+
+
+def losses_and_gradients(model, batch):
+    model.zero_grad(set_to_none=True)
+    losses = model(**batch, return_router_loss=True)
+    losses.loss_sum.backward()
+    return losses
+
+
+def test_a_coefficient_without_routers_is_refused():
+    hf = tiny.tiny_hf_model()
+    model = ours_like(hf)
+    arguments = {
+        name: getattr(model, name) for name in ("vision_encoder", "decoder", "training_plan", "config")
+    }
+    with pytest.raises(ValueError, match=r"router_aux_loss_coef is 0\.1, but the decoder has no routers"):
+        VisionLanguageModel(**arguments, image_token_id=1, video_token_id=2, router_aux_loss_coef=0.1)

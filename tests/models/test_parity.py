@@ -92,7 +92,7 @@ def test_visual_tokens_and_every_deepstack_feature(exact, ours, as_video):
     with torch.no_grad():
         with Exactly():
             expected = encode(pixels.double(), torch.tensor(grids), return_dict=True)
-        tokens, deepstack = ours.vision_encoder(pixels, torch.tensor(grids), deepstack=True)
+        tokens, deepstack = ours.vision_encoder(pixels, torch.tensor(grids), return_deepstack=True)
         theirs = [expected.pooler_output, *(getattr(expected, "deepstack_features", None) or ())]
         theirs = [torch.cat(feature) for feature in theirs]  # one per image or clip
         for feature, reference in zip([tokens, *deepstack], theirs, strict=True):

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchtune_qwenvl.modules import loss as module
-from torchtune_qwenvl.modules.loss import chunked_cross_entropy, labelled_positions
+from torchtune_qwenvl.modules.batch import labelled_positions
+from torchtune_qwenvl.modules.loss import chunked_cross_entropy
 
 
 @pytest.mark.parametrize("scratch", [1, 200, 2**23])

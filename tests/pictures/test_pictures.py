@@ -1,4 +1,4 @@
-"""Curves show what was logged, and text in pictures keeps to its lines, whatever a model says."""
+"""Curves show what was logged, and any text fits into its lines."""
 
 from pathlib import Path
 

@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from launch import Run, run
 from safetensors.torch import load_file
 from torchtune.config import instantiate
 
+from torchtune_qwenvl.checkpoints.vision_encoder import load_vision_encoder, merge_vision_encoder
 from torchtune_qwenvl.data.labelled import digits, split_off
 from torchtune_qwenvl.exporting.classifier import load_classifier
 from torchtune_qwenvl.settings.config import packaged_names, resolve
@@ -64,7 +66,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
 
 
 def files_of(finished: Run) -> list[bytes]:
-    names = ("model/model.safetensors", "classifier/head.safetensors", "results.json")
+    names = ("model/model.safetensors", "classifier.json", "results.json")
     return [(finished.output_dir / name).read_bytes() for name in names]
 
 
@@ -194,3 +196,52 @@ def test_the_tutorials_settings() -> None:
     assert cfg.optimizer == {"_component_": "torch.optim.Adam", "lr": 3e-4}
     assert (cfg.batch_size, cfg.epochs, cfg.model.dropout, cfg.dtype) == (64, 10, 0.1, "fp32")
     assert cfg.lr_scheduler is None and cfg.clip_grad_norm is None and not cfg.label_smoothing
+
+
+@pytest.fixture(scope="module")
+def tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny whole checkpoint, photos of three classes next to it."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("tower")
+    tiny.save_tiny_folder(folder / "checkpoint")
+    for number in range(12):
+        file = folder / "photos" / "abc"[number % 3] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 60), (20 * number, 100 * (number % 3), 30)).save(file)
+    return folder
+
+
+# What may have changed in the file's names, by train=.
+CHANGED = {
+    "head": (),
+    "last_n": ("blocks.1.", "merger."),
+    "lora": (".attn.qkv.weight",),
+    "everything": ("patch_embed.", "blocks.", "merger."),
+}
+
+
+@pytest.mark.parametrize(
+    ("mode", "processes"), [("head", 1), ("last_n", 1), ("lora", 1), ("lora", 2), ("everything", 1)]
+)
+def test_an_encoder_goes_back_into_its_model(tower: Path, tmp_path: Path, mode: str, processes: int) -> None:
+    transforms = "[{_component_: torchvision.transforms.v2.Resize, size: [56, 56]}]"
+    options = (f"checkpoint_dir={tower}/checkpoint", f"dataset.source={tower}/photos", f"train={mode}")
+    options += ("num_workers=0", "batch_size=4", "epochs=1", "last_n=1", "optimizer.lr=0.01", "dtype=fp32")
+    options += (f"train_transforms={transforms}", f"val_transforms={transforms}", "val_share=0.3")
+    done = train(tmp_path / "out", *options, config="vit/imagefolder", processes=processes)
+    assert set(done.codes) == {0}, done.printed
+    before = load_vision_encoder(tower / "checkpoint").state_dict()
+    after = load_vision_encoder(tmp_path / "out/model")
+    changed = {n for n, w in after.state_dict().items() if n in before and not torch.equal(w, before[n])}
+    assert after.head.out_features == 3
+    if mode == "everything":
+        assert len(changed) > 10
+    merge_vision_encoder(after, tower / "checkpoint", tmp_path / "whole")
+    files = [load_file(folder / "model.safetensors") for folder in (tower / "checkpoint", tmp_path / "whole")]
+    differ = {name for name in files[0] if not torch.equal(files[0][name], files[1][name])}
+    assert files[0].keys() == files[1].keys()
+    assert all("visual." in name and any(part in name for part in CHANGED[mode]) for name in differ), differ
+    assert bool(differ) == (mode != "head")
+    classifier = load_classifier(tmp_path / "out")
+    assert classifier([tower / "photos/a/0.png"])[0][0][0] in classifier.class_names == ("a", "b", "c")

@@ -5,14 +5,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from torchtune_qwenvl.settings.config import (
-    _merge,
-    for_stock_recipe,
-    main,
-    packaged_names,
-    parse_arguments,
-    resolve,
-)
+from torchtune_qwenvl.settings.config import main, parse_arguments, resolve
+from torchtune_qwenvl.settings.files import merge, packaged_names
+from torchtune_qwenvl.settings.stock import for_stock_recipe
 
 NAME = "qwen2_5_vl/3B_lora"
 
@@ -34,7 +29,7 @@ def test_override_of_every_kind() -> None:
 def test_another_component_drops_the_arguments_of_the_old_one() -> None:
     cfg = resolve(NAME, ["optimizer.lr=0.5", "optimizer=torch.optim.SGD"])
     assert cfg.optimizer == {"_component_": "torch.optim.SGD", "lr": 0.5}
-    assert _merge({"a": {"_component_": "x", "b": 1}}, {"a": {"_component_": "x", "c": 2}}) == {
+    assert merge({"a": {"_component_": "x", "b": 1}}, {"a": {"_component_": "x", "c": 2}}) == {
         "a": {"_component_": "x", "b": 1, "c": 2}
     }
 

@@ -11,7 +11,7 @@ FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl thinking")
 
 
 def publish(folder: Path, family: str) -> Path:
-    """A folder with everything that a family publishes but the weights."""
+    """A folder with everything that a family publishes, except weights."""
     shared = tiny.shared_data()
     shutil.copytree(shared / "published" / family, folder)
     for name in ("vocab.json", "merges.txt"):
@@ -27,13 +27,13 @@ def publish(folder: Path, family: str) -> Path:
 
 @pytest.fixture(scope="session")
 def published_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Qwen2.5-VL's."""
+    """The published folder of Qwen2.5-VL, without weights."""
     return publish(tmp_path_factory.mktemp("published") / "qwen2_5_vl", "qwen2_5_vl")
 
 
 @pytest.fixture(scope="session", params=FAMILIES)
 def family_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every family's in turn; of Qwen3-VL also with the template of its Thinking checkpoints."""
+    """The published folder of each family; Qwen3-VL also with the template of its Thinking checkpoints."""
     family, _, thinking = request.param.partition(" ")
     folder = publish(tmp_path_factory.mktemp("published") / request.param.replace(" ", "_"), family)
     if thinking:

@@ -1,4 +1,11 @@
-"""Reading a dataset without training: what is in it, what is wrong with it. `tune-qwenvl check` shows it."""
+"""Read a dataset without training: what it contains and what is wrong with it (`tune-qwenvl check`).
+
+facts: `Facts` about one sample, and `Examiner`, a transform that collects them.
+kinds: groups errors into kinds, without paths, quotations and numbers.
+read: reads a whole dataset with worker processes.
+sheet: draws a contact sheet of samples.
+summary: formats the facts as text.
+"""
 
 from torchtune_qwenvl.checking.facts import Examiner, Facts
 from torchtune_qwenvl.checking.read import read_facts, samples_of

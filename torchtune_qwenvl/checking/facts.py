@@ -1,7 +1,7 @@
-"""What there is to know about one sample, found by the transform itself: what training would see.
+"""Facts about one sample, collected by a transform, so that they describe what training would see.
 
-`Examiner` takes the transform's place in a dataset. So whatever the dataset is, records are read, parsed and
-looked up as in training, and the facts come out with the sample.
+`Examiner` replaces the transform of a dataset. Whatever the kind of dataset, its records are then read,
+parsed and looked up as in training, and each sample carries its facts.
 """
 
 import copy
@@ -20,20 +20,20 @@ from torchtune_qwenvl.transforms.images.decode import image_size
 
 @dataclass(frozen=True)
 class Facts:
-    """One sample.
+    """What is known about one sample.
 
     Attributes:
         index: its number in the dataset, from 0.
         where: file and number.
-        tokens: before any cut.
-        visual_tokens: of these, the images' and videos'.
-        trained_tokens: of these, what is trained on.
-        kept_tokens: what `max_seq_len` leaves; 0 where the whole sample is left out.
-        images: (height, width) of each in pixels, as in its file.
-        videos: how many.
-        fingerprint: the same for samples that say the same about the same files.
-        kind: of error, places and numbers taken out; empty for a good sample.
-        reason: the whole message.
+        tokens: number of tokens before truncation.
+        visual_tokens: how many of them belong to images and videos.
+        trained_tokens: how many of them are trained on.
+        kept_tokens: how many of them `max_seq_len` keeps; 0 if the whole sample is dropped.
+        images: (height, width) of each image file in pixels.
+        videos: number of videos.
+        fingerprint: equal for samples with the same text and the same files.
+        kind: kind of error, without places and numbers; empty for a good sample.
+        reason: the whole error message.
     """
 
     index: int = -1
@@ -50,11 +50,11 @@ class Facts:
 
 
 class Examiner(Transform):
-    """A transform that adds `facts` to each sample; no sample is cut or given up.
+    """A transform that adds `facts` to each sample; it truncates and drops none.
 
     Args:
-        transform: the model's; its `max_seq_len` and policy say what would be kept.
-        decode: False reads the headers of images only, and makes no patches.
+        transform: the model's; its `max_seq_len` and policy decide what would be kept.
+        decode: False reads only the headers of images and makes no patches.
     """
 
     def __init__(self, transform: Any, decode: bool = True) -> None:
@@ -64,7 +64,7 @@ class Examiner(Transform):
         self.visual_ids = {transform.image_token_id, transform.video_token_id}
 
     def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> dict[str, Any]:
-        """The transform's sample, or without decoding its tokens and mask alone, with `facts`."""
+        """The transform's sample with `facts`; without decoding, only tokens, mask and `facts`."""
         messages, tools = list(sample["messages"]), sample.get("tools") or ()
         if self.decode:
             made = self.unlimited(sample)
@@ -98,7 +98,7 @@ class Examiner(Transform):
 
 
 def fingerprint(messages: Sequence[Message], tools: Tools = ()) -> bytes:
-    """Of tools, roles, texts and what the parts name: paths by their names, bytes by their content."""
+    """Hash of tools, roles and parts: text and encoded images by content, files by path."""
     digest = hashlib.blake2b(to_json(list(tools)).encode("utf-8", "surrogatepass"), digest_size=12)
     for message in messages:
         for part in message.content:

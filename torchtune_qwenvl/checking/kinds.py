@@ -1,4 +1,4 @@
-"""Errors of one kind: messages that are alike once paths, quotations and numbers are taken out."""
+"""Group errors into kinds: messages that are equal without their paths, quotations and numbers."""
 
 import re
 
@@ -12,19 +12,19 @@ _NUMBER = re.compile(r"\b\d[\d.,]*\b")
 def kind_of(error: BaseException) -> str:
     """The kind of an error that a dataset raised for a sample.
 
-    What the transform or the reader said first counts: wrapped around it are the place and the advice.
+    This is the innermost BadSample's message: the errors around it only add the place and the advice.
     """
     chain = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
-    said = [link.what for link in chain if isinstance(link, BadSample)]
-    if said:
-        return masked(said[-1])
+    bad = [link.what for link in chain if isinstance(link, BadSample)]
+    if bad:
+        return masked(bad[-1])
     return masked(f"{type(chain[-1]).__name__}: {chain[-1]}")
 
 
 def masked(message: str) -> str:
-    """A message without what differs between samples.
+    """A message without the parts that differ between samples.
 
     Example: "expected an image file at /a/b.jpg, got 3" -> "expected an image file at …, got N".
     """

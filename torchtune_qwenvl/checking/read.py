@@ -1,4 +1,4 @@
-"""A whole dataset read once, by workers, each sample examined; a bad one is a finding, not an end."""
+"""Read a whole dataset once with worker processes and examine each sample; errors do not stop it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,23 +17,23 @@ from torchtune_qwenvl.data.dataset import SkippedSample
 from torchtune_qwenvl.data.streams.dataset import as_streamed, is_streamed
 from torchtune_qwenvl.data.streams.stream import Share
 
-_AT_ONCE = 16  # samples per message of a worker
+_BATCH = 16  # samples that a worker sends at a time
 
 
 def read_facts(dataset: Dataset, num_workers: int = 0, progress: bool = False) -> list[Facts]:
     """The facts of every sample, in order.
 
     Args:
-        dataset: map-style or streamed, with an `Examiner` in the place of its transform. Of a mix, which
-            repeats and leaves out samples, all that it draws from are read once.
-        num_workers: processes that read.
-        progress: show a bar.
+        dataset: map-style or streamed, with an `Examiner` as its transform. A mix repeats and skips samples;
+            here each of its datasets is read once.
+        num_workers: number of processes that read.
+        progress: show a progress bar.
     """
     streamed = is_streamed(dataset)
     samples = _Streamed(dataset) if streamed else _Numbered(_whole(dataset))
     batches = DataLoader(
         samples,
-        batch_size=_AT_ONCE,
+        batch_size=_BATCH,
         num_workers=num_workers,
         collate_fn=list,
         generator=torch.Generator(),
@@ -45,7 +45,7 @@ def read_facts(dataset: Dataset, num_workers: int = 0, progress: bool = False) -
 
 
 def samples_of(dataset: Dataset, facts: Sequence[Facts], count: int) -> list[tuple[str, Any]]:
-    """Some good samples with their places: spread over a dataset, the first of a stream."""
+    """Up to `count` good samples with their places: spread over the dataset, or a stream's first ones."""
     if is_streamed(dataset):
         streamed = as_streamed(dataset)
         items = islice(streamed.open(Share(shuffle=False), 0), 2 * count)
@@ -59,7 +59,7 @@ def samples_of(dataset: Dataset, facts: Sequence[Facts], count: int) -> list[tup
 
 
 def place_of(dataset: Any, index: Any) -> str:
-    """File and number of a sample, as its dataset or the one that it wraps says."""
+    """File and number of a sample, from its dataset or from one that the dataset wraps."""
     while not hasattr(dataset, "where"):
         if not hasattr(dataset, "dataset"):
             return f"sample {index} (from 0)"
@@ -81,7 +81,7 @@ class _Numbered(Dataset):
 
 
 class _Streamed(IterableDataset):
-    """The facts of one pass over a stream, shared out among the workers."""
+    """The facts of one pass over a stream, divided among the workers."""
 
     def __init__(self, dataset: Any) -> None:
         self.members = getattr(dataset, "members", [dataset])
@@ -100,7 +100,7 @@ class _Streamed(IterableDataset):
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
                 kind = f"the stream broke off: {masked(reason)}"
-                yield Facts(number, f"behind {where}", kind=kind, reason=f"the stream broke off: {reason}")
+                yield Facts(number, f"after {where}", kind=kind, reason=f"the stream broke off: {reason}")
                 number += workers
 
 
@@ -109,7 +109,7 @@ def _whole(dataset: Any) -> Any:
 
 
 def _examine(read: Callable[[], Any], index: int, where: str) -> Facts:
-    """Whatever goes wrong is told: one broken record must not hide the others."""
+    """The facts of one sample. Every error becomes a fact: one broken record must not hide the others."""
     sample = _try(read)
     if isinstance(sample, Exception):
         plain = isinstance(sample, ValueError)

@@ -1,4 +1,4 @@
-"""A contact sheet: samples as the model sees them, images resized, the conversation as tokens."""
+"""Draw a contact sheet: samples as the model sees them, with resized images and tokens."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,12 +6,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from torchtune_qwenvl.pictures.cards import Card, draw_page
 from torchtune_qwenvl.pictures.style import BLUE, GREY, INK, MIST, PALE_GREEN
 from torchtune_qwenvl.pictures.text import Span
-from torchtune_qwenvl.training.watch.samples import patches_to_image
+from torchtune_qwenvl.transforms.images.unpatch import images_of
 
 
 def draw_sheet(
@@ -20,10 +18,10 @@ def draw_sheet(
     """Write the sheet as PNG.
 
     Args:
-        samples: file and number of each, and the transform's sample.
-        transform: which made them.
-        total: samples of the dataset.
-        path: of the PNG.
+        samples: (file and number, the transform's sample) of each.
+        transform: the transform that made them.
+        total: number of samples in the dataset.
+        path: the PNG file to write.
     """
     title = [
         Span(f"{len(samples)} of {total:,} samples", bold=True),
@@ -36,7 +34,7 @@ def draw_sheet(
 
 
 def conversation(sample: Mapping[str, Any], transform: Any) -> list[Span]:
-    """A sample's tokens as text: special tokens grey, images by their number, the trained on green."""
+    """A sample's tokens as text: special tokens grey, visual tokens counted, trained tokens on green."""
     visual = {transform.image_token_id, transform.video_token_id}
     pairs = zip(sample["tokens"], sample["mask"], strict=True)
     spans: list[Span] = []
@@ -59,9 +57,7 @@ def _with_special(text: str, transform: Any, back: str | None) -> list[Span]:
 
 def _card(sample: Mapping[str, Any], place: str, transform: Any) -> Card:
     vision = sample["encoder_input"]["vision"]
-    grids = vision["grid_thw"].tolist()
-    images = [patches_to_image(p, g, transform) for p, g in zip(vision["images"], grids, strict=True)]
     cut = f", {sample['dropped_turns']} turns cut" if sample.get("dropped_turns") else ""
     head = Span(f"{place}: {len(sample['tokens']):,} tokens{cut}\n", GREY)
-    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
-    return Card(pictures, [head, *conversation(sample, transform)])
+    images = images_of(vision["images"], vision["grid_thw"], transform)
+    return Card(images, [head, *conversation(sample, transform)])

@@ -1,4 +1,4 @@
-"""The facts about a dataset as a page of text: counts, lengths, images, bad samples by kind."""
+"""Summarise a dataset's facts as text: counts, lengths, images, duplicates, bad samples by kind."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -7,17 +7,17 @@ import numpy as np
 
 from torchtune_qwenvl.checking.facts import Facts
 
-SHOWN = 3  # bad samples of each kind, and repeated ones
+SHOWN = 3  # bad samples shown of each kind, and duplicates
 COLUMNS = ("min", "median", "p95", "max", "sum")
 
 
 def summary(facts: Sequence[Facts], max_seq_len: int | None = None, shown: int = SHOWN) -> str:
-    """What a reader wants to know first.
+    """The summary as lines of text.
 
     Args:
-        facts: of every sample.
-        max_seq_len: of the transform that made them.
-        shown: bad samples of each kind that are named.
+        facts: the facts of every sample.
+        max_seq_len: limit of the transform.
+        shown: how many bad samples of each kind, and how many duplicates, are listed.
     """
     good, bad = [f for f in facts if not f.kind], [f for f in facts if f.kind]
     lines = [f"{len(facts):,} samples: {len(good):,} good, {len(bad):,} bad"]
@@ -29,7 +29,7 @@ def summary(facts: Sequence[Facts], max_seq_len: int | None = None, shown: int =
 
 
 def by_kind(bad: Sequence[Facts]) -> list[tuple[str, list[Facts]]]:
-    """Bad samples by the kind of their error, the commonest first."""
+    """Bad samples grouped by the kind of error, the most frequent kind first."""
     ordered = sorted(bad, key=lambda facts: (facts.kind, facts.index))
     groups = [(kind, list(group)) for kind, group in groupby(ordered, key=lambda facts: facts.kind)]
     return sorted(groups, key=lambda group: -len(group[1]))
@@ -70,8 +70,8 @@ def _cut(good: Sequence[Facts], max_seq_len: int | None) -> list[str]:
         return [f"max_seq_len {max_seq_len:,}: every sample fits"]
     share = lost / sum(f.tokens for f in good)
     return [
-        f"max_seq_len {max_seq_len:,}: {len(cut):,} lose turns from the end, {len(left_out):,} are left out "
-        f"whole; {lost:,} tokens, {share:.1%} of all"
+        f"max_seq_len {max_seq_len:,}: {len(cut):,} samples lose turns at their end, {len(left_out):,} are "
+        f"dropped; {lost:,} tokens, {share:.1%} of all"
     ]
 
 
@@ -80,9 +80,9 @@ def _repeated(good: Sequence[Facts], shown: int) -> list[str]:
     pairs = [(f.index, n) for f in good if (n := first.setdefault(f.fingerprint, f.index)) != f.index]
     if not pairs:
         return []
-    named = ", ".join(f"{again} as {before}" for again, before in pairs[:shown])
+    named = ", ".join(f"{again} = {before}" for again, before in pairs[:shown])
     more = ", …" if len(pairs) > shown else ""
-    return [f"warning: said before by another sample, word for word: {len(pairs):,} ({named}{more})"]
+    return [f"warning: {len(pairs):,} samples repeat an earlier one word for word: {named}{more}"]
 
 
 def _bad(bad: Sequence[Facts], shown: int) -> list[str]:

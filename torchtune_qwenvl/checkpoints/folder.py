@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,16 @@ class CheckpointFolder:
 
     Args:
         path: the folder.
+        wanted: whether a tensor of this name will be read; shards without any such tensor may be absent, and
+            the folder then shows no other tensors.
 
     Raises:
         ValueError: if it is no checkpoint folder, holds pickled weights only, or a shard is missing or
             cut off.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, wanted: Callable[[str], bool] = lambda name: True) -> None:
+        self.path, self._wanted = Path(path), wanted
         if not self.path.is_dir():
             raise ValueError(f"{path}: no such folder; a checkpoint is downloaded by `tune download <repo>`")
         if not (self.path / CONFIG).is_file():
@@ -68,9 +70,9 @@ class CheckpointFolder:
         self._stack.close()
 
     def entries(self) -> Iterator[tuple[str, Entry]]:
-        """(name, dtype and shape) of every tensor, file by file in the order of their bytes."""
+        """(name, dtype and shape) of every wanted tensor, file by file in the order of their bytes."""
         for shard in self.shards:
-            yield from shard.entries.items()
+            yield from ((name, entry) for name, entry in shard.entries.items() if self._wanted(name))
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Rows [start, stop) of a tensor along its first axis, backed by the mapped file: copy before
@@ -99,7 +101,7 @@ class CheckpointFolder:
 
     def _shard_names(self) -> list[str]:
         if (self.path / INDEX).is_file():
-            names = sorted(set(self._weight_map().values()))
+            names = sorted({file for name, file in self._weight_map().items() if self._wanted(name)})
         elif (self.path / WEIGHTS).is_file():
             names = [WEIGHTS]
         elif any(self.path.glob("*.bin")):
@@ -133,7 +135,7 @@ class CheckpointFolder:
         if not (self.path / INDEX).is_file():
             return
         for tensor, file in self._weight_map().items():
-            if self.file_of.get(tensor) != file:
+            if self._wanted(tensor) and self.file_of.get(tensor) != file:
                 raise ValueError(
                     f"{self.path / file}: lacks the tensor {tensor}, which {INDEX} says is there"
                 )

@@ -12,6 +12,7 @@ from the same random numbers and keeps its rows.
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,11 @@ from torchtune.modules.peft import DoRALinear, LoRALinear
 
 from torchtune_qwenvl.checkpoints.architecture import check_architecture
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
-from torchtune_qwenvl.checkpoints.weight_plan import plan_weights
+from torchtune_qwenvl.checkpoints.weight_plan import Stored, plan_weights
 from torchtune_qwenvl.distributed import like, local
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.adapters.nf4 import dequantised, is_nf4, quantised, set_dtype
 from torchtune_qwenvl.modules.experts.grouped import GroupedLoRALinear, init_lora_a
-from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 
@@ -57,62 +57,42 @@ def load_model(
     return model
 
 
-def load_vision_encoder(
-    folder: str | Path,
-    dtype: torch.dtype | None = None,
-    device: str | torch.device = "cpu",
-    **builder_arguments: Any,
-) -> VisionTransformer:
-    """The vision half of a checkpoint folder alone: images in, visual tokens out; no other weight is read.
-
-    Args:
-        folder: as in `load_model`.
-        dtype: as in `load_model`.
-        device: as in `load_model`.
-        **builder_arguments: as in `load_model`; those of the decoder change nothing here.
-
-    Raises:
-        ValueError: as in `load_model`.
-    """
-    with CheckpointFolder(folder) as files:
-        model = _build(files, dtype, builder_arguments)
-        load_weights(model, files, torch.device(device), part="vision_encoder")
-    return model.vision_encoder
-
-
 @torch.no_grad()
-def load_weights(
-    model: VisionLanguageModel, files: CheckpointFolder, device: torch.device, part: str = ""
-) -> None:
+def load_weights(model: VisionLanguageModel, files: CheckpointFolder, device: torch.device) -> None:
     """Give a model on meta storage on `device` and the values of `files`; dtypes stay the model's.
 
     Args:
-        model: whole, however little of it is loaded: the folder must fit all of it.
+        model: the folder must fit all of it.
         files: the open folder.
         device: where to.
-        part: path of the submodule to load; the rest stays on meta. Empty for everything.
 
     Raises:
         ValueError: the folder's config.json, names or shapes do not fit the model; names file and tensor.
     """
     check_architecture(model, files)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    plan = plan_weights(files, get_family(files.config).weights, shapes)
-    loaded = model.get_submodule(part)
-    loaded.to_empty(device=device)
+    fill(model, plan_weights(files, get_family(files.config).weights, shapes), device)
+
+
+@torch.no_grad()
+def fill(model: nn.Module, plan: Mapping[str, Stored], device: torch.device) -> None:
+    """Give a module on meta storage on `device` and the planned values; adapters start as torchtune's do.
+
+    Args:
+        model: whole or sharded.
+        plan: parameter -> where it lies.
+        device: where to.
+    """
+    model.to_empty(device=device)
     parameters = dict(model.named_parameters())
     for name, stored in plan.items():
-        if not name.startswith(part):
-            continue
         ours = local(parameters[name])
         if is_nf4(ours):
             _set_quantised(model, name, parameters[name], stored.read().to(device, ours.dtype))
             continue
         start = first_row(parameters[name])
         ours.copy_(stored.read(start, start + len(ours)))
-    for module in loaded.modules():
-        if callable(init := getattr(module, "rope_init", None)):
-            init()
+    for module in model.modules():
         if isinstance(module, (LoRALinear, DoRALinear, GroupedLoRALinear)):
             _init_adapter(module)
 
@@ -155,10 +135,13 @@ def _build(
     family = get_family(files.config)
     with torch.device("meta"):
         model = family.from_config(files.config, **{**files.image_statistics(), **builder_arguments})
-    parameters = dict(model.named_parameters())
-    plan = plan_weights(files, family.weights, {name: tuple(p.shape) for name, p in parameters.items()})
-    first = next(iter(plan.values())).dtype
-    for name, parameter in parameters.items():
-        stored = plan[name].dtype if name in plan else first
-        set_dtype(parameter, dtype or stored)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    set_stored_dtypes(model, plan_weights(files, family.weights, shapes), dtype)
     return model
+
+
+def set_stored_dtypes(model: nn.Module, plan: Mapping[str, Stored], dtype: torch.dtype | None) -> None:
+    """Give every parameter `dtype`, or the one it has in the files; adapters take that of the first."""
+    first = next(iter(plan.values())).dtype
+    for name, parameter in model.named_parameters():
+        set_dtype(parameter, dtype or (plan[name].dtype if name in plan else first))

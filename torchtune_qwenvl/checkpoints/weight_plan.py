@@ -65,6 +65,9 @@ class StackedWeight:
         return torch.stack(experts) if experts else torch.empty(0, *self.shape[1:], dtype=self.dtype)
 
 
+Stored = StoredWeight | StackedWeight
+
+
 def plan_weights(
     files: CheckpointFolder, table: WeightTable, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, StoredWeight | StackedWeight]:

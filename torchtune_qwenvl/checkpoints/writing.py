@@ -96,13 +96,13 @@ def save_folder(
     return out
 
 
-def check_out_folder(out: Path, source: Path, proof: str = CONFIG) -> None:
+def check_out_folder(out: Path, source: Path | None = None, proof: str = CONFIG) -> None:
     """Raise a ValueError where a folder written to `out` would destroy something else.
 
     An existing folder is replaced only if it holds the file `proof`, which tells an older export.
     """
-    out, source = Path(out).resolve(), Path(source).resolve()
-    if out == source or out in source.parents:
+    out, source = Path(out).resolve(), source and Path(source).resolve()
+    if source is not None and (out == source or out in source.parents):
         raise ValueError(f"{out} is or holds the source checkpoint {source}: choose another output folder")
     if out.exists() and not (out / proof).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(

@@ -9,7 +9,7 @@ from torchtune._recipe_registry import get_all_recipes
 
 from torchtune_qwenvl.arguments import nearest
 from torchtune_qwenvl.cli.registry import recipe_names
-from torchtune_qwenvl.settings.config import PACKAGED, load_config, packaged_names
+from torchtune_qwenvl.settings.files import find_config, load_config, packaged_names
 
 EPILOG = """\
 examples:
@@ -42,7 +42,7 @@ class Copy(TorchtuneCopy):
 
 def standalone(name: str) -> str | None:
     """A packaged config with everything it includes, as YAML; None for one that includes nothing."""
-    path = PACKAGED / f"{name}.yaml"
+    path = find_config(name)
     if "include" not in OmegaConf.load(path):
         return None
     head = f"# {name} as packaged. What is not here has base.yaml's default: `tune-qwenvl show`.\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 from torchtune._recipe_registry import Config, Recipe, get_all_recipes
 
 import torchtune_qwenvl.recipes
-from torchtune_qwenvl.settings.config import PACKAGED, packaged_names
+from torchtune_qwenvl.settings.files import find_config, packaged_names
 from torchtune_qwenvl.settings.recipes import RECIPES as WITH_CONFIG
 
 RECIPES = Path(str(torchtune_qwenvl.recipes.__file__)).parent
@@ -28,7 +28,7 @@ def ours() -> list[Recipe]:
 
 
 def _with_configs(recipe: str) -> Recipe:
-    configs = [Config(name, str(PACKAGED / f"{name}.yaml")) for name in packaged_names(recipe)]
+    configs = [Config(name, str(find_config(name))) for name in packaged_names(recipe)]
     return Recipe(recipe, str(RECIPES / f"{recipe}.py"), configs, supports_distributed=True)
 
 

@@ -1,4 +1,4 @@
-"""Samples -> one batch of tensors and dicts of tensors: right-padded rows, or one row without padding.
+"""Samples -> one batch of tensors and dicts of tensors, as right-padded rows or one row without padding.
 
     padded         a a a .        padding_free     a a a b b c c c c
                    b b . .                         document_lengths 3 2 4
@@ -8,7 +8,7 @@ Axes: b batch, s sequence, d documents, n patches, m images, k labelled position
 patch side.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torchtune.data import CROSS_ENTROPY_IGNORE_IDX
 
 from torchtune_qwenvl.data.dataset import SkippedSample
+from torchtune_qwenvl.modules.batch import BatchLayout, labelled_positions, placeholder_positions
 
 CHANNELS = 3
 
@@ -28,16 +29,18 @@ def collate(
     ignore_idx: int = CROSS_ENTROPY_IGNORE_IDX,
     *,
     padding_free: bool = False,
+    placeholders: Collection[int] | None = None,
 ) -> dict[str, Any]:
     """Pad and join samples of our transforms; also the ``collate_fn`` of torchtune's stock recipes.
 
     Args:
         samples: what the transform returns: ``tokens``, ``mask`` (True = not trained on), ``input_pos``
-            int64 [s, 3], ``encoder_input``; with ``labels`` (torchtune's ``SFTDataset`` adds them) or
-            without, then made from ``mask``.
+            int64 [s, 3], ``encoder_input``, ``visual``. With ``labels`` (torchtune's ``SFTDataset`` adds
+            them) or without; then they are made from ``mask``.
         padding_idx: token id that fills up short rows on the right.
         ignore_idx: label of every position that is not trained on.
         padding_free: put all samples into one row, b = 1, as documents that do not see each other.
+        placeholders: token ids of visual tokens, to find these in samples without ``visual``.
 
     Returns:
         - ``tokens`` int64 [b, s].
@@ -46,49 +49,60 @@ def collate(
         - ``input_pos`` int64 [b, s, 3], zero where padded.
         - ``encoder_input["vision"]``: ``pixel_values`` [n, c*t*p*p or c*p*p] and ``grid_thw`` int64 [m, 3],
           both empty without media.
-        - ``layout["labelled"]`` int64 [k]: flat indices into b*s of the positions whose *next* token is
-          labelled, the only ones the head has to see; ``layout["lengths"]`` int64 [b]: tokens of each row
-          without padding.
-        - ``layout["document_lengths"]`` int64 [d], only where ``padding_free``.
+        - ``layout``: :class:`~torchtune_qwenvl.modules.batch.BatchLayout` as a dict. ``visual`` is absent if
+          a sample does not have it and ``placeholders`` are unknown; ``document_lengths`` is there only
+          with ``padding_free``.
 
     Raises:
-        ValueError: no samples, a :class:`~torchtune_qwenvl.data.SkippedSample`, a missing key, or images of
-            different dtypes or patch sizes.
+        ValueError: no samples, a :class:`~torchtune_qwenvl.data.SkippedSample`, a missing key, visual tokens
+            beyond the end of a sample, or images of different dtypes or patch sizes.
     """
     if not samples:
         raise ValueError("collate expected at least one sample, got none")
     for sample in samples:
         _check(sample)
+    tokens = [_row(sample["tokens"]) for sample in samples]
     join = _one_row if padding_free else _padded_rows
-    tokens = [_row(s["tokens"]) for s in samples]
-    labels = join([_labels(s, ignore_idx) for s in samples], ignore_idx)
-    lengths = torch.tensor([len(document) for document in tokens])
-    layout = {"labelled": labelled_positions(labels, ignore_idx), "lengths": lengths}
-    if padding_free:
-        layout |= {"lengths": lengths.sum()[None], "document_lengths": lengths}
+    labels = join([_labels(sample, ignore_idx) for sample in samples], ignore_idx)
+    lengths = torch.tensor([len(row) for row in tokens])
+    starts = lengths.cumsum(0) - lengths if padding_free else torch.arange(len(tokens)) * labels.shape[1]
+    layout = BatchLayout(
+        labelled=labelled_positions(labels, ignore_idx),
+        lengths=lengths.sum()[None] if padding_free else lengths,
+        visual=_visual_positions(samples, tokens, starts, placeholders),
+        document_lengths=lengths if padding_free else None,
+    )
     return {
         "tokens": join(tokens, padding_idx),
         "labels": labels,
         "input_pos": join([torch.as_tensor(s["input_pos"]) for s in samples], 0),
         "encoder_input": {"vision": _join_vision(samples)},
-        "layout": layout,
+        "layout": layout.as_dict(),
     }
 
 
-def labelled_positions(labels: Tensor, ignore_idx: int = CROSS_ENTROPY_IGNORE_IDX) -> Tensor:
-    """Flat indices into b*s of the positions whose next token is labelled.
-
-    Args:
-        labels: int64 [b, s], unshifted.
-        ignore_idx: the label that is not trained on.
-
-    Returns:
-        int64 [k], ascending. With labels ``[[-100, 5, 6, -100]]`` it is ``[0, 1]``: position 0 predicts 5,
-        position 1 predicts 6.
-    """
-    next_is_labelled = torch.zeros_like(labels, dtype=torch.bool)
-    next_is_labelled[:, :-1] = labels[:, 1:] != ignore_idx
-    return next_is_labelled.flatten().nonzero().flatten()
+def _visual_positions(
+    samples: Sequence[Mapping[str, Any]],
+    tokens: Sequence[Tensor],
+    starts: Tensor,
+    placeholders: Collection[int] | None,
+) -> Tensor | None:
+    """Flat positions of the visual tokens of all samples, which begin at `starts`."""
+    positions = []
+    for sample, row, start in zip(samples, tokens, starts, strict=True):
+        if "visual" in sample:
+            visual = torch.as_tensor(sample["visual"], dtype=torch.int64)
+            if len(visual) and visual[-1] >= len(row):
+                raise ValueError(
+                    f"collate expected `visual` to be positions in {len(row)} tokens, got {int(visual[-1])}: "
+                    "cut both, or leave `visual` out of samples that are changed after the transform"
+                )
+        elif placeholders is not None:
+            visual = placeholder_positions(row, placeholders)
+        else:
+            return None
+        positions.append(visual + start)
+    return torch.cat(positions)
 
 
 def _padded_rows(documents: list[Tensor], padding: int) -> Tensor:
@@ -140,7 +154,7 @@ def _join_vision(samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
     if not images:
         return {"pixel_values": torch.empty(0, 0), "grid_thw": torch.empty(0, 3, dtype=torch.int64)}
     if len({image.dtype for image in images}) > 1:
-        # torch.cat would promote raw uint8 pixels to float, beside normalised ones, without a word.
+        # torch.cat would silently promote raw uint8 pixels to float and join them with normalised ones.
         raise ValueError(
             f"collate expected images of one dtype, got {sorted({str(image.dtype) for image in images})}: "
             "use one transform (one `dtype`) for all datasets of a run."
@@ -153,10 +167,10 @@ def _join_vision(samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
 
 
 def _same_frames(images: list[Tensor]) -> list[Tensor]:
-    """Repeat the single frame of uint8 stills, [n, c*p*p] -> [n, c*t*p*p], where a clip is in the batch.
+    """Repeat the single frame of uint8 stills, [n, c*p*p] -> [n, c*t*p*p], if the batch has a clip.
 
-    Example with c = 2, p*p = 2, t = 2: the row ``[1, 2, 3, 4]`` becomes ``[1, 2, 1, 2, 3, 4, 3, 4]``, since
-    the frame axis lies inside the channel axis.
+    Example with c = 2, p*p = 2, t = 2: the row ``[1, 2, 3, 4]`` becomes ``[1, 2, 1, 2, 3, 4, 3, 4]``, because
+    the frame axis comes after the channel axis.
     """
     width = max(image.shape[-1] for image in images)
     return [image if image.shape[-1] == width else _repeat_frame(image, width) for image in images]

@@ -7,10 +7,11 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from torchtune_qwenvl.data.sizes import sample_size
-from torchtune_qwenvl.transforms.errors import BadSample, SampleTooLong
+from torchtune_qwenvl.transforms.errors import BadSample, SampleTooLong, check_trainable
 from torchtune_qwenvl.transforms.size import SampleSize
 
 POLICIES = ("raise", "skip")
+FIX_UNTRAINED = "add or unmask an answer, raise max_seq_len, or set on_bad_sample: skip"
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class Guarded(Dataset):
         """
         try:
             sample = self.dataset[index]
-            if not isinstance(sample, SkippedSample):
-                _check_trainable(sample)
+            if not isinstance(sample, SkippedSample) and (mask := sample.get("mask")) is not None:
+                check_trainable(mask, fix=FIX_UNTRAINED)
             return sample
         # torchtune's own datasets answer a broken record or image file with these.
         except (ValueError, OSError) as error:
@@ -90,14 +91,3 @@ class Guarded(Dataset):
 
     def _located(self, error: Exception, index: int) -> str:
         return str(error) if isinstance(error, BadRecord) else f"{self.where(index)}: {error}"
-
-
-def _check_trainable(sample: Mapping[str, Any]) -> None:
-    # The first token is never predicted, so a label there trains nothing.
-    mask = sample.get("mask")
-    if mask is not None and all(mask[1:]):
-        raise BadSample(
-            "nothing to train on: expected an assistant turn that is not masked, got none after masking and "
-            "truncation",
-            fix="add or unmask an answer, raise max_seq_len, or set on_bad_sample: skip",
-        )

@@ -15,6 +15,7 @@ from torchtune_qwenvl.data.collate import collate as default_collate
 from torchtune_qwenvl.data.dataset import BadRecord, Guarded, SkippedSample
 from torchtune_qwenvl.data.order.sampler import ResumableSampler
 from torchtune_qwenvl.data.streams.sampler import Broken, StreamSampler
+from torchtune_qwenvl.modules.batch import map_tensors
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +25,13 @@ class Batch:
     """One batch of one rank.
 
     Attributes:
-        inputs: what collate returns, ``labels`` included. A batch without samples is one pad token without
-            labels, so that every rank runs the same number of steps.
-        samples: samples in it.
-        tokens: tokens in it, padding not counted.
+        inputs: what collate returns, including ``labels``. If all samples were skipped, it is one pad token
+            without labels, so that every rank runs the same number of steps.
+        samples: number of samples.
+        tokens: number of tokens, without padding.
         skipped: the samples that were left out, each with its reason.
-        dropped_turns: turns that the truncation policy cut from these samples.
-        drawn: samples taken of each member of a mix, by its number.
+        dropped_turns: number of turns that the truncation policy cut from these samples.
+        drawn: number of samples taken from each dataset of a mix, by the number of the dataset.
         lost: how many of these were left out.
     """
 
@@ -44,11 +45,7 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """Called by torch's DataLoader."""
-        return replace(self, inputs=_map_tensors(self.inputs, Tensor.pin_memory))
-
-    def to(self, device: torch.device | str) -> "Batch":
-        """Copy to a device, without waiting for the copy where the memory is pinned."""
-        return replace(self, inputs=_map_tensors(self.inputs, lambda t: t.to(device, non_blocking=True)))
+        return replace(self, inputs=map_tensors(self.inputs, Tensor.pin_memory))
 
 
 class Loader:
@@ -247,9 +244,3 @@ def _one_pad_token(padding_idx: int) -> dict[str, Any]:
         "mask": [True],
         "input_pos": torch.zeros(1, 3, dtype=torch.int64),
     }
-
-
-def _map_tensors(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(tree, dict):
-        return {key: _map_tensors(value, function) for key, value in tree.items()}
-    return function(tree) if isinstance(tree, Tensor) else tree

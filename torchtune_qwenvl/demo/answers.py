@@ -1,6 +1,6 @@
-"""What a model answers about images: generated with the KV cache, in batches, compared with what was written.
+"""Generate a model's answers about images in batches, and compare them with the expected ones.
 
-Accuracy is exact: "The digit is 7." is right if it is the whole answer, down to the full stop.
+An answer is right only if it equals the expected text, such as "The digit is 7.", including the full stop.
 """
 
 import json
@@ -18,7 +18,7 @@ from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 @dataclass(frozen=True)
 class Answer:
-    """An image, the answer that belongs to it, and the model's."""
+    """An image, the expected answer, and the model's answer."""
 
     image: Path
     expected: str
@@ -32,13 +32,13 @@ class Answer:
 def answer_accuracy(
     model: VisionLanguageModel, transform: Any, *, data: str, batch_size: int = 120
 ) -> dict[str, float]:
-    """Share of the records of `data` that the model answers exactly; for `evaluate:` in a config.
+    """Share of the records in `data` that the model answers exactly; for `evaluate:` in a config.
 
     Args:
-        model: left in the mode (training or not) in which it came.
+        model: the model; its mode (training or evaluation) is restored.
         transform: its transform.
         data: a .jsonl file of conversations; the first question of each is asked.
-        batch_size: questions at a time.
+        batch_size: number of questions at a time.
     """
     return {"val_accuracy": accuracy(ask(model, transform, Path(data), batch_size))}
 
@@ -71,7 +71,7 @@ def ask(model: VisionLanguageModel, transform: Any, data: Path, batch_size: int 
 
 
 def _first_exchange(record: dict[str, Any], folder: Path) -> tuple[Message, Message]:
-    """Question (its image first) and answer; the image as a path."""
+    """The first question (with its image first, as a path) and its answer."""
     question, answer = conversations_style(record)[:2]
     for part in question.content:
         if part["type"] == "image":

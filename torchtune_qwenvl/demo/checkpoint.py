@@ -1,7 +1,7 @@
-"""A checkpoint folder of a tiny Qwen2.5-VL: every file that a published one has, random weights.
+"""Write the checkpoint folder of a tiny Qwen2.5-VL with random weights and all files of a published one.
 
-Nothing after this knows that the model is tiny: it is found by its config.json, read from safetensors
-with the published names, its tokenizer from vocab.json and merges.txt, its template from Jinja.
+No other code knows that the model is tiny. Its family is found by config.json, its weights are read from
+safetensors under the published names, its tokenizer from vocab.json and merges.txt, its template from Jinja.
 """
 
 import json
@@ -34,7 +34,7 @@ ADDED_TOKENS = tuple(
     )
 )
 
-# The tokenizer learns its merges from what the demo says; every other text is bytes.
+# The tokenizer learns its merges from the demo's texts; it encodes other text as bytes.
 TEXTS = ("system", "user", "assistant", "You are a helpful assistant.", QUESTION, ANSWER)
 
 CHAT_TEMPLATE = """\
@@ -55,11 +55,11 @@ CHAT_TEMPLATE = """\
 
 
 def write_tiny_checkpoint(folder: str, *, seed: int = 0) -> None:
-    """Write the folder; the same seed gives the same weights.
+    """Write the folder. The same seed gives the same weights.
 
     Args:
-        folder: where to; files of an earlier run are replaced.
-        seed: of the random weights.
+        folder: the folder to write to; files of an earlier run are replaced.
+        seed: seed of the random weights.
     """
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def write_tiny_checkpoint(folder: str, *, seed: int = 0) -> None:
 
 
 def train_tokenizer() -> Tokenizer:
-    """Byte-level BPE: 256 bytes and the merges of `TEXTS`."""
+    """A byte-level BPE tokenizer with 256 bytes and the merges of `TEXTS`."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     trainer = BpeTrainer(vocab_size=512, initial_alphabet=sorted(ByteLevel.alphabet()), show_progress=False)
@@ -89,7 +89,7 @@ def train_tokenizer() -> Tokenizer:
 
 
 def tiny_config(ids: dict[str, int]) -> dict[str, Any]:
-    """config.json in the published (flat) form; `ids` are the added tokens', which end the vocabulary."""
+    """config.json in the published (flat) form; `ids` of the added tokens, which are the last ones."""
     return {
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
         "model_type": "qwen2_5_vl",
@@ -131,7 +131,7 @@ def tiny_config(ids: dict[str, int]) -> dict[str, Any]:
 
 @torch.no_grad()
 def random_weights(config: dict[str, Any], seed: int) -> dict[str, Tensor]:
-    """A fresh model under its published names: norms 1, biases 0, matrices normal with 1/sqrt(inputs)."""
+    """A new model's weights under their published names: norms 1, biases 0, matrices ~ N(0, 1 / inputs)."""
     family = get_family(config)
     generator = torch.Generator().manual_seed(seed)
     ours = dict(family.from_config(config).named_parameters())
@@ -145,7 +145,7 @@ def random_weights(config: dict[str, Any], seed: int) -> dict[str, Tensor]:
 
 
 def _as_published(ours: dict[str, nn.Parameter], table: WeightTable) -> dict[str, Tensor]:
-    """Joined and named as in the files: a fused qkv, a convolution kernel, `visual.*` and `model.*`."""
+    """The weights with the names and shapes of the files: a fused qkv, a convolution kernel."""
     pieces: dict[str, dict[int, Tensor]] = {}
     for name, parameter in ours.items():
         piece = table.theirs(name)

@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 handwritten digits as images and conversations, in the format of LLaVA and ShareGPT.
+"""Write scikit-learn's 1,797 handwritten digits as images and conversations in LLaVA's format.
 
     data/images/train_0007_2.png        56 x 56, grey
     data/train.jsonl                     one conversation a line:
@@ -6,8 +6,9 @@
             {"from": "human", "value": "<image>\\nWhich digit is this?"},
             {"from": "gpt", "value": "The digit is 7."}]}
 
-The digits are 8 x 8 pixels, by 43 writers (https://archive.ics.uci.edu/dataset/80). Training images also come
-turned, shifted and scaled a little; val and test images are plain, and no digit is in two of the three parts.
+The digits have 8 x 8 pixels and are from 43 writers (https://archive.ics.uci.edu/dataset/80). Training images
+are also written slightly rotated, shifted and scaled. Validation and test images are unchanged, and no digit
+is in two of the three parts.
 """
 
 import json
@@ -29,7 +30,7 @@ class Split:
     Attributes:
         name: train, val or test.
         images: [n, 8, 8], ink from 0 to 16.
-        digits: [n], what is written.
+        digits: [n], the digit in each image.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Warp:
-    """A slight change: turned by `angle` (radians), shifted by `x, y` (pixels), scaled by `scale`."""
+    """A slight change: rotate by `angle` (radians), shift by `x, y` (pixels), scale by `scale`."""
 
     angle: float
     x: float
@@ -71,12 +72,12 @@ def write_digits(
     """Write train.jsonl, val.jsonl, test.jsonl and their images.
 
     Args:
-        folder: where to; files of an earlier run are replaced.
-        n_val: digits to validate on.
-        n_test: digits to measure the accuracy on.
-        n_train: digits to train on; None takes all the others.
-        warped: changed copies of each training digit beside the plain one.
-        seed: of the shuffle that splits the data and of the changes.
+        folder: the folder to write to; files of an earlier run are replaced.
+        n_val: number of digits for validation.
+        n_test: number of digits for measuring the accuracy.
+        n_train: number of digits for training; None: all others.
+        warped: changed copies of each training digit, in addition to the unchanged one.
+        seed: seed for splitting the data and for the changes.
     """
     rng = np.random.default_rng(seed)
     for split in split_digits(n_val, n_test, n_train, rng):
@@ -84,10 +85,10 @@ def write_digits(
 
 
 def split_digits(n_val: int, n_test: int, n_train: int | None, rng: np.random.Generator) -> list[Split]:
-    """The digits, shuffled, in three parts.
+    """Shuffle the digits and split them into three parts.
 
     Raises:
-        ValueError: more digits asked for than there are.
+        ValueError: more digits are asked for than there are.
     """
     from sklearn.datasets import load_digits  # of the `demo` extra
 
@@ -107,7 +108,7 @@ def split_digits(n_val: int, n_test: int, n_train: int | None, rng: np.random.Ge
 
 
 def draw_digit(ink: np.ndarray, warp: Warp | None = None) -> Image.Image:
-    """[8, 8] ink from 0 to 16 as dark on white, `SIDE` pixels wide."""
+    """Draw [8, 8] ink from 0 to 16 as dark on white, `SIDE` pixels wide."""
     small = Image.fromarray((255 - ink * (255 / 16)).round().astype(np.uint8))
     image = small.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     if warp is None:

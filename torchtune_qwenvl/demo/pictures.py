@@ -1,4 +1,4 @@
-"""The demo's page of answers; its curves are those of every run."""
+"""Draw the demo's page of answers. (Its curves are drawn like those of every run.)"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +15,11 @@ COLUMNS, ROWS = 10, 4
 
 
 def draw_answers(answers: Sequence[Answer], path: Path) -> None:
-    """A page of images under the model's answers: the first right ones; in the last row, the wrong ones.
+    """Draw a page of images with the model's answers: right ones first, wrong ones in the last row.
 
     Args:
-        answers: about the held-out images, in their order.
-        path: of the PNG.
+        answers: the answers about the held-out images.
+        path: the PNG file to write.
     """
     right, wrong = ([answer for answer in answers if answer.right is kind] for kind in (True, False))
     rows = [right[COLUMNS * i : COLUMNS * (i + 1)] for i in range(ROWS - 1)] + [wrong[:COLUMNS]]
@@ -54,9 +54,11 @@ def _draw_answer(axis: Axes, answer: Answer) -> None:
         color=GREEN if answer.right else RED,
     )
     if not answer.right:
-        axis.set_xlabel(f"right:\n{answer.expected}", fontsize=7)  # on one line it is wider than the image
+        axis.set_xlabel(
+            f"right:\n{answer.expected}", fontsize=7
+        )  # two lines, as one would be wider than the image
 
 
 def _caption(text: str) -> str:
-    """An untrained model says anything: escaped, so that any font has it, and cut."""
+    """Escape and shorten an answer: an untrained model may output characters that no font has."""
     return ascii(text)[1:-1][:20] or "(no answer)"

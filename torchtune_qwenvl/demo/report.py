@@ -1,4 +1,4 @@
-"""The end of the demo: answers about images never trained on, two pictures, one line with the accuracy."""
+"""Report at the end of the demo: answers about held-out images, two pictures, and the accuracy."""
 
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ from torchtune_qwenvl.training.watch.history import read_curves
 def report_digits(
     model: VisionLanguageModel, transform: Any, output_dir: str | Path, *, data: str
 ) -> list[Answer]:
-    """Write answers.png, mark the accuracy in curves.png, print where everything is, the accuracy last.
+    """Write answers.png, mark the accuracy in curves.png, and print the paths and, last, the accuracy.
 
     Args:
-        model: trained; all ranks call, rank 0 writes.
+        model: the trained model; all ranks must call this, rank 0 writes.
         transform: its transform.
-        output_dir: of the run.
+        output_dir: the run's folder.
         data: .jsonl file of the held-out conversations.
 
     Returns:

@@ -1,12 +1,12 @@
-"""How many threads the demo computes in."""
+"""Limit the number of threads that the demo uses."""
 
 import torch
 
 
 def one_thread() -> None:
-    """Compute in one thread; the other core prepares the data.
+    """Compute with one thread; other cores prepare the data.
 
-    The matrices of a tiny model are not worth sharing, and threads that wait for each other cost far more
-    than they bring where anything else runs: 1.2 s a step instead of 0.13 s beside two busy processes.
+    The matrices of a tiny model are too small for several threads, and threads that wait for each other slow
+    it down on a busy machine: 1.2 s per step instead of 0.13 s while two other processes were running.
     """
     torch.set_num_threads(1)

@@ -1,10 +1,9 @@
-"""A trained classifier as files: the encoder for anyone, its head and classes beside it.
+"""A trained classifier as files: the encoder with its head, and beside it what the classes are called.
 
-    model/                       the encoder, as `save_vision_encoder` writes it
-    classifier/head.safetensors  weight [k, d], bias [k]
-    classifier/classifier.json   names of the k classes, pooling, transforms
+    model/             the encoder and its head, as `save_vision_encoder` writes them
+    classifier.json    names of the k classes, transforms and channels of an image
 
-k classes, d width of the encoder's output.
+k classes; c, h, w channels, height and width of an image.
 """
 
 from __future__ import annotations
@@ -16,18 +15,17 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchtune.config import instantiate
 from torchvision.transforms.v2 import Compose
 
+from torchtune_qwenvl.checkpoints.vision_encoder import load_vision_encoder, save_vision_encoder
 from torchtune_qwenvl.data.labelled.dataset import grey
-from torchtune_qwenvl.models.vit import vit_from_config
 from torchtune_qwenvl.modules.adapters.attach import merge_lora
 from torchtune_qwenvl.transforms.images.decode import ImageSource, decode_image
 from torchtune_qwenvl.transforms.images.patches import cut_patches
 
-ENCODER, CLASSIFIER = "model", "classifier"
+ENCODER, CLASSIFIER = "model", "classifier.json"
 # A file's transforms are built only from names of these modules: it must not call any function that there is.
 TRUSTED = ("torchvision.transforms.v2", "torchtune_qwenvl.data.labelled")
 
@@ -39,7 +37,7 @@ def save_classifier(
     transforms: Any,
     source: str | Path | None = None,
 ) -> None:
-    """Write `model/` and `classifier/` into `output_dir`.
+    """Write `model/` and `classifier.json` into `output_dir`.
 
     Args:
         encoder: with its head; LoRA is merged into the weights.
@@ -49,23 +47,16 @@ def save_classifier(
         source: checkpoint folder that the encoder came from; None: it was built from scratch.
     """
     merge_lora(encoder)
-    head = encoder.head
-    folder = output_dir / CLASSIFIER
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().contiguous() for name, tensor in head.named_parameters()}
-    save_file(tensors, folder / "head.safetensors")
+    save_vision_encoder(encoder, output_dir / ENCODER, source=source)
     plain = (
         OmegaConf.to_container(transforms, resolve=True) if OmegaConf.is_config(transforms) else transforms
     )
     description = {
         "class_names": list(class_names),
-        "global_pool": encoder.global_pool,
-        "transforms": plain,
         "channels": encoder.patch_embed.channels,
+        "transforms": plain,
     }
-    (folder / "classifier.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
-    encoder.reset_classifier(0)
-    save_vision_encoder(encoder, output_dir / ENCODER, source=source)
+    (output_dir / CLASSIFIER).write_text(json.dumps(description, indent=2), encoding="utf-8")
 
 
 def load_classifier(output_dir: str | Path, device: str | torch.device = "cpu") -> Classifier:
@@ -78,21 +69,17 @@ def load_classifier(output_dir: str | Path, device: str | torch.device = "cpu") 
     Raises:
         ValueError: a folder without a classifier, or transforms from outside of torchvision and this package.
     """
-    folder = Path(output_dir) / CLASSIFIER
-    if not (folder / "classifier.json").is_file():
-        raise ValueError(
-            f"{folder}: no classifier.json; expected the output_dir of a finished run of train_vit"
-        )
-    description = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
+    file = Path(output_dir) / CLASSIFIER
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file; expected the output_dir of a finished run of train_vit")
+    description = json.loads(file.read_text(encoding="utf-8"))
     for name in (str(node.get("_component_")) for node in description["transforms"]):
         if name.rpartition(".")[0] not in TRUSTED:
             raise ValueError(
-                f"{folder}: the transform {name} is not from {' or '.join(TRUSTED)}. Make it yourself, and "
+                f"{file}: the transform {name} is not from {' or '.join(TRUSTED)}. Make it yourself, and "
                 "build a Classifier with it"
             )
     encoder = load_vision_encoder(Path(output_dir) / ENCODER, device=device)
-    encoder.reset_classifier(len(description["class_names"]), description["global_pool"])
-    encoder.head.load_state_dict(load_file(folder / "head.safetensors"))
     steps = [instantiate(OmegaConf.create(node)) for node in description["transforms"]]
     transform = Compose(steps or [nn.Identity()])
     return Classifier(encoder, transform, description["class_names"], description["channels"])
@@ -138,18 +125,3 @@ class Classifier(nn.Module):
         high = self.logits(images).float().softmax(dim=1).topk(min(top, len(self.class_names)))
         rows = zip(high.indices.tolist(), high.values.tolist(), strict=True)
         return [[(self.class_names[i], p) for i, p in zip(*row, strict=True)] for row in rows]
-
-
-def load_vision_encoder(folder, device="cpu"):
-    encoder = vit_from_config(json.loads((Path(folder) / "config.json").read_text()))
-    encoder.load_state_dict(load_file(Path(folder) / "model.safetensors"))
-    return encoder.to(device)
-
-
-def save_vision_encoder(encoder, folder, source=None):
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {**encoder.config, "num_classes": 0}
-    (folder / "config.json").write_text(json.dumps(config))
-    save_file(
-        {n: p.detach().contiguous() for n, p in encoder.named_parameters()}, folder / "model.safetensors"
-    )

@@ -53,6 +53,8 @@ class Slots:
 
     Attributes:
         normalise: a parsed config.json in either form -> the nested form, checked.
+        normalise_vision: its vision part, or a config.json of the encoder alone -> the entries needed,
+            checked.
         vision_encoder: builder of the encoder.
         decoder: builder of the language model.
         vision: arguments of `vision_encoder` beside those of every family, or instead of them.
@@ -60,6 +62,7 @@ class Slots:
     """
 
     normalise: Callable[[Config], dict[str, Any]]
+    normalise_vision: Callable[[Config], dict[str, Any]]
     vision_encoder: Callable[..., VisionTransformer]
     decoder: Callable[..., VisionLanguageDecoder]
     vision: Entries = field(default_factory=dict)
@@ -92,6 +95,40 @@ def build_model(
     """
     training = plan_training(**trainable)
     return _assemble(slots, config, training, (image_mean, image_std), loss_chunk_tokens=loss_chunk_tokens)
+
+
+@takes_arguments_of(plan_training)
+def build_vision_encoder(
+    slots: Slots,
+    config: Config,
+    *,
+    image_mean: Sequence[float] | None = None,
+    image_std: Sequence[float] | None = None,
+    **trainable: Any,
+) -> VisionTransformer:
+    """The vision encoder alone, with random weights.
+
+    Args:
+        slots: the family's.
+        config: a parsed config.json, or that of an encoder alone.
+        image_mean: see `build_model`.
+        image_std: see `build_model`.
+        **trainable: arguments of `plan_training`; those of the decoder change nothing.
+
+    Raises:
+        ValueError: see `build_model`.
+    """
+    training = plan_training(**trainable)
+    vision = slots.normalise_vision(config.get("vision_config", config))
+    encoder = slots.vision_encoder(
+        **_arguments({**_VISION, **slots.vision}, vision),
+        image_mean=image_mean,
+        image_std=image_std,
+        adapter=training.adapters["encoder"],
+        merger_adapter=training.adapters["fusion"],
+    )
+    training.apply(encoder, within="vision_encoder.")
+    return encoder
 
 
 @takes_arguments_of(build_model)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from torchtune_qwenvl.models.build import Slots
+from torchtune_qwenvl.models.published_transform import PublishedTransform
+from torchtune_qwenvl.models.weight_table import WeightTable
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
-
-if TYPE_CHECKING:
-    from torchtune_qwenvl.models.weight_table import WeightTable
 
 
 @dataclass(frozen=True)
@@ -22,11 +20,11 @@ class Family:
         slots: what its config.json means.
         from_config: (config.json as a dict, *, image_mean, image_std, **builder arguments) -> model.
         weights: names of the files' tensors beside ours.
-        transform: (folder, **overrides) -> the transform of a checkpoint folder.
+        transform: class of the transforms of its checkpoints.
     """
 
     model_type: str
     slots: Slots
     from_config: Callable[..., VisionLanguageModel]
     weights: WeightTable
-    transform: Callable[..., Any]
+    transform: type[PublishedTransform]

@@ -8,7 +8,7 @@ refused here; a family adds what only it has.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,7 @@ def normalise_config(
     *,
     top: Collection[str] = _VISION_MARKS,
     text: Collection[str] = (),
-    vision: Collection[str],
-    vision_defaults: Mapping[str, Any] | None = None,
+    vision: Callable[[Mapping[str, Any]], dict[str, Any]],
     rope_theta: float | None = None,
 ) -> dict[str, Any]:
     """The nested form of either config.json, with what the model needs and nothing else.
@@ -47,8 +46,7 @@ def normalise_config(
         raw: the parsed config.json.
         top: entries of the top level needed beside those of every family.
         text: entries of the text part needed beside those of every family.
-        vision: entries of the vision part needed.
-        vision_defaults: what a missing one means; transformers 4 leaves out what equals its class default.
+        vision: what the family reads of the vision part, see `normalise_vision`.
         rope_theta: what a missing entry of that name means; None: it must be there.
 
     Raises:
@@ -58,7 +56,6 @@ def normalise_config(
     if not isinstance(vision_config, Mapping):
         raise ValueError("config.json has no vision_config: expected that of a vision-language model")
     heads = required(text_config, "num_attention_heads", "text")
-    vision_config = {**(vision_defaults or {}), **vision_config}
 
     def top_down(*names: str) -> Any:
         """The top level decides: transformers 5 repeats class defaults in the text part."""
@@ -74,15 +71,40 @@ def normalise_config(
             "num_key_value_heads": text_config.get("num_key_value_heads") or heads,
             "rope_parameters": _rope_parameters(text_config, rope_theta),
         },
-        "vision_config": {
-            **{name: required(vision_config, name, "vision_config") for name in vision},
-            "in_channels": first(vision_config, "in_channels", "in_chans") or 3,
-        },
+        "vision_config": vision(vision_config),
     }
     _refuse_sliding_windows(text_config)
     check_activation(text_config, "silu", "text")
     _check_text(config["text_config"])
     return config
+
+
+def normalise_vision(
+    raw: Mapping[str, Any],
+    needed: Collection[str],
+    *,
+    activation: str,
+    width: str = "hidden_size",
+    defaults: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The vision part of a config.json, or a config.json of the encoder alone, with what the encoder needs.
+
+    Args:
+        raw: the parsed part.
+        needed: its entries.
+        activation: the only `hidden_act` there is.
+        width: the entry that is the encoder's width.
+        defaults: what a missing entry means; transformers 4 leaves out what equals its class default.
+
+    Raises:
+        ValueError: naming the entry that is missing, does not fit or is not supported, and what came.
+    """
+    given = {**(defaults or {}), **raw}
+    vision = {name: required(given, name, "vision_config") for name in needed}
+    vision["in_channels"] = first(given, "in_channels", "in_chans") or 3
+    check_activation(given, activation, "vision_config")
+    check_multiple(vision[width], 4 * vision["num_heads"], f"vision {width} over 4 * num_heads")
+    return vision
 
 
 def first(config: Mapping[str, Any], *names: str) -> Any:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from torchtune_qwenvl.transforms.chat.chat import ChatFormat
-from torchtune_qwenvl.transforms.chat.pieces import VideoFormat
+import torch
+
+from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat
 from torchtune_qwenvl.transforms.chat.tokenizer import ExtraToken
-from torchtune_qwenvl.transforms.images.image import ImageTransform
-from torchtune_qwenvl.transforms.processor_folder import ProcessorFolder
-from torchtune_qwenvl.transforms.videos.video import VideoTransform
+from torchtune_qwenvl.transforms.chat.video_format import VideoFormat
+from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
+from torchtune_qwenvl.transforms.processor_folder import PATCH_SETTINGS, ProcessorFolder
+from torchtune_qwenvl.transforms.videos.video_transform import VideoTransform
 
 _T = TypeVar("_T")
 
@@ -74,6 +76,25 @@ class Published:
             "tokens_per_second": tokens_per_second,
             "no_video": problem and f"a video, but {problem}",
         }
+
+    def media(
+        self, files: ProcessorFolder, dtype: torch.dtype, **limits: int
+    ) -> tuple[ImageTransform, VideoTransform | None]:
+        """The folder's transforms of images and of videos without a text around them; None: no videos.
+
+        Args:
+            files: the folder's parsed files.
+            dtype: of the patches.
+            **limits: `min_pixels` and `max_pixels` of images instead of the folder's.
+        """
+        image = self.image(**{**files.image, **limits}, dtype=dtype)
+        if files.video is None and not self.video_limits_of_images:
+            return image, None
+        rules = self.video_rules(files.video_processor if files.video_processor in self.videos else None)
+        found = rules.known(files.video or {})
+        settings = {name.removeprefix("video_"): value for name, value in found.items()}
+        patches = {name: files.image[name] for name in PATCH_SETTINGS}
+        return image, rules(**patches, **settings, dtype=dtype)
 
 
 def _named(table: dict[str, _T], name: str | None, argument: str) -> _T:

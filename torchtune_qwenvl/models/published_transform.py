@@ -152,7 +152,7 @@ class PublishedTransform(VisionLanguageTransform):
         """For YAML: the prompt template may be a dotted path or a dict of tags per role.
 
         Args:
-            path, merges_file, arguments: see the class.
+            path, merges_file, **arguments: see the class.
             prompt_template: dotted path of a torchtune prompt template, or role -> [text before, behind].
         """
         template = None if prompt_template is None else _get_prompt_template(prompt_template)
@@ -176,7 +176,7 @@ class PublishedTransform(VisionLanguageTransform):
             chat_template: "folder": one of our renderings must equal the folder's Jinja; "builtin": go on
                 without.
             prompt_template: see `build`.
-            overrides: arguments of the class instead of the folder's values.
+            **overrides: arguments of the class instead of the folder's values.
 
         Raises:
             ValueError: files are missing or contradict each other, or the chat template differs.

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from torchtune_qwenvl.models.parts import attention, vision_rotary
+from torchtune_qwenvl.models.weight_table import WeightTable
 from torchtune_qwenvl.modules.adapters.lora import Adapter
 from torchtune_qwenvl.modules.decoder import TiedOutput, VisionLanguageDecoder
 from torchtune_qwenvl.modules.layers import TransformerLayer
@@ -111,6 +112,7 @@ def vision_encoder(
     window_size: int | None = None,
     full_attention: Collection[int] = (),
     config: Mapping[str, Any] | None = None,
+    weights: WeightTable | None = None,
 ) -> VisionTransformer:
     """A pre-norm ViT; `norm(width)` and `mlp()` make the parts of a layer, `window_size` is in pixels.
 
@@ -165,6 +167,7 @@ def vision_encoder(
         window=window_size and window_size // shape.patch_size // shape.merge_size,
         full_attention=full_attention,
         config=config,
+        from_original=None if weights is None else weights.of_encoder,
     )
 
 

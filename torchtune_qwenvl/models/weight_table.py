@@ -17,6 +17,8 @@ from functools import cached_property
 
 import torch
 
+# How the names of the vision encoder's weights begin, in transformers' module tree and in ours.
+_THEIR_ENCODER, OUR_ENCODER = "model.visual.", "vision_encoder."
 PLACEHOLDERS = {"{i}": r"(?P<i>\d+)", "{e}": r"(?P<e>\d+)", "{p}": r"(?P<p>weight|bias)"}
 
 
@@ -90,6 +92,22 @@ class WeightTable:
             if match := pattern.fullmatch(our_name):
                 return Piece(name.format(**match.groupdict()), index, count)
         raise ValueError(f"{our_name}: no row of the weight table gives this parameter a name in the files")
+
+    def of_encoder(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Parameters of transformers' vision encoder alone -> ours, both named from the encoder on.
+
+        Args:
+            state: its state dict, as `model.visual.state_dict()` gives it, or with `visual.` or
+                `model.visual.` in front of the names. Names of no vision weight are kept as they are.
+        """
+        found: dict[str, torch.Tensor] = {}
+        for name, tensor in state.items():
+            bare = name.removeprefix("model.").removeprefix("visual.")
+            ours = self.ours(f"{_THEIR_ENCODER}{bare}") or (f"{OUR_ENCODER}{name}",)
+            for our, part in zip(ours, tensor.chunk(len(ours)) if len(ours) > 1 else [tensor], strict=True):
+                # A convolution's kernel is our matrix; everything else has one or two axes anyway.
+                found[our.removeprefix(OUR_ENCODER)] = part.flatten(1) if part.ndim > 2 else part
+        return found
 
     @cached_property
     def _forward(self) -> list[tuple[re.Pattern[str], tuple[str, ...]]]:

@@ -1,7 +1,8 @@
-"""Attention over segments: frames, windows, documents, padded rows. Unusual: no mask exists anywhere.
+"""Attention over segments (frames, windows, documents, padded rows), without any mask.
 
-Tokens lie flat, and neighbours that attend to each other form a segment. Three images with windows of 64, 64,
-32 | 64 | 16 tokens are five segments in n = 240 tokens; equal neighbours share one batched call:
+Tokens are one flat sequence. Neighbours that attend to each other form a segment. Three images with windows
+of 64, 64, 32 | 64 | 16 tokens are five segments in n = 240 tokens. Neighbouring segments of equal length
+share one batched call:
 
     lengths     64  64  32  64  16
     runs        2x64    1x32  1x64  1x16        -> four SDPA calls, or one varlen kernel on CUDA in bf16/fp16
@@ -23,21 +24,22 @@ from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
 _HALF_DTYPES = (torch.bfloat16, torch.float16)
-# torch's CPU kernel is slower in bf16 than in fp32 on short segments: for 32 windows of 64 tokens and 8 heads
-# of 64, 46 ms forward and backward against 19 ms with the casts; at 1,024 tokens bf16 is ahead again.
+# On short segments torch's CPU kernel is slower in bf16 than in fp32. For 32 windows of 64 tokens and 8 heads
+# of width 64, forward and backward take 46 ms in bf16, 19 ms in fp32 including the casts. From 1,024 tokens
+# on bf16 is faster.
 _CPU_FP32_UP_TO = 512
 _VARLEN_SHARES_KV_HEADS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # absent in torch 2.11
 
 
-@dataclass(eq=False)  # not frozen: torch 2.11 would compile anew for each number of runs in one that is
+@dataclass(eq=False)  # not frozen: of a frozen one torch 2.11 compiles anew for each number of runs
 class Segments:
-    """Which neighbouring tokens attend to each other.
+    """Which tokens attend to each other: those of the same segment.
 
     Attributes:
         lengths: tokens per segment, in order, on the host.
         cu_seqlens: int32 [segments + 1] boundaries 0 .. n on the tokens' device.
-        longest: largest of `lengths`.
-        runs: (number of segments, their length) for each run of equal neighbours.
+        longest: the maximum of `lengths`.
+        runs: (number of segments, their length) for each run of neighbours of equal length.
     """
 
     lengths: tuple[int, ...]
@@ -56,12 +58,12 @@ class Segments:
 
     @classmethod
     def rows(cls, b: int, s: int, device: torch.device | str = "cpu") -> Segments:
-        """The b rows of a batch padded to s tokens; right padding is harmless under causal attention."""
+        """The b rows of a batch padded to s tokens. Causal attention never sees the padding on the right."""
         boundaries = torch.arange(0, (b + 1) * s, s, dtype=torch.int32, device=device)
         return cls((s,) * b, boundaries, s, ((b, s),))
 
     def places(self) -> Tensor:
-        """Place of every token in its segment, int64 [n]: lengths 3, 2 give 0 1 2 0 1."""
+        """Index of every token in its segment, int64 [n]: lengths 3, 2 give 0 1 2 0 1."""
         device = self.cu_seqlens.device
         runs = [torch.arange(length, device=device).repeat(b) for b, length in self.runs]
         return torch.cat(runs)
@@ -74,10 +76,10 @@ def segment_attention(
 
     Args:
         q: queries [n, h, d].
-        k: keys [n, g, d]; g divides h, neighbouring query heads share a key head.
+        k: keys [n, g, d]; g divides h, and h / g neighbouring query heads share a key head.
         v: values [n, g, d].
         segments: lengths that sum to n.
-        causal: tokens see only themselves and what is left of them in their segment.
+        causal: a token attends only to itself and to earlier tokens of its segment.
         dropout: share of attention weights that are dropped.
 
     Returns:

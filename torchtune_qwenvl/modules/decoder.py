@@ -1,25 +1,27 @@
-"""The language model: embeddings, layers and head over flat tokens with positions on three axes.
+"""The language model: embeddings, layers and head, for flat tokens with positions on three axes.
 
-n tokens of all rows, k of them kept for the head, w model width, v vocabulary.
+n tokens of all rows, k of them that meet the head, w model width, v vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchtune_qwenvl.modules.attention import Segments
+from torchtune_qwenvl.modules.experts.routers import Router, RouterStatistics
 from torchtune_qwenvl.modules.kv_cache import KVCache
 from torchtune_qwenvl.modules.rope import AxialRotary
 
 
 class TiedOutput(nn.Module):
-    """A head without a weight of its own: it reads the embeddings'.
+    """A head without a weight of its own: it uses that of the embeddings.
 
-    A module, unlike torchtune's TiedLinear, so that hooks find it; the embedding is held out of torch's
-    sight, or it would appear twice in the state dict.
+    Unlike torchtune's TiedLinear it is a module, so that hooks work. It keeps the embedding in a tuple, where
+    torch does not register it; otherwise the state dict would have it twice.
     """
 
     def __init__(self, tok_embeddings: nn.Embedding) -> None:
@@ -31,6 +33,18 @@ class TiedOutput(nn.Module):
         return F.linear(x, self._source[0].weight)
 
 
+class Deepstack(NamedTuple):
+    """Features of v visual tokens for the first layers of the decoder, see Qwen3-VL.
+
+    Attributes:
+        places: int64 [v], indices of the visual tokens among the n tokens.
+        features: [v, w] each; the i-th is added after layer i.
+    """
+
+    places: Tensor
+    features: Sequence[Tensor]
+
+
 class VisionLanguageDecoder(nn.Module):
     """Decoder-only transformer.
 
@@ -39,7 +53,7 @@ class VisionLanguageDecoder(nn.Module):
         layers: transformer layers over flat tokens.
         norm: before the head.
         output: the head [.., w] -> [.., v].
-        rotary: turns positions [n, 3] into angles.
+        rotary: computes angles from positions [n, 3].
         kv_heads: key/value heads per layer, for the cache.
         head_dim: width of a head, for the cache.
     """
@@ -62,6 +76,7 @@ class VisionLanguageDecoder(nn.Module):
         self.output = output
         self.rotary = rotary
         self.kv_heads, self.head_dim = kv_heads, head_dim
+        self.has_routers = any(isinstance(module, Router) for module in self.modules())
 
     def forward(
         self,
@@ -71,26 +86,27 @@ class VisionLanguageDecoder(nn.Module):
         segments: Segments,
         keep: Tensor | None = None,
         cache: KVCache | None = None,
-        visual: Tensor | None = None,
-        deepstack: Sequence[Tensor] = (),
+        deepstack: Deepstack | None = None,
+        routers: RouterStatistics | None = None,
     ) -> Tensor:
-        """Embeddings to what the head reads.
+        """Embeddings -> states for the head.
 
         Args:
             x: [n, w].
             positions: [n, 3] on the axes t, h, w.
-            segments: rows (or documents); unused once a cache holds the prompt.
-            keep: [k] indices of the tokens the head is to see; None for all.
-            cache: filled by the prompt, extended by every further token.
-            visual: [v] indices of the visual tokens, where there are deepstack features.
-            deepstack: [v, w] features, the i-th added to the visual tokens behind layer i.
+            segments: rows or documents; not used once the cache holds the prompt.
+            keep: [k] indices of the tokens that meet the head; None for all.
+            cache: takes the prompt in the first call and one more token per row in every later one.
+            deepstack: features that are added to the visual tokens after the first layers.
+            routers: where mixtures of experts record what their routers do, if that is wanted.
 
         Returns:
             Normalised states [n or k, w].
         """
         rotation = self.rotary(positions, x.dtype)
         for i, layer in enumerate(self.layers):
-            x = layer(x, rotation=rotation, segments=segments, cache=cache.layers[i] if cache else None)
-            if i < len(deepstack) and visual is not None:
-                x = x.index_add(0, visual, deepstack[i].to(x.dtype))
+            layer_cache = cache.layers[i] if cache else None
+            x = layer(x, rotation=rotation, segments=segments, cache=layer_cache, routers=routers)
+            if deepstack is not None and i < len(deepstack.features):
+                x = x.index_add(0, deepstack.places, deepstack.features[i].to(x.dtype))
         return self.norm(x if keep is None else x.index_select(0, keep))

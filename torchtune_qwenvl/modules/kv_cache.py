@@ -1,9 +1,9 @@
-"""Key/value cache for generation: rows of different lengths, filled once, then one token at a time.
+"""Key/value cache for generation: first the prompts, of different lengths, then one token at a time.
 
-The prompt of b rows comes right-padded to s; each row then appends at its own end, over the padding:
+The prompts of b rows are right-padded to s tokens. Each row appends at its own end, over the padding:
 
-    row 0:  P P P P P t t .        P prompt, t generated, . free, # padding not yet overwritten (never seen:
-    row 1:  P P t t # . . .          the mask ends at each row's own length)
+    row 0:  P P P P P t t .        P prompt, t generated, . free, # padding that is not overwritten yet
+    row 1:  P P t t # . . .          (never seen: the mask ends at each row's own length)
 
 b rows, c capacity, g key/value heads, h query heads, d head width.
 """
@@ -22,12 +22,12 @@ class KVCache:
 
     Args:
         prompt_lengths: tokens of each row's prompt, without padding.
-        capacity: most tokens a row can hold, padded prompt included.
+        capacity: how many tokens a row can hold, padded prompt included.
         layers: number of decoder layers.
         kv_heads: g.
         head_dim: d.
         dtype: dtype of keys and values.
-        device: where they live.
+        device: of keys and values.
     """
 
     def __init__(
@@ -43,17 +43,25 @@ class KVCache:
     ) -> None:
         shape = (len(prompt_lengths), capacity, kv_heads, head_dim)
         self.layers = [LayerCache(self, shape, dtype, device) for _ in range(layers)]
-        self.lengths = torch.tensor(list(prompt_lengths), device=device)  # [b] tokens held, next free place
-        self.used = 0  # places that any row may have filled: 0 until the prompt is in, then a host-side bound
+        self.lengths = torch.tensor(list(prompt_lengths), device=device)  # [b] tokens in each row
+        self.used = (
+            0  # upper bound of the rows' lengths, known without asking the device; 0 before the prompt
+        )
         self.capacity = capacity
+        self.mask: Tensor | None = None  # bool [b, 1, 1, used], what a new token sees; None for the prompt
+        self._start = 0  # `used` before the tokens that are being computed
 
     @property
     def empty(self) -> bool:
-        """Whether the prompt is still to come."""
+        """Whether the prompt has not come yet."""
         return self.used == 0
 
     def reserve(self, tokens: int) -> None:
-        """Before the layers run on `tokens` new places per row: make room, or say that there is none."""
+        """Make room for `tokens` per row; called before the layers run.
+
+        Raises:
+            ValueError: no room, or more than one token per row after the prompt.
+        """
         if self.empty or tokens == 1:
             self._start, self.used = self.used, self.used + tokens
         else:
@@ -65,18 +73,18 @@ class KVCache:
             self.mask = (held <= self.lengths[:, None])[:, None, None]  # [b, 1, 1, used]
 
     def advance(self) -> None:
-        """After the layers ran on one new token per row."""
+        """Count the new tokens; called after the layers ran."""
         if self._start:
             self.lengths = self.lengths + 1
 
     @property
     def prefilling(self) -> bool:
-        """Whether the tokens under way are the prompt."""
+        """Whether the tokens being computed are the prompt."""
         return self._start == 0
 
 
 class LayerCache:
-    """One layer's share of a KVCache."""
+    """Keys and values of one layer."""
 
     def __init__(self, cache: KVCache, shape: tuple[int, ...], dtype: torch.dtype, device) -> None:
         self.cache = cache
@@ -91,9 +99,9 @@ class LayerCache:
         self.values[:, :s] = v.unflatten(0, (b, s))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Append one token per row (k, v [b, g, d]) and let its queries [b, h, d] see the row: [b, h, d].
+        """Append one token per row (k, v [b, g, d]); the queries [b, h, d] attend to the row: [b, h, d].
 
-        The h / g query heads that share a key head stand where a sequence would: no key is ever expanded.
+        The h / g query heads of a key head take the place of the query sequence, so keys are not expanded.
         """
         rows, used = torch.arange(q.shape[0], device=q.device), self.cache.used
         self.keys[rows, self.cache.lengths] = k.to(self.keys.dtype)

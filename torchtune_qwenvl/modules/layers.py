@@ -1,7 +1,7 @@
-"""The one attention and the one transformer layer of both towers; what differs between them is handed in.
+"""The attention and the transformer layer of both towers; what differs between them are arguments.
 
 Both work on flat tokens [n, w]: n tokens of all images or all rows, w model width, h heads, g key/value
-heads, d head width. Which tokens meet is said by `Segments`, where they stand by `Rotation`.
+heads, d head width. `Segments` says which tokens attend to each other, `Rotation` which positions they have.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torchtune.modules import TransformerSelfAttentionLayer
 
 from torchtune_qwenvl.modules.attention import Segments, segment_attention
+from torchtune_qwenvl.modules.experts.moe import SparseMoE
+from torchtune_qwenvl.modules.experts.routers import RouterStatistics
 from torchtune_qwenvl.modules.kv_cache import LayerCache
 from torchtune_qwenvl.modules.rope import Rotation, rotate
 
@@ -18,8 +20,8 @@ from torchtune_qwenvl.modules.rope import Rotation, rotate
 class Attention(nn.Module):
     """Multi-head attention over segments, with rotary positions and grouped key/value heads.
 
-    torchtune's MultiHeadAttention expands key/value heads, takes dense masks only and normalises q and k
-    after the rotation; hence our own.
+    torchtune's MultiHeadAttention does not fit: it expands key/value heads, takes dense masks only, and
+    normalises q and k after the rotation.
 
     Args:
         q_proj: w -> h * d.
@@ -27,8 +29,8 @@ class Attention(nn.Module):
         v_proj: w -> g * d.
         output_proj: h * d -> w.
         head_dim: d.
-        causal: whether a token sees only what is left of it in its segment.
-        q_norm: normalises each query head before the rotation, if given.
+        causal: whether a token attends to earlier tokens of its segment only.
+        q_norm: normalises each query head before the rotation; None: no norm.
         k_norm: the same for keys.
         dropout: share of attention weights that are dropped in training.
     """
@@ -56,17 +58,36 @@ class Attention(nn.Module):
         self, x: Tensor, *, rotation: Rotation | None, segments: Segments, cache: LayerCache | None = None
     ) -> Tensor:
         """x [n, w] -> [n, w]. With a cache, n = b * s in the prompt and n = b afterwards."""
-        q, k, v = (p(x).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        q, k = self._queries_and_keys(x, rotation)
+        v = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
+        return self._attend(q, k, v, segments, cache)
+
+    def attention_weights(self, x: Tensor, *, rotation: Rotation | None, segments: Segments) -> list[Tensor]:
+        """Who looks at whom, in fp32: a matrix [h, l, l] for each segment of l tokens, rows sum to 1."""
+        q, k = self._queries_and_keys(x, rotation)
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+        found = []
+        for q_part, k_part in zip(
+            q.split(list(segments.lengths)), k.split(list(segments.lengths)), strict=True
+        ):
+            scores = torch.einsum("ihd,jhd->hij", q_part.float(), k_part.float()) * self.head_dim**-0.5
+            if self.causal:
+                scores = scores.masked_fill(
+                    torch.ones_like(scores[0], dtype=torch.bool).triu(1), float("-inf")
+                )
+            found.append(scores.softmax(-1))
+        return found
+
+    def _queries_and_keys(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
+        q, k = (p(x).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj))
         if self.q_norm is not None:
             q = self.q_norm(q)
         if self.k_norm is not None:
             k = self.k_norm(k)
-        if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
-        return self._attend(q, k, v, segments, cache)
+        return (q, k) if rotation is None else (rotate(q, rotation), rotate(k, rotation))
 
-    # How many segments there are, and how long, differs from batch to batch. The projection is in here as
-    # its input is a view of attention's result, and a compiler would take note of that one's shape, too.
+    # Not compiled: the number and the lengths of segments differ from batch to batch. The projection is here
+    # too, because its input is a view of attention's result, and the compiler would guard that one's shape.
     @torch.compiler.disable
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, segments: Segments, cache: LayerCache | None
@@ -85,14 +106,23 @@ class Attention(nn.Module):
 class TransformerLayer(TransformerSelfAttentionLayer):
     """Pre-norm layer on flat tokens.
 
-    A subclass of torchtune's, which activation checkpointing, compiling and sharding look for by type. Its
-    slots `sa_scale` and `mlp_scale` act on what a branch adds to the stream (a second norm in some families).
+    A subclass of torchtune's layer, because activation checkpointing, compiling and sharding look for this
+    type. `sa_scale` and `mlp_scale` act on what attention and MLP add to x (a second norm in some families).
     """
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, *, rotation: Rotation | None, segments: Segments, cache: LayerCache | None = None
+        self,
+        x: Tensor,
+        *,
+        rotation: Rotation | None,
+        segments: Segments,
+        cache: LayerCache | None = None,
+        routers: RouterStatistics | None = None,
     ) -> Tensor:
-        """x [n, w] -> [n, w]."""
+        """x [n, w] -> [n, w]; a mixture of experts records what its router does in `routers`, if given."""
         attended = self.attn(self.sa_norm(x), rotation=rotation, segments=segments, cache=cache)
         x = x + self.sa_scale(attended)
-        return x + self.mlp_scale(self.mlp(self.mlp_norm(x)))
+        normalised = self.mlp_norm(x)
+        if isinstance(self.mlp, SparseMoE):
+            return x + self.mlp_scale(self.mlp(normalised, routers))
+        return x + self.mlp_scale(self.mlp(normalised))

@@ -1,4 +1,4 @@
-"""Cross-entropy where only labelled positions ever meet the head, and fp32 logits never exist as a whole.
+"""Cross-entropy with logits for labelled positions only, and never all of them in fp32 at once.
 
 b rows, s tokens per row, k labelled positions, w model width, v vocabulary.
 """
@@ -6,32 +6,39 @@ b rows, s tokens per row, k labelled positions, w model width, v vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-IGNORE = -100
-# fp32 values at work at a time: what a CPU's cache takes, what keeps a GPU busy. On one CPU core, the loss of
-# 256 x 151936 bf16 logits takes 105 ms both ways, F.cross_entropy(logits.float(), ...) 357 ms.
+# fp32 values that are computed at a time: as many as fit a CPU's cache or keep a GPU busy. On one CPU core,
+# forward and backward of 256 x 151936 bf16 logits take 105 ms; with F.cross_entropy(logits.float(), ...) they
+# take 357 ms.
 _SCRATCH = {"cpu": 2**22, "cuda": 2**26}
 
 
-def labelled_positions(labels: Tensor) -> Tensor:
-    """Flat indices [k] into b * s of the positions whose next token in the row is labelled.
+class Losses(NamedTuple):
+    """What a batch with labels gives. Sums, so that those of several batches and ranks can be added.
 
-    Args:
-        labels: [b, s], unshifted, -100 where nothing is to be learnt.
+    Attributes:
+        loss_sum: fp32 sum of the cross-entropies of the labelled tokens. Its gradient includes that of the
+            routers' load-balance loss, its value does not.
+        labelled: int64, number of labelled tokens.
+        router_loss_sum: load-balance loss of the batch, times `labelled`, without gradient and before
+            `router_aux_loss_coef`; None if the coefficient is 0.
     """
-    predicts = torch.zeros_like(labels, dtype=torch.bool)
-    predicts[:, :-1] = labels[:, 1:] != IGNORE
-    return predicts.flatten().nonzero().squeeze(1)
+
+    loss_sum: Tensor
+    labelled: Tensor
+    router_loss_sum: Tensor | None
 
 
 class _CrossEntropySum(torch.autograd.Function):
     """Sum over k of logsumexp(logits) - logits[target], in fp32, a few rows at a time.
 
-    Keeps the logits in their own dtype and one fp32 number per row; the gradient is rounded once, at its end.
+    Keeps the logits in their own dtype and one fp32 number per row. The gradient is computed in fp32 and
+    rounded once.
     """
 
     @staticmethod
@@ -48,7 +55,7 @@ class _CrossEntropySum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        saved = ctx.saved_tensors  # read once: under checkpointing a second read is an error
+        saved = ctx.saved_tensors  # under checkpointing they can be read only once
         scratch, gradient = _scratch(saved[0]), torch.empty_like(saved[0])
         parts = (x.split(len(scratch)) for x in (gradient, *saved))
         for out, logits, targets, normaliser in zip(*parts, strict=True):
@@ -60,7 +67,7 @@ class _CrossEntropySum(torch.autograd.Function):
 
 
 def _scratch(logits: Tensor) -> Tensor:
-    """[rows at a time, v] fp32, the one large tensor of a pass."""
+    """[rows at a time, v] fp32, the only large tensor of a pass."""
     rows = max(1, _SCRATCH["cuda" if logits.is_cuda else "cpu"] // logits.shape[1])
     return torch.empty(min(rows, max(1, len(logits))), logits.shape[1], device=logits.device)
 
@@ -70,14 +77,14 @@ def chunked_cross_entropy(
 ) -> Tensor:
     """Sum of the cross-entropies of k positions, fp32.
 
-    One chunk keeps its logits for the backward pass; several are recomputed there. k = 0 gives a zero that
-    still hangs on the head's weight, so that every rank runs the same collectives.
+    A single chunk keeps its logits for the backward pass; several chunks are recomputed there. For k = 0 the
+    result is a zero that depends on the head's weight, so that every rank runs the same collectives.
 
     Args:
         states: [k, w].
         targets: [k] token ids.
         head: [.., w] -> [.., v].
-        chunk_tokens: most positions per chunk.
+        chunk_tokens: maximum number of positions in a chunk.
     """
 
     def loss_of(states: Tensor, targets: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""RMSNorm that keeps its input for the backward pass and nothing else.
+"""RMSNorm that keeps only its input for the backward pass.
 
-torchtune's module casts to fp32 first and lets torch keep that copy and two more of its size: for bf16
-activations six times what is needed. On CUDA torch's fused kernel takes bf16 as it is; on the CPU, where
-there is none, the gradient is written out here. Both compute in fp32 and round once.
+torchtune's module casts to fp32 first, and autograd keeps that copy and another one: for bf16 activations
+four times what is needed. On CUDA torch's fused kernel takes bf16 directly. The CPU has no such kernel, so
+the gradient is written out here. Both compute in fp32 and round once.
 
 n tokens, w width. Source: Zhang and Sennrich 2019, arXiv:1910.07467.
 """
@@ -16,13 +16,13 @@ from torchtune.modules import RMSNorm as _RMSNorm
 
 
 class RMSNorm(_RMSNorm):
-    """`x / sqrt(mean(x^2) + eps) * scale`; parameter and arguments are torchtune's."""
+    """`x / sqrt(mean(x^2) + eps) * scale`, with torchtune's parameter and arguments."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., w] -> [..., w], in x's dtype."""
         if x.is_cuda and x.dtype == self.scale.dtype:
             return F.rms_norm(x, self.normalized_shape, self.scale, self.eps)
-        # torch 2.11 would compile `_Normalise`, which works in place, to a gradient of zero.
+        # torch 2.11 compiles `_Normalise`, which works in place, to a gradient of zero.
         if x.is_cuda or torch.compiler.is_compiling():
             return super().forward(x)
         return _Normalise.apply(x, self.scale, self.eps)
@@ -48,5 +48,5 @@ class _Normalise(torch.autograd.Function):
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """x in fp32, or in fp64 if it is."""
+    """x in fp32; fp64 stays fp64."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()

@@ -1,7 +1,7 @@
-"""Axial rotary embedding. Unusual: which position axis turns which frequency is data, not code.
+"""Axial rotary embedding. Which position axis rotates which frequency is an argument, not code.
 
 The first 2f of a head's d values form f pairs, (i, i + f) or neighbours (2i, 2i + 1); the others stay.
-Pair i turns by `positions[axes[i]] * frequencies[i]`:
+Pair i is rotated by `positions[axes[i]] * frequencies[i]`:
 
     ViT, head 80:      20 frequencies by the row, then the same 20 by the column
     decoder, head 128: 64 frequencies, the first 16 by t, the next 24 by h, the last 24 by w (M-RoPE)
@@ -23,9 +23,9 @@ from torch import Tensor
 
 
 class Rotation(NamedTuple):
-    """cos and sin [n, 1, f] of every token's angles, made once per forward and shared by all layers.
+    """cos and sin [n, 1, f] of every token's angles, computed once per forward pass for all layers.
 
-    `neighbours`: pairs are (2i, 2i + 1), not (i, i + f).
+    With `neighbours`, pairs are (2i, 2i + 1) instead of (i, i + f).
     """
 
     cos: Tensor
@@ -36,14 +36,14 @@ class Rotation(NamedTuple):
 class AxialRotary:
     """Angles of every token from its position on each axis.
 
-    Holds no buffer: its two short vectors stay on the host in fp32, whatever `.to(dtype)` or a meta device
-    does to the model around it, and follow the positions to their device.
+    Not a module with buffers: its two short vectors stay on the host in fp32 when the model is cast by
+    `.to(dtype)` or built on the meta device, and are copied to the device of the positions.
 
     Args:
         frequencies: [f] radians per position step, fp32.
-        axes: for each frequency the axis of the positions that turns it.
+        axes: for each frequency, the axis of the positions that rotates it.
         scale: factor on cos and sin (YaRN's attention factor).
-        neighbours: which values of a head form pairs, see `Rotation`.
+        neighbours: which values of a head are a pair, see `Rotation`.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class AxialRotary:
 
 
 class _Rotate(torch.autograd.Function):
-    """Turn pairs. The gradient is the turn by the negative angle: only the tables are kept."""
+    """Rotate pairs. The gradient is the rotation by the negative angle, so only the tables are kept."""
 
     @staticmethod
     def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor, neighbours: bool) -> Tensor:
@@ -99,7 +99,7 @@ def _turn(x: Tensor, rotation: Rotation, sign: int) -> Tensor:
 
 
 def _turn_compiled(x: Tensor, rotation: Rotation) -> Tensor:
-    """The same forwards without views to write into; the compiler fuses it and finds the gradient itself."""
+    """`_turn` without writing into views, for torch.compile, which fuses it and derives the gradient."""
     cos, sin, neighbours = rotation
     a, b = _pairs(x.to(cos.dtype), rotation)
     pairs = (a * cos - b * sin, b * cos + a * sin)
@@ -108,7 +108,7 @@ def _turn_compiled(x: Tensor, rotation: Rotation) -> Tensor:
 
 
 def _pairs(x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
-    """Views of the first and of the second values of all pairs, [..., d] -> twice [..., f]."""
+    """Views of the first and the second values of all pairs, [..., d] -> two of [..., f]."""
     f = rotation.cos.shape[-1]
     if rotation.neighbours:
         return x[..., 0 : 2 * f : 2], x[..., 1 : 2 * f : 2]
@@ -117,8 +117,8 @@ def _pairs(x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate queries or keys [n, h, d]; computed in the tables' dtype, returned in x's."""
-    # torch 2.11 compiles a Function that writes into what it has made, as `_Rotate` does, to one whose
-    # gradient is zero.
+    # torch 2.11 compiles a Function that writes into its own result, as `_Rotate` does, to one with a
+    # gradient of zero.
     if torch.compiler.is_compiling():
         return _turn_compiled(x, rotation)
     return _Rotate.apply(x, *rotation)
@@ -130,7 +130,7 @@ def chunked_axes(sections: Sequence[int]) -> list[int]:
 
 
 def interleaved_axes(sections: Sequence[int]) -> list[int]:
-    """Axes take turns as long as each lasts, the first fills up: [4, 2, 2] -> [0, 1, 2, 0, 1, 2, 0, 0]."""
+    """Axes alternate until used up, the first fills up: [4, 2, 2] -> [0, 1, 2, 0, 1, 2, 0, 0]."""
     axes = [0] * sum(sections)
     for axis, section in enumerate(sections[1:], start=1):
         axes[axis : section * len(sections) : len(sections)] = [axis] * section
@@ -138,7 +138,7 @@ def interleaved_axes(sections: Sequence[int]) -> list[int]:
 
 
 def inverse_frequencies(width: int, theta: float) -> Tensor:
-    """[width / 2] frequencies theta^(-2i / width), fp32 on the host, as the reference computes them."""
+    """Frequencies theta^(-2i / width) [width / 2], in fp32 on the host, computed as in transformers."""
     exponents = torch.arange(0, width, 2, dtype=torch.float, device="cpu") / width
     return 1.0 / theta**exponents
 
@@ -154,8 +154,8 @@ def yarn_frequencies(
 ) -> tuple[Tensor, float]:
     """Frequencies [width / 2] stretched by YaRN, and its factor on cos and sin (arXiv:2309.00071).
 
-    Frequencies that turn more than `beta_fast` times within `original_length` positions stay, those that turn
-    less than `beta_slow` times are divided by `factor`, those between are blended linearly.
+    Frequencies with more than `beta_fast` turns within `original_length` positions stay. Those with less than
+    `beta_slow` turns are divided by `factor`. Those in between are interpolated linearly.
     """
     plain = inverse_frequencies(width, theta)
 

@@ -1,7 +1,7 @@
-"""What trains: the three parts of a model, their settings and the rules between these.
+"""What trains: the three parts of a model, the settings of each, and which settings go together.
 
-A parameter's path alone says which part it belongs to: `vision_encoder.…` is the encoder, except its mergers,
-which are the fusion; everything else is the decoder.
+The name of a parameter says which part it belongs to: `vision_encoder.…` is the encoder, except its mergers,
+which are the fusion. Everything else is the decoder.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from torchtune_qwenvl.modules.adapters.lora import (
 Part = Literal["encoder", "fusion", "decoder"]
 Mode = Literal["frozen", "lora", "full"]
 PARTS: tuple[Part, ...] = ("encoder", "fusion", "decoder")
-NOT_BY_GRADIENTS = ("correction_bias",)  # a router's bias, set by the load of its experts
+NOT_BY_GRADIENTS = ("correction_bias",)  # a router's bias, learnt from the load of its experts
 
 
 def part_of(parameter_name: str) -> Part:
-    """The part a parameter belongs to, by its path."""
+    """The part that a parameter belongs to, by its name."""
     path = parameter_name.split(".")
     if "vision_encoder" not in path:
         return "decoder"
@@ -36,10 +36,13 @@ def part_of(parameter_name: str) -> Part:
 
 @dataclass(frozen=True)
 class Training:
-    """Mode of every part, and the adapter of those in mode "lora".
+    """The mode of every part, and the adapters of those in mode "lora".
 
-    `exceptions`: name of a module -> the mode of everything under modules of that name. `experts_adapter`:
-    LoRA on the experts of a mixture, see `plan_experts`.
+    Attributes:
+        modes: of each part.
+        adapters: of each part; None if it has none.
+        exceptions: name of a module -> mode of everything inside modules of that name.
+        experts_adapter: LoRA on the experts of a mixture, see `plan_experts`.
     """
 
     modes: Mapping[Part, Mode]
@@ -48,7 +51,7 @@ class Training:
     experts_adapter: Adapter | None = None
 
     def mode_of(self, parameter_name: str) -> Mode:
-        """How a parameter trains, by its path."""
+        """How a parameter trains, by its name."""
         for name in parameter_name.split("."):
             if name in NOT_BY_GRADIENTS:
                 return "frozen"
@@ -56,10 +59,15 @@ class Training:
                 return self.exceptions[name]
         return self.modes[part_of(parameter_name)]
 
-    def apply(self, model: nn.Module) -> None:
-        """Set `requires_grad` of every parameter; embeddings, norms and head of a "lora" part stay frozen."""
+    def apply(self, model: nn.Module, within: str = "") -> None:
+        """Set `requires_grad` of every parameter. In a "lora" part only adapters train.
+
+        Args:
+            model: a whole model, or a part of one.
+            within: how the names of the part's parameters begin in the whole model.
+        """
         for name, parameter in model.named_parameters():
-            mode = self.mode_of(name)
+            mode = self.mode_of(within + name)
             parameter.requires_grad_(mode == "full" or (mode == "lora" and is_adapter(name)))
 
 
@@ -76,24 +84,24 @@ def plan_training(
     use_dora: bool = False,
     quantize_base: bool = False,
 ) -> Training:
-    """Check the trainable settings of a builder against each other.
+    """The plan of these settings, after checking that they go together.
 
     Args:
-        encoder_trainable: "frozen", "lora" or "full" for the vision encoder; a bool means full or frozen.
+        encoder_trainable: "frozen", "lora" or "full" for the vision encoder; True means full, False frozen.
         fusion_trainable: the same for the mergers.
         decoder_trainable: the same for the language model.
         lora_attn_modules: which of q_proj, k_proj, v_proj, output_proj get LoRA.
-        apply_lora_to_mlp: whether the MLPs (the merger's too) get LoRA.
+        apply_lora_to_mlp: whether the MLPs, including those of the mergers, get LoRA.
         lora_rank: rank of the LoRA matrices.
-        lora_alpha: their output is scaled by alpha / rank.
-        lora_dropout: dropout before them.
+        lora_alpha: their output is multiplied by alpha / rank.
+        lora_dropout: dropout of their input.
         use_dora: DoRA instead of LoRA.
-        quantize_base: keep the language model's linears in NF4; what NF4 cannot take, embeddings, head,
-            experts and the vision encoder stay as they are.
+        quantize_base: keep the language model's linears in NF4, in 4 bits per weight. Embeddings, head,
+            experts, the vision encoder, and linears that NF4 cannot take are not quantised.
 
     Raises:
-        ValueError: where nothing trains, LoRA arguments come without a "lora" part, or the reverse; where
-            quantised weights should train.
+        ValueError: nothing trains, there are LoRA arguments without a "lora" part or the reverse, or
+            quantised weights would have to train.
     """
     given = dict(zip(PARTS, (encoder_trainable, fusion_trainable, decoder_trainable), strict=True))
     modes = {part: _mode(part, value) for part, value in given.items()}
@@ -122,15 +130,15 @@ def plan_training(
 
 
 def plan_experts(training: Training, experts_trainable: Mode | bool | None) -> Training:
-    """The plan of a mixture of experts, with a mode of its own for the experts' weights.
+    """Add to a plan how the experts of a mixture train.
 
     Args:
-        training: the plan of the parts.
-        experts_trainable: "frozen", "lora" (that of the decoder's MLPs), "full" or a bool; None: as the
-            decoder, in a "lora" one with LoRA where apply_lora_to_mlp asks for it.
+        training: plan of the parts.
+        experts_trainable: "frozen", "lora" (with the adapter of the decoder's MLPs), "full" or a bool. None:
+            the same as the decoder; if that is "lora", the experts get LoRA if apply_lora_to_mlp is true.
 
     Raises:
-        ValueError: "lora" without the decoder's LoRA on MLPs, or DoRA on experts.
+        ValueError: "lora", but the decoder's MLPs have no LoRA; or DoRA on experts.
     """
     adapter = training.adapters["decoder"]
     on_mlp = adapter is not None and not adapter.targets.isdisjoint(MLP_LINEARS)
@@ -146,7 +154,7 @@ def plan_experts(training: Training, experts_trainable: Mode | bool | None) -> T
     assert adapter is not None
     if adapter.use_dora:
         raise ValueError(
-            "use_dora with LoRA on experts: experts take LoRA, no DoRA, of which PEFT has none on tensors of "
+            "use_dora with LoRA on experts: experts take LoRA only, since PEFT has no DoRA for tensors of "
             "several experts. Set use_dora=False, or experts_trainable=False"
         )
     return replace(training, exceptions={"experts": mode}, experts_adapter=adapter)

@@ -9,34 +9,38 @@ b rows, s tokens per row, n patches, k labelled positions, w decoder width, v vo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchtune_qwenvl.modules.attention import Segments
-from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
-from torchtune_qwenvl.modules.experts.routers import RouterStatistics, watch_routers
+from torchtune_qwenvl.modules.batch import BatchLayout, labelled_positions, placeholder_positions
+from torchtune_qwenvl.modules.decoder import Deepstack, VisionLanguageDecoder
+from torchtune_qwenvl.modules.experts.routers import RouterStatistics
 from torchtune_qwenvl.modules.kv_cache import KVCache
-from torchtune_qwenvl.modules.loss import chunked_cross_entropy, labelled_positions
+from torchtune_qwenvl.modules.loss import Losses, chunked_cross_entropy
 from torchtune_qwenvl.modules.trainable import Training
 from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
 
 
 class VisionLanguageModel(nn.Module):
-    """A vision encoder and a decoder that meet in the embeddings.
+    """A vision encoder and a decoder, joined at the decoder's embeddings.
 
     Args:
         vision_encoder: pixels and grids -> visual tokens [.., w].
         decoder: embeddings -> states.
         image_token_id: placeholder in `tokens` of one visual token of an image.
-        video_token_id: the same for a clip.
+        video_token_id: the same for a video.
         training_plan: what trains; sets `requires_grad`.
-        config: what the model was built from, a plain dict in the files' terms.
-        loss_chunk_tokens: most positions whose logits exist at once in training.
-        router_aux_loss_coef: weight of the load-balance loss beside a token's mean loss, where the decoder
-            has routers.
+        config: what the model was built from, a plain dict with the names of config.json.
+        loss_chunk_tokens: how many positions have logits at the same time in training, at most.
+        router_aux_loss_coef: weight of the routers' load-balance loss, added to the mean loss of a token.
+
+    Raises:
+        ValueError: router_aux_loss_coef for a decoder without routers.
     """
 
     def __init__(
@@ -52,6 +56,10 @@ class VisionLanguageModel(nn.Module):
         router_aux_loss_coef: float = 0.0,
     ) -> None:
         super().__init__()
+        if router_aux_loss_coef and not decoder.has_routers:
+            raise ValueError(
+                f"router_aux_loss_coef is {router_aux_loss_coef}, but the decoder has no routers: set it to 0"
+            )
         self.vision_encoder = vision_encoder
         self.decoder = decoder
         self.image_token_id, self.video_token_id = image_token_id, video_token_id
@@ -67,19 +75,24 @@ class VisionLanguageModel(nn.Module):
         """The head, where torchtune's recipes look for it."""
         return self.decoder.output
 
+    @property
+    def placeholders(self) -> tuple[int, int]:
+        """Token ids of visual tokens, before the encoder's output replaces their embeddings."""
+        return self.image_token_id, self.video_token_id
+
     def set_num_output_chunks(self, num_output_chunks: int) -> None:
         """Return logits as a list of chunks along s, for torchtune's CEWithChunkedOutputLoss."""
         self.num_output_chunks = num_output_chunks
 
     def adapter_params(self) -> list[str]:
-        """Fully trained parameters beside a "lora" part: torchtune's LoRA recipes freeze all others."""
+        """Parameters that train fully next to a "lora" part; torchtune's LoRA recipes freeze all others."""
         plan = self.training_plan
         if "lora" not in plan.modes.values():
             return []
         return [name for name, _ in self.named_parameters() if plan.mode_of(name) == "full"]
 
     def make_cache(self, prompt_lengths: Sequence[int], capacity: int) -> KVCache:
-        """A cache for prompts of these lengths, at most `capacity` tokens per row, padding included."""
+        """A cache for prompts of these lengths and at most `capacity` tokens per row, padding included."""
         weight = self.decoder.tok_embeddings.weight
         return KVCache(
             prompt_lengths,
@@ -101,7 +114,8 @@ class VisionLanguageModel(nn.Module):
         layout: Mapping[str, Any] | None = None,
         mask: None = None,
         cache: KVCache | None = None,
-    ) -> Tensor | list[Tensor] | tuple[Tensor, Tensor]:
+        return_router_loss: bool = False,
+    ) -> Tensor | list[Tensor] | tuple[Tensor, Tensor] | Losses:
         """Logits, or with `labels` the loss.
 
         Args:
@@ -109,68 +123,62 @@ class VisionLanguageModel(nn.Module):
             labels: int64 [b, s], unshifted, -100 ignored.
             input_pos: int64 [b, s, 3] on the axes t, h, w; None for plain text.
             encoder_input: {"vision": {"pixel_values": [n, values per patch], "grid_thw": [m, 3]}}.
-            layout: what collate computed on the host: "labelled" int64 [k], flat positions whose next token
-                is labelled; "visual" int64, flat positions of the visual tokens. Saves device syncs.
-                "document_lengths", tokens of every document in the order of the flat tokens, a list or a
-                tensor (best on the host): attention then stays within documents, not rows.
-            mask: none is taken; attention runs over segments.
+            layout: entries of `BatchLayout`, computed by collate; what is missing is computed here.
+            mask: must be None; attention stays within rows or documents by itself.
             cache: for generation, see `make_cache`.
+            return_router_loss: return all of `Losses`, not only its first two; needs `labels`.
 
         Returns:
-            Without labels logits [b, s, v] (a list of chunks after `set_num_output_chunks`); with a cache [b,
-            1, v], those of every row's last token. With labels the fp32 sum of the losses and their number,
-            int64.
+            Without labels, logits [b, s, v] (a list of chunks after `set_num_output_chunks`); with a cache,
+            those of the last token of each row, [b, 1, v]. With labels, `loss_sum` and `labelled` of
+            `Losses`.
 
         Raises:
-            ValueError: where visual tokens and placeholders differ in number, positions are missing, or
+            ValueError: the numbers of visual tokens and placeholders differ, positions are missing, or
                 documents do not add up to the tokens.
         """
         if mask is not None:
-            raise ValueError("mask: none is taken, attention runs over rows; drop it from the batch")
-        layout = layout or {}
+            raise ValueError(
+                "mask: expected None, since attention stays within rows; leave it out of the batch"
+            )
+        known = BatchLayout.from_dict(layout)
         b, s = tokens.shape
-        decoding = cache is not None and not cache.empty
-        x, visual = self._embed(tokens, encoder_input, layout, decoding)
-        segments = _documents(tokens, layout) or Segments.rows(b, s, tokens.device)
+        x, deepstack = self._embed(tokens, encoder_input, known, cache)
+        segments = known.segments(tokens)
         positions = self._positions(segments, input_pos, encoder_input)
+        decode = partial(self.decoder, x, positions=positions, segments=segments, deepstack=deepstack)
         if cache is not None:
-            return self._next_logits(x, positions, segments, cache, s, visual)
-        if labels is None:
-            states = self.decoder(x, positions=positions, segments=segments, **visual).view(b, s, -1)
-            if self.num_output_chunks:
-                return [self.output(chunk) for chunk in states.chunk(self.num_output_chunks, dim=1)]
-            return self.output(states)
-        labelled = layout["labelled"] if "labelled" in layout else labelled_positions(labels)
-        routers = self._watched_routers(layout, b, s)
-        states = self.decoder(x, positions=positions, segments=segments, keep=labelled, **visual)
+            return self._next_logits(decode, cache, b, s)
+        if labels is not None:
+            losses = self._losses(decode, labels, known, return_router_loss)
+            return losses if return_router_loss else (losses.loss_sum, losses.labelled)
+        states = decode().view(b, s, -1)
+        if self.num_output_chunks:
+            return [self.output(chunk) for chunk in states.chunk(self.num_output_chunks, dim=1)]
+        return self.output(states)
+
+    def _losses(
+        self, decode: Callable[..., Tensor], labels: Tensor, layout: BatchLayout, return_router_loss: bool
+    ) -> Losses:
+        labelled = labelled_positions(labels) if layout.labelled is None else layout.labelled
         targets = labels.flatten().index_select(0, labelled + 1)
-        loss = chunked_cross_entropy(states, targets, self.output, self.loss_chunk_tokens)
-        if routers is not None:
-            loss = loss + self.router_aux_loss_coef * len(labelled) * routers.load_balance_loss()
-        return loss, torch.full((), len(labelled), dtype=torch.int64, device=loss.device)
+        watched = self.router_aux_loss_coef and (torch.is_grad_enabled() or return_router_loss)
+        routers = RouterStatistics(layout.real_tokens(labels.shape[1])) if watched else None
+        states = decode(keep=labelled, routers=routers)
+        loss_sum = chunked_cross_entropy(states, targets, self.output, self.loss_chunk_tokens)
+        number = torch.full((), len(labelled), dtype=torch.int64, device=loss_sum.device)
+        if routers is None:
+            return Losses(loss_sum, number, None)
+        router_loss_sum = len(labelled) * routers.load_balance_loss()
+        term = self.router_aux_loss_coef * router_loss_sum
+        # Adds the gradient and exactly 0: what is logged as the loss is the cross-entropy alone.
+        return Losses(loss_sum + (term - term.detach()), number, router_loss_sum.detach())
 
-    def _watched_routers(self, layout: Mapping[str, Tensor], b: int, s: int) -> RouterStatistics | None:
-        if not self.router_aux_loss_coef:
-            return None
-        real = None
-        if "lengths" in layout:
-            lengths = layout["lengths"]
-            real = (torch.arange(s, device=lengths.device) < lengths[:, None]).flatten()
-        return watch_routers(self.decoder.layers, real)
-
-    def _next_logits(
-        self,
-        x: Tensor,
-        positions: Tensor,
-        segments: Segments,
-        cache: KVCache,
-        s: int,
-        visual: Mapping[str, Any],
-    ) -> Tensor:
+    def _next_logits(self, decode: Callable[..., Tensor], cache: KVCache, b: int, s: int) -> Tensor:
         cache.reserve(s)
-        starts = torch.arange(0, len(x), s, device=x.device)
+        starts = torch.arange(0, b * s, s, device=cache.lengths.device)
         last = starts + cache.lengths - 1 if cache.prefilling else starts
-        states = self.decoder(x, positions=positions, segments=segments, keep=last, cache=cache, **visual)
+        states = decode(keep=last, cache=cache)
         cache.advance()
         return self.output(states).unsqueeze(1)
 
@@ -188,67 +196,47 @@ class VisionLanguageModel(nn.Module):
         self,
         tokens: Tensor,
         encoder_input: Mapping[str, Any] | None,
-        layout: Mapping[str, Any],
-        decoding: bool,
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """Embeddings [b * s, w] with the visual tokens in the places of their placeholders.
-
-        With them what the decoder takes beside: those places and the deepstack features, if there are any.
-        """
-        flat = tokens.flatten()
-        x = self.decoder.tok_embeddings(flat)
+        layout: BatchLayout,
+        cache: KVCache | None,
+    ) -> tuple[Tensor, Deepstack | None]:
+        """Embeddings [b * s, w] with visual tokens in place of their placeholders, and deepstack features."""
+        x = self.decoder.tok_embeddings(tokens.flatten())
         x = x.to(_compute_dtype(x))  # under autocast the residual stream is in the compute dtype
-        if decoding:
-            return x, {}
-        places = layout["visual"] if "visual" in layout else self._visual_positions(flat)
+        if cache is not None and not cache.empty:  # generated tokens are text
+            return x, None
+        places = placeholder_positions(tokens, self.placeholders) if layout.visual is None else layout.visual
         vision = _vision_input(encoder_input)
         if vision is None:
             if len(places):
                 raise ValueError(
-                    f"tokens hold {len(places)} placeholders of visual tokens, but no images came"
+                    f"the tokens have {len(places)} placeholders of visual tokens, but no images were given"
                 )
-            return self._with_idle_encoder(x), {}
-        features, deepstack = self.vision_encoder(**vision, deepstack=True)
-        if len(places) != len(features):
+            return self._with_idle_encoder(x), None
+        features = self.vision_encoder(**vision, return_deepstack=True)
+        if len(places) != len(features.tokens):
             raise ValueError(
-                f"the images give {len(features)} visual tokens, tokens hold {len(places)} placeholders "
-                f"(ids {self.image_token_id}, {self.video_token_id}): both must come from the same samples"
+                f"the images give {len(features.tokens)} visual tokens, the tokens have {len(places)} "
+                f"placeholders (ids {self.image_token_id}, {self.video_token_id}): both must come from the "
+                "same samples"
             )
-        x = x.index_copy(0, places, features.to(x.dtype))
-        return x, {"visual": places, "deepstack": deepstack} if deepstack else {}
-
-    def _visual_positions(self, flat: Tensor) -> Tensor:
-        return ((flat == self.image_token_id) | (flat == self.video_token_id)).nonzero().squeeze(1)
+        x = x.index_copy(0, places, features.tokens.to(x.dtype))
+        return x, Deepstack(places, features.deepstack) if features.deepstack else None
 
     def _with_idle_encoder(self, x: Tensor) -> Tensor:
-        """For batches of text: one black visual token at weight zero.
+        """For batches of text: run the encoder on one black visual token and add its output times zero.
 
-        Every rank then runs the encoder's collectives, and its weights get zero gradients instead of none.
+        Every rank then runs the encoder's collectives, and its weights get gradients of zero instead of none.
         """
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         trains = self.training and any(p.requires_grad for p in self.vision_encoder.parameters())
         if not (distributed or trains):
             return x
-        tokens, deepstack = self.vision_encoder(*self.vision_encoder.dummy_pixels(), deepstack=True)
-        return x + 0 * torch.stack([tokens, *deepstack]).sum().to(x.dtype)
-
-
-def _documents(tokens: Tensor, layout: Mapping[str, Any]) -> Segments | None:
-    """The documents that collate put into the rows; None where a row is a document."""
-    lengths = layout.get("document_lengths")
-    if lengths is None:
-        return None
-    lengths = lengths.tolist() if isinstance(lengths, Tensor) else lengths
-    if sum(lengths) != tokens.numel():
-        raise ValueError(
-            f"layout['document_lengths'] add up to {sum(lengths)}, tokens are {tokens.numel()}: both must "
-            "come from the same collate, and a batch with documents has no padding"
-        )
-    return Segments.of(lengths, tokens.device)
+        features = self.vision_encoder(*self.vision_encoder.dummy_pixels(), return_deepstack=True)
+        return x + 0 * torch.stack([features.tokens, *features.deepstack]).sum().to(x.dtype)
 
 
 def _vision_input(encoder_input: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """pixel_values and grid_thw, or None where the batch has no images."""
+    """pixel_values and grid_thw, or None if the batch has no images."""
     vision = (encoder_input or {}).get("vision")
     if vision is None or len(vision["pixel_values"]) == 0:
         return None

@@ -1,4 +1,4 @@
-"""Pages of cards: images on the left, text beside them. Drawn by Pillow.
+"""Draw pages of cards with Pillow: images on the left, text next to them.
 
 ┌──────────────────────────────────────┐
 │ title                                │
@@ -20,12 +20,12 @@ from torchtune_qwenvl.pictures.text import LINE, Span, draw_lines, height, wrap
 WIDTH, MARGIN, GAP = 1800, 60, 36  # pixels
 SIZE, TITLE = 24, 34
 BOX = 420  # images fit into a square of this side
-MOST_IMAGES = 4
+MAX_IMAGES = 4
 
 
 @dataclass(frozen=True)
 class Card:
-    """Images and the text beside them; of more than four images the first are shown."""
+    """Images and text; at most the first four images are shown."""
 
     images: Sequence[Image.Image]
     text: Sequence[Span]
@@ -35,10 +35,10 @@ def draw_page(title: Sequence[Span], cards: Sequence[Card], path: Path, max_line
     """Write a page of cards as PNG.
 
     Args:
-        title: above them.
+        title: text above the cards.
         cards: from top to bottom.
-        path: of the PNG.
-        max_lines: of text on each card; the rest is cut.
+        path: the PNG file to write.
+        max_lines: maximum lines of text on each card; the rest is cut off.
     """
     heading = wrap(title, WIDTH - 2 * MARGIN, TITLE)
     rows = [_draw_card(card, max_lines) for card in cards]
@@ -57,9 +57,9 @@ def draw_page(title: Sequence[Span], cards: Sequence[Card], path: Path, max_line
 
 def _draw_card(card: Card, max_lines: int) -> Image.Image:
     pictures = [_framed(image, BOX if len(card.images) == 1 else BOX // 2) for image in card.images]
-    shown, left = pictures[:MOST_IMAGES], max(0, len(pictures) - MOST_IMAGES)
+    shown, n_hidden = pictures[:MAX_IMAGES], max(0, len(pictures) - MAX_IMAGES)
     lines = wrap(card.text, WIDTH - 2 * MARGIN - BOX - GAP, SIZE, max_lines)
-    tall = _stack_height(shown) + (SIZE * LINE if left else 0)
+    tall = _stack_height(shown) + (SIZE * LINE if n_hidden else 0)
     row = Image.new("RGB", (WIDTH - 2 * MARGIN, int(max(tall, height(lines, SIZE), SIZE))), PAPER)
     x = y = 0
     for number, picture in enumerate(shown):
@@ -68,21 +68,21 @@ def _draw_card(card: Card, max_lines: int) -> Image.Image:
         row.paste(picture, (x, y))
         x += BOX // 2 + 4
     draw = ImageDraw.Draw(row)
-    if left:
-        more = wrap([Span(f"and {left} more", GREY)], BOX, SIZE)
+    if n_hidden:
+        more = wrap([Span(f"and {n_hidden} more", GREY)], BOX, SIZE)
         draw_lines(draw, more, 0, tall - SIZE * LINE, SIZE)
     draw_lines(draw, lines, BOX + GAP, 0, SIZE)
     return row
 
 
 def _stack_height(pictures: Sequence[Image.Image]) -> int:
-    """Of up to four pictures, two in a row."""
+    """Height of up to four pictures, two in a row."""
     rows = [pictures[at : at + 2] for at in range(0, len(pictures), 2)]
     return sum(max(picture.height for picture in row) for row in rows) + 8 * max(0, len(rows) - 1)
 
 
 def _framed(image: Image.Image, side: int) -> Image.Image:
-    """The image, shrunk or up to four times enlarged to fit into a square, with a thin frame."""
+    """The image with a thin frame, scaled (up to four times its size) to fit into a square."""
     inner = side - 6
     scale = min(inner / image.width, inner / image.height, 4)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

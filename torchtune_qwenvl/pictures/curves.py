@@ -1,4 +1,4 @@
-"""A run as curves over its steps: losses, rates, gradient norm, speed, and what validation measured."""
+"""Draw a run's curves over its steps: losses, learning rates, gradient norm, speed, validation metrics."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Curves = Mapping[str, Curve]
 
 POINTS = {"linewidth": 2, "marker": "o", "markersize": 4.5}
 COLOURS = (GREEN, ORANGE, BLUE, RED, INK)
-# Above so many points a line of their means is drawn over the points' own, over so many at a time.
+# A curve of at least MANY points also gets a running mean over about 1 / WINDOWS of them.
 MANY, WINDOWS = 60, 40
 
 
@@ -28,13 +28,13 @@ def draw_curves(
     marks: Mapping[str, float] | None = None,
     titles: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a PNG with a panel for each kind of figure that was logged; nothing where nothing was.
+    """Write a PNG with a panel for each kind of metric that was logged; no file if there is none.
 
     Args:
-        curves: names as the recipe logs them (`loss`, `val_loss`, `lr_decoder`, …) to [(step, value)].
-        path: of the PNG.
-        marks: label -> value of dashed lines in the panel of what validation measured.
-        titles: title of a panel -> another title.
+        curves: names as the recipe logs them (`loss`, `val_loss`, `lr_decoder`, …) -> [(step, value)].
+        path: the PNG file to write.
+        marks: label -> value of dashed lines in the panel of validation metrics.
+        titles: title of a panel -> another title for it.
     """
     panels = [panel for panel in PANELS if any(map(panel.wants, curves))]
     if not panels:
@@ -110,7 +110,7 @@ def _validation_figures(curves: Curves) -> list[str]:
 
 @dataclass(frozen=True)
 class Panel:
-    """One of the picture's charts: which curves it is for, and how they are drawn."""
+    """One chart of the picture: which curves it shows, and the function that draws them."""
 
     wants: Callable[[str], bool]
     draw: Callable[[Axes, Curves, Mapping[str, float]], None]
@@ -138,7 +138,7 @@ def _logarithmic(axis: Axes) -> None:
 
 
 def _mean_line(axis: Axes, curve: Curve | None, **style: Any) -> None:
-    """The means of so many neighbours, where there are many points."""
+    """Draw a running mean if the curve has many points."""
     if curve and len(curve) >= MANY:
         width = len(curve) // WINDOWS + 1
         sums = [0.0, *accumulate(value for _, value in curve)]

@@ -1,4 +1,4 @@
-"""How long samples are and how large their images, as a picture."""
+"""Draw the lengths of samples and the sizes of their images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,21 +23,20 @@ def draw_lengths(
     max_seq_len: int | None = None,
     max_pixels: int | None = None,
 ) -> None:
-    """Write a PNG: a histogram of lengths, how much of each is visual, and the images by width and height.
+    """Write a PNG with a histogram of lengths, split into visual and text tokens, and the images' sizes.
 
     Args:
-        tokens: of each sample.
-        visual_tokens: of these.
-        images: (height, width) of each in pixels.
-        path: of the PNG.
-        max_seq_len: marked where it lies within the range.
+        tokens: tokens of each sample.
+        visual_tokens: visual tokens of each sample.
+        images: (height, width) of each image in pixels.
+        path: the PNG file to write.
+        max_seq_len: marked if it is within the range of lengths.
         max_pixels: area above which images are shrunk; drawn as a line.
     """
     with context(STYLE):
         figure = Figure(figsize=(12 if images else 7.5, 4.4), layout="constrained")
-        axes = figure.subplots(1, 2 if images else 1, squeeze=False, width_ratios=[7, 5] if images else None)[
-            0
-        ]
+        ratios = [7, 5] if images else [1]
+        axes = figure.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
         _histogram(axes[0], np.asarray(tokens), np.asarray(visual_tokens), max_seq_len)
         if images:
             _sizes(axes[1], np.asarray(images), max_pixels)
@@ -47,10 +46,10 @@ def draw_lengths(
 def _histogram(axis: Axes, tokens: np.ndarray, visual: np.ndarray, max_seq_len: int | None) -> None:
     low, high = max(1, tokens.min()), tokens.max() + 1
     wide = high > 20 * low
-    step = -(-(high - low) // BINS)  # whole tokens: no bin holds more numbers than another
+    step = -(-(high - low) // BINS)  # whole tokens, so that all bins cover the same number of lengths
     edges = np.geomspace(low, high, BINS + 1) if wide else np.arange(low, high + step, step)
     counts, _ = np.histogram(tokens, edges)
-    # Each bar is split as the tokens of its samples are.
+    # Each bar is split in the ratio of visual and text tokens of its samples.
     of_all, of_images = (np.histogram(tokens, edges, weights=w)[0] for w in (tokens, visual))
     share = np.divide(of_images, of_all, out=np.zeros(len(counts)), where=of_all > 0)
     axis.bar(edges[:-1], counts * share, np.diff(edges) * 0.94, align="edge", color=BLUE, label="visual")

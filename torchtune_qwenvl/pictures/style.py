@@ -1,4 +1,4 @@
-"""One look for every picture: colours, matplotlib's settings, saving without a window system."""
+"""The style of all pictures: colours, matplotlib's settings, saving a figure."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 INK, GREY, FRAME, PAPER = "#1f2933", "#7b8794", "#d5dae1", "#ffffff"
 PALE_BLUE, BLUE, GREEN, ORANGE, RED = "#a3bffa", "#2b50d8", "#15803d", "#ea580c", "#b91c1c"
-PALE_GREEN, PALE_ORANGE, MIST = "#d7f5e0", "#ffe8d9", "#f2f4f7"
+PALE_GREEN, MIST = "#d7f5e0", "#f2f4f7"
 STYLE = {
     "font.size": 10,
     "text.color": INK,
@@ -32,6 +32,6 @@ STYLE = {
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, without pyplot: no window system, no global state."""
+    """Write a PNG without pyplot, which would need a window system and keep global state."""
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(path)

@@ -1,7 +1,7 @@
-"""Coloured text in a picture: spans are wrapped at words into lines of a given width, and drawn.
+"""Wrap coloured text into lines of a given width, and draw it into a picture.
 
-The fonts are matplotlib's own. A word with letters that they lack, Chinese for one, is set in the first
-installed font that has them all.
+The fonts are matplotlib's. A word with characters that they lack, for example Chinese, is set in the first
+installed font that has all of them.
 """
 
 import re
@@ -15,12 +15,12 @@ from PIL import ImageDraw, ImageFont
 from torchtune_qwenvl.pictures.style import GREY, INK
 
 LINE = 1.45  # of the font size
-_PIECES = re.compile(r"\n|[^\S\n]+|[^\s\u2e80-\uffef]+|.")  # words; of Chinese and Japanese single characters
+_PIECES = re.compile(r"\n|[^\S\n]+|[^\s\u2e80-\uffef]+|.")  # words, or single Chinese and Japanese characters
 
 
 @dataclass(frozen=True)
 class Span:
-    """Text in one manner; `back` is the colour behind it."""
+    """Text in one style; `back` is its background colour."""
 
     text: str
     colour: str = INK
@@ -28,17 +28,17 @@ class Span:
     bold: bool = False
 
 
-Line = list[tuple[float, Span]]  # (x in pixels, what stands there)
+Line = list[tuple[float, Span]]  # (x in pixels, span)
 
 
 def wrap(spans: Sequence[Span], width: float, size: int, max_lines: int | None = None) -> list[Line]:
-    """Break spans into lines; what does not fit into `max_lines` is cut, with an ellipsis behind the rest.
+    """Break spans into lines; after `max_lines` the text is cut off with an ellipsis.
 
     Args:
-        spans: in their order.
-        width: of a line in pixels.
-        size: of the font in pixels.
-        max_lines: most lines; None for all.
+        spans: the text.
+        width: width of a line in pixels.
+        size: font size in pixels.
+        max_lines: maximum number of lines; None: no limit.
     """
     lines: list[Line] = [[]]
     x = 0.0
@@ -58,7 +58,7 @@ def wrap(spans: Sequence[Span], width: float, size: int, max_lines: int | None =
 
 
 def draw_lines(draw: ImageDraw.ImageDraw, lines: Sequence[Line], x: float, y: float, size: int) -> None:
-    """Draw what `wrap` gave with its upper left corner at (x, y)."""
+    """Draw the lines returned by `wrap`, with their upper left corner at (x, y)."""
     for number, line in enumerate(lines):
         top = y + number * size * LINE
         for offset, span in line:
@@ -70,12 +70,12 @@ def draw_lines(draw: ImageDraw.ImageDraw, lines: Sequence[Line], x: float, y: fl
 
 
 def height(lines: Sequence[Line], size: int) -> float:
-    """Of these lines in pixels."""
+    """Height of these lines in pixels."""
     return len(lines) * size * LINE
 
 
 def printable(text: str) -> str:
-    """What no font has and no terminal should get, control characters, as �; line feeds stay."""
+    """Replace control characters by �, except line feeds."""
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
@@ -85,7 +85,7 @@ def measure(span: Span, size: int) -> float:
 
 
 def _pieces(span: Span, width: float, size: int) -> Iterator[Span]:
-    """Words and spaces; a word longer than a line in parts."""
+    """Words and spaces; a word longer than a line is split."""
     for text in _PIECES.findall(printable(span.text.replace("\t", "    "))):
         while measure(replace(span, text=text), size) > width and len(text) > 1:
             fits = max(1, int(len(text) * width / measure(replace(span, text=text), size)))
@@ -105,7 +105,7 @@ def _load(file: str, size: int) -> ImageFont.FreeTypeFont:
 
 @lru_cache(maxsize=4096)
 def _file_for(letters: frozenset[str], bold: bool) -> str:
-    """The font file for a word: matplotlib's own, or the first installed one that has all its letters."""
+    """The font file for a word: matplotlib's, or the first installed one that has all its characters."""
     own = font_manager.findfont(
         font_manager.FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
     )

@@ -6,6 +6,7 @@ and what is done at a validation (`validate`).
 
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from omegaconf import DictConfig
@@ -23,7 +24,23 @@ from torchtune_qwenvl.training.step.optim import current_learning_rates, gradien
 from torchtune_qwenvl.training.step.optim_in_bwd import OptimizerInBackward
 from torchtune_qwenvl.training.step.parts import GradientCheck, gradient_norm
 from torchtune_qwenvl.training.watch.history import History
-from torchtune_qwenvl.training.watch.metrics import Meter, Work
+from torchtune_qwenvl.training.watch.metrics import Meter, TotalWork, Work
+
+
+class Step(NamedTuple):
+    """What an optimizer step gives, over all ranks; tensors stay on the device until they are logged.
+
+    Attributes:
+        loss: mean over the labels.
+        grad_norm: norm of the gradients before clipping.
+        work: what the batches held.
+        others: name -> mean over the labels of what else is logged.
+    """
+
+    loss: Tensor
+    grad_norm: Tensor
+    work: TotalWork
+    others: dict[str, Tensor]
 
 
 class TrainingLoop:
@@ -63,8 +80,8 @@ class TrainingLoop:
         """What a batch holds, counted on the host."""
         raise NotImplementedError
 
-    def loss_of(self, batch: Batch) -> Tensor:
-        """The sum of a batch's losses over its labels."""
+    def loss_of(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of a batch's losses over its labels, and other sums over them to be logged."""
         raise NotImplementedError
 
     def validate(self) -> None:
@@ -97,16 +114,16 @@ class TrainingLoop:
             with self.meter.waiting():
                 step_batches = list(islice(batches, self.cfg.gradient_accumulation_steps))
             rates = current_learning_rates(self.optimizer)
-            loss, norm, work = self.step(step_batches)
+            step = self.step(step_batches)
             self.progress.step += 1
             self.progress.data = self.loader.state_dict()
             over = self.epochs.is_over(self.progress)
-            labelled = labelled + work[0]  # stays on the device
-            self.meter.add(work)
+            labelled = labelled + step.work.labelled  # stays on the device
+            self.meter.add(step.work)
             self.bar.update()
             self.profiler.step()
             if self.is_due(self.cfg.log_every_n_steps):
-                self.log_step(loss, norm, rates)
+                self.log_step(step, rates)
             with self.meter.paused():
                 if self.is_due(self.cfg.run_val_every_n_steps):
                     self.validate()
@@ -118,18 +135,21 @@ class TrainingLoop:
                 "stops at the first bad sample."
             )
 
-    def step(self, batches: list[Batch]) -> tuple[Tensor, Tensor, Tensor]:
-        """One optimizer step. Returns loss, gradient norm before clipping, and `Work`, of all ranks."""
+    def step(self, batches: list[Batch]) -> Step:
+        """One optimizer step."""
         work = Work.total((self.work_of(batch) for batch in batches), self.world)
-        labelled = work[0].clamp(min=1).float()
+        labelled = work.labelled.clamp(min=1).float()
         loss = torch.zeros((), device=self.world.device)
+        others: dict[str, Tensor] = {}
         for batch in batches:
-            loss_sum = self.loss_of(batch)
+            loss_sum, more = self.loss_of(batch)
             # Sharded gradients are averaged over the ranks, ours are to be summed.
             (loss_sum * self.world.size / labelled).backward()
             loss += loss_sum.detach()
+            for name, value in more.items():
+                others[name] = others.get(name, 0) + value.detach()
         gradients = gradients_of(self.optimizer)
-        self.check_gradients(gradients, labelled=work[0], images=work[2])
+        self.check_gradients(gradients, labelled=work.labelled, images=work.images)
         norm = gradient_norm(gradients.values())
         if self.cfg.clip_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.cfg.clip_grad_norm, norm)
@@ -137,16 +157,18 @@ class TrainingLoop:
         self.optimizer.zero_grad(set_to_none=True)
         if self.scheduler is not None:
             self.scheduler.step()
-        return self.world.sum(loss) / labelled, norm, work
+        means = {name: self.world.sum(total) / labelled for name, total in {"loss": loss, **others}.items()}
+        return Step(means.pop("loss"), norm, work, means)
 
     def is_due(self, every: int | None) -> bool:
         """Whether something that happens every so many steps, and after the last one, happens now."""
         step = self.progress.step
         return every is not None and (step % every == 0 or step == self.total_steps)
 
-    def log_step(self, loss: Tensor, norm: Tensor, rates: dict[str, float]) -> None:
-        """Loss, gradient norm before clipping, learning rates of this step, and the meter's figures."""
-        figures = {"loss": loss.item(), "grad_norm": norm.item()}
+    def log_step(self, step: Step, rates: dict[str, float]) -> None:
+        """Losses, gradient norm before clipping and learning rates of this step, and the meter's figures."""
+        figures = {"loss": step.loss.item(), "grad_norm": step.grad_norm.item()}
+        figures |= {name: value.item() for name, value in step.others.items()}
         figures |= {f"lr_{part}": rate for part, rate in rates.items()} | self.meter.report()
         self.bar.set_postfix(loss=f"{figures['loss']:.4f}")
         if self.logger is not None:

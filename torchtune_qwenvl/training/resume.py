@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from torchtune_qwenvl.checkpoints.folder import check_disk_space
 from torchtune_qwenvl.distributed import World, like, local
+from torchtune_qwenvl.modules.batch import map_tensors
 from torchtune_qwenvl.training.step.optim_in_bwd import OptimizerInBackward
 
 META = "run.json"
@@ -59,7 +60,7 @@ def save(
     part = folder.with_name(f"{folder.name}.tmp")
     state = {
         "parameters": {name: local(p.detach()) for name, p in _trainable(model).items()},
-        "optimizer": _map_tensors(optimizer.state_dict(), local),
+        "optimizer": map_tensors(optimizer.state_dict(), local),
         "scheduler": scheduler.state_dict() if scheduler else None,
         "rng": _random_state(world),
         "data": progress.data,
@@ -186,14 +187,6 @@ def _random_state(world: World) -> dict[str, Tensor]:
     if world.device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(world.device)
     return state
-
-
-def _map_tensors(tree: Any, function: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _map_tensors(value, function) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_map_tensors(value, function) for value in tree]
-    return function(tree) if isinstance(tree, Tensor) else tree
 
 
 def _nbytes(tree: Any) -> int:

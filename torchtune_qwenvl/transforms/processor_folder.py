@@ -15,7 +15,7 @@ from typing import Any
 
 from torchtune_qwenvl.transforms.chat.tokenizer import BPETokenizer, ExtraToken
 
-_PATCHES = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
+PATCH_SETTINGS = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
 _SAMPLING = ("fps", "num_frames", "min_frames", "max_frames", "max_duration")
 
 
@@ -120,7 +120,7 @@ def _image_arguments(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: neither preprocessor_config.json nor processor_config.json with an image_processor"
         )
-    arguments = {**_pixel_limits(found), **{name: found.get(name) for name in _PATCHES}}
+    arguments = {**_pixel_limits(found), **{name: found.get(name) for name in PATCH_SETTINGS}}
     missing = [name for name, value in arguments.items() if value is None]
     if missing:
         raise ValueError(f"{path}: the image processor's file does not say {', '.join(missing)}")
@@ -134,7 +134,7 @@ def _video_arguments(path: Path, image: Mapping[str, Any]) -> tuple[dict[str, An
     found = nested or _read_json(path / "video_preprocessor_config.json")
     if not found:
         return None, None
-    for name in _PATCHES:
+    for name in PATCH_SETTINGS:
         if found.get(name, image[name]) != image[name]:
             raise ValueError(f"{path}: {name} is {image[name]} for images and {found[name]} for videos")
     limits = {f"video_{name}": value for name, value in _pixel_limits(found).items()}

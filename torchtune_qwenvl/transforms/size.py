@@ -1,4 +1,4 @@
-"""How much work a sample is."""
+"""The size of a sample in tokens and patches, by which samples are packed and grouped."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class SampleSize(NamedTuple):
     """Size of a sample.
 
     Attributes:
-        tokens: tokens in the decoder, visual ones among them.
-        patches: patches of all images in the encoder.
+        tokens: tokens in the decoder, including visual ones.
+        patches: patches in the encoder, of all images and videos.
     """
 
     tokens: int
@@ -19,6 +19,6 @@ class SampleSize(NamedTuple):
 
     @classmethod
     def of(cls, sample: Mapping[str, Any]) -> SampleSize:
-        """Size of a transform's sample."""
+        """The size of a sample that a transform returned."""
         vision = sample.get("encoder_input", {}).get("vision", {"images": []})
         return cls(len(sample["tokens"]), sum(len(image) for image in vision["images"]))

@@ -1,8 +1,8 @@
-"""A conversation with images and videos to what the model takes: tokens, mask, positions, patches.
+"""Turn a conversation with images and videos into the model's input: tokens, mask, positions, patches.
 
-Order matters: tokens are counted from the files' headers first, the length policy is applied, and only then
-are the images and videos that stay decoded. What differs between families comes in as parts: tokenizer, chat
-format, image and video transform.
+Tokens are counted from the files' headers first, then the length policy is applied, and only the images and
+videos that remain are decoded. Families differ in the parts they pass in: tokenizer, chat format, image and
+video transform.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ from torchtune.data import Message, PromptTemplateInterface
 from torchtune.modules.transforms import Transform
 from torchtune.modules.transforms.tokenizers import ModelTokenizer
 
-from torchtune_qwenvl.transforms.chat.chat import ChatFormat, has_media
-from torchtune_qwenvl.transforms.chat.positions import mrope_positions
+from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat, has_media
+from torchtune_qwenvl.transforms.chat.positions import mrope_positions, visual_positions
 from torchtune_qwenvl.transforms.chat.tokenizer import BPETokenizer
 from torchtune_qwenvl.transforms.chat.tools import Tools, calls_of
 from torchtune_qwenvl.transforms.chat.truncation import Policy, turns_that_fit
-from torchtune_qwenvl.transforms.chat.turns import (
-    Medium,
+from torchtune_qwenvl.transforms.chat.turn_encoder import (
+    MediaGrid,
     TurnEncoder,
     TurnTokens,
     join_turns,
     media_numbers,
     visual_blocks,
 )
-from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.images.image import ImageTransform
-from torchtune_qwenvl.transforms.media import MediaPlanner, PlannedMedium
+from torchtune_qwenvl.transforms.errors import BadSample, check_trainable
+from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
+from torchtune_qwenvl.transforms.media_planner import MediaPlanner, PlannedMedia
 from torchtune_qwenvl.transforms.size import SampleSize
-from torchtune_qwenvl.transforms.videos.video import VideoTransform
+from torchtune_qwenvl.transforms.videos.video_transform import VideoTransform
 
 
 class VisionLanguageTransform(ModelTokenizer, Transform):
-    """torchtune's ModelTokenizer and Transform in one, for one model family.
+    """A torchtune ModelTokenizer and Transform for one model family.
 
-    Only an assistant's content, the end-of-turn token and the newline behind it are trained on (the Qwen
-    team's rule), and nothing of a message with `masked=True`; `masked=False` on another role changes nothing.
+    Trained on are an assistant's content, the end-of-turn token and the newline after it (the Qwen team's
+    rule). A message with `masked=True` is not trained on; `masked=False` has no effect on other roles.
 
     Args:
         tokenizer, chat, image_transform, video_transform: the parts.
-        tokens_per_second: of a clip's temporal positions, see `temporal_positions`.
-        no_video: why videos are refused; None: they are taken.
+        tokens_per_second: temporal positions per second of a video, see `temporal_positions`.
+        no_video: why videos are refused; None: they are accepted.
         max_seq_len: longest sample in tokens; None: no limit.
-        truncation: what happens to a longer one: "drop_turns" leaves out trailing exchanges with their
-            images, "drop" gives the sample up; see `turns_that_fit`.
+        truncation: how longer samples are handled: "drop_turns" drops trailing exchanges with their images,
+            "drop" drops the sample; see `turns_that_fit`.
         prompt_template: torchtune's, applied to the messages first.
-        stop_tokens: ids that end generation; default end of turn, padding, `chat.stops`.
-        context_length: the model's `max_position_embeddings`; longer samples are warned about.
+        stop_tokens: ids that end generation; default: end of turn, padding and `chat.stops`.
+        context_length: the model's `max_position_embeddings`; longer samples cause a warning.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         context_length: int | None = None,
     ) -> None:
         if truncation not in ("drop_turns", "drop"):
-            raise ValueError(f'truncation is "drop_turns" or "drop", got {truncation!r}')
+            raise ValueError(f'expected truncation to be "drop_turns" or "drop", got {truncation!r}')
         self.tokenizer, self.chat = tokenizer, chat
         self.image_transform, self.video_transform = image_transform, video_transform
         self.max_seq_len, self.truncation = max_seq_len, truncation
@@ -93,11 +93,11 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens with the added ones; the model's embedding may have spare rows behind them."""
+        """Number of tokens with the added ones; the model's embedding may have more rows."""
         return self.tokenizer.vocab_size
 
     def encode(self, text: str, add_bos: bool = False, add_eos: bool = False) -> list[int]:
-        """Ids of `text`, in which nothing is special. These models have no BOS token: `add_bos` adds none."""
+        """Ids of `text`; special tokens in it stay text. `add_bos` has no effect: there is no BOS token."""
         return self.tokenizer.encode(text) + ([self.eos_id] if add_eos else [])
 
     def decode(
@@ -112,45 +112,47 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
     def tokenize_message(
         self, message: Message, tokenize_header: bool = True, tokenize_end: bool = True
     ) -> list[int]:
-        """Ids of one message as a turn; no default system turn is put in front."""
+        """Ids of one message as a turn, without the default system turn."""
         turn = self.chat.render([Message("system", ""), message])[1]
         if not tokenize_header:
             turn.header = []
         if not tokenize_end:
             turn.ending = []
-        return self._encode_turn(turn, [planned.medium for planned in self._plan([message])]).tokens
+        return self._encode_turn(turn, [planned.grid for planned in self._plan([message])]).tokens
 
     def tokenize_messages(
         self, messages: Sequence[Message], *, add_eos: bool = True, tools: Tools = ()
     ) -> tuple[list[int], list[bool]]:
-        """(tokens, mask) of a conversation, cut by the policy; media are counted from their headers.
+        """(tokens, mask) of a conversation, truncated by the policy; media are counted from their headers.
 
         Args:
             messages: the conversation.
-            add_eos: False leaves the last turn open, without its end.
-            tools: see the call.
+            add_eos: False leaves the last turn open.
+            tools: see `__call__`.
         """
         turns, _, _ = self._encode_messages(messages, tools, add_eos=add_eos)
         return join_turns(turns)
 
     def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> dict[str, Any]:
-        """`{"messages": [...]}`, or with `"tools": [...]` beside it, to one example of the model's input.
+        """Turn `{"messages": [...]}`, optionally with `"tools": [...]`, into one example for the model.
 
-        Image parts hold a path, bytes, PIL image, array or tensor under `content`, and may hold `min_pixels,
-        max_pixels, resized_height, resized_width`; for video parts see `VideoTransform.plan`.
+        An image part has a path, bytes, PIL image, array or tensor under `content`. It may also have
+        `min_pixels, max_pixels, resized_height, resized_width`. For video parts see `VideoTransform.plan`.
 
         Args:
             sample: has `messages`, and may have `tools`, in OpenAI's form; see `transforms/chat/tools.py`.
-            inference: open the assistant's turn behind the last message; an empty assistant message at the
-                end, as torchtune's recipes add it, stands for the same. Too long raises: no turn is dropped.
+            inference: open the assistant's turn after the last message. An empty assistant message at the
+            end,
+                as torchtune's recipes add it, is ignored. No turn is dropped: too long a prompt is an error.
 
         Returns:
             `tokens` list[int] of length s · `mask` list[bool], True = not trained on · `input_pos` int64
-            [s, 3] · `encoder_input["vision"]`: `images` list of [n, features], one per image or video in the
-            order of the text, `grid_thw` int64 [m, 3] · `dropped_turns` where the policy left some out.
+            [s, 3] · `visual` int64 [v], indices of the visual tokens in `tokens` ·
+            `encoder_input["vision"]`: `images` list of [n, features], one per image or video in the
+            order of the text, `grid_thw` int64 [m, 3] · `dropped_turns`, if the policy dropped any.
 
         Raises:
-            BadSample: an image, a video or the conversation cannot be used, or nothing is trained on.
+            BadSample: an image, a video or the conversation cannot be used, or there is nothing to train on.
             SampleTooLong: see `turns_that_fit`.
         """
         messages = list(sample["messages"])
@@ -160,18 +162,16 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
             messages, sample.get("tools") or (), inference=inference
         )
         tokens, mask = join_turns(kept)
-        if not inference and all(mask):
-            raise BadSample(
-                "nothing to train on: no assistant turn that is not masked",
-                fix="give an answer, or call with inference=True for a prompt",
-            )
+        if not inference:
+            check_trainable(mask, fix="give an answer, or call with inference=True for a prompt")
         self._warn_if_long(len(tokens))
-        blocks = visual_blocks(kept, [one.medium for one in planned])
+        blocks = visual_blocks(kept, [one.grid for one in planned])
         encoded = [planned[number].patches() for number in media_numbers(kept)]
         result: dict[str, Any] = {
             "tokens": tokens,
             "mask": mask,
             "input_pos": mrope_positions(len(tokens), blocks),
+            "visual": visual_positions(blocks),
             "encoder_input": {
                 "vision": {
                     "images": [patches for patches, _ in encoded],
@@ -184,10 +184,10 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         return result
 
     def size(self, sample: Mapping[str, Any]) -> SampleSize:
-        """Tokens and patches that `self(sample)` would have; nothing is decoded, see `SampleSize`.
+        """Tokens and patches that `self(sample)` would have; nothing is decoded. See `SampleSize`.
 
         Raises:
-            BadSample, SampleTooLong: as the call does, where a header or the conversation shows it.
+            BadSample, SampleTooLong: as `__call__`, if headers or the conversation show the problem.
         """
         kept, planned, _ = self._encode_messages(list(sample["messages"]), sample.get("tools") or ())
         return SampleSize(
@@ -197,16 +197,17 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
 
     def _encode_messages(
         self, messages: Sequence[Message], tools: Tools, *, inference: bool = False, add_eos: bool = True
-    ) -> tuple[list[TurnTokens], list[PlannedMedium], int]:
-        """Turns that fit, all images and videos planned, and how many turns were left out."""
+    ) -> tuple[list[TurnTokens], list[PlannedMedia], int]:
+        """The turns that fit, all planned images and videos, and the number of dropped turns."""
         planned = self._plan(messages)
-        media = [one.medium for one in planned]
+        media = [one.grid for one in planned]
         if self.prompt_template is not None:
             messages = self.prompt_template(list(messages), inference=inference)
         turns = kept = self._encode_turns(messages, tools, media, inference, add_eos)
         policy = "drop" if inference else self.truncation
         while (n := self._n_fitting(kept, policy)) < len(kept):
-            # Rendered again: an answer that becomes the last one may now have its reasoning.
+            # Rendered again: some templates write reasoning in the last answer only, which is now another
+            # one.
             messages = messages[: len(messages) - (len(kept) - n)]
             kept = self._encode_turns(messages, tools, media, inference, add_eos)
         return kept, planned, len(turns) - len(kept)
@@ -215,7 +216,7 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         self,
         messages: Sequence[Message],
         tools: Tools,
-        media: Sequence[Medium],
+        media: Sequence[MediaGrid],
         inference: bool,
         add_eos: bool,
     ) -> list[TurnTokens]:

@@ -77,6 +77,6 @@ def test_what_is_too_long_is_never_decoded(data, tiny_folder, monkeypatch):
     def decoded(*arguments):
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("torchtune_qwenvl.transforms.videos.decode.decode_frames", decoded)
+    monkeypatch.setattr("torchtune_qwenvl.transforms.videos.open_video.decode_frames", decoded)
     assert transform({"messages": messages})["dropped_turns"] == 2
     assert transform.size({"messages": messages}).patches == 0

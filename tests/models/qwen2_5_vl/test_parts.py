@@ -126,9 +126,9 @@ def test_features_and_placeholders_must_agree(hf):
     with pytest.raises(ValueError, match="input_pos is missing"):
         model(batch["tokens"], encoder_input=batch["encoder_input"])
     batch["tokens"][batch["tokens"] == hf.config.image_token_id] = 1
-    with pytest.raises(ValueError, match="give 6 visual tokens, tokens hold 0 placeholders"):
+    with pytest.raises(ValueError, match="give 6 visual tokens, the tokens have 0 placeholders"):
         model(**batch)
-    with pytest.raises(ValueError, match="mask: none is taken"):
+    with pytest.raises(ValueError, match="mask: expected None"):
         model(batch["tokens"], mask=torch.ones(1))
     with pytest.raises(ValueError, match="3 numbers each"):
         ours_like(hf, image_mean=[0.5], image_std=[0.5])

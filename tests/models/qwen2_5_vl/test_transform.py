@@ -46,7 +46,7 @@ def transform(tiny_folder):
 
 def test_sample_contract(transform):
     sample = transform({"messages": exchange(image(), image((28, 56))), "other": 1})
-    assert set(sample) == {"tokens", "mask", "input_pos", "encoder_input"}
+    assert set(sample) == {"tokens", "mask", "input_pos", "visual", "encoder_input"}
     tokens, vision = sample["tokens"], sample["encoder_input"]["vision"]
     assert isinstance(tokens, list) and all(type(token) is int for token in tokens)
     assert all(type(masked) is bool for masked in sample["mask"]) and len(sample["mask"]) == len(tokens)
@@ -54,6 +54,7 @@ def test_sample_contract(transform):
     assert vision["grid_thw"].tolist() == [[1, 4, 6], [1, 4, 6]] and vision["grid_thw"].dtype == torch.int64
     assert [patches.shape for patches in vision["images"]] == [(24, 1176), (24, 1176)]
     assert tokens.count(transform.image_token_id) == 12
+    assert sample["visual"].tolist() == [i for i, t in enumerate(tokens) if t == transform.image_token_id]
     trained = [token for token, masked in zip(tokens, sample["mask"], strict=True) if not masked]
     assert trained == [*transform.encode("an answer"), IM_END, *transform.encode("\n")]
 
@@ -61,6 +62,7 @@ def test_sample_contract(transform):
 def test_text_only_sample_has_empty_vision(transform):
     vision = transform({"messages": exchange()})["encoder_input"]["vision"]
     assert vision["images"] == [] and vision["grid_thw"].shape == (0, 3)
+    assert transform({"messages": exchange()})["visual"].shape == (0,)
 
 
 def test_uint8_patches_hold_one_frame(tiny_folder):
@@ -211,7 +213,7 @@ def test_constructor_and_builder_equal_the_folder(transform, tiny_folder):
         assert torch.equal(*images)
     with pytest.raises(ValueError, match="either path"):
         Qwen2_5_VLTransform()
-    with pytest.raises(ValueError, match='truncation is "drop_turns" or "drop"'):
+    with pytest.raises(ValueError, match='expected truncation to be "drop_turns" or "drop"'):
         Qwen2_5_VLTransform(**files, truncation="cut")
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from torchtune_qwenvl.modules.adapters.lora import Adapter
 from torchtune_qwenvl.modules.experts.grouped import GroupedLoRALinear, grouped_linear, grouped_mm_takes
@@ -95,6 +96,18 @@ def test_load_balance_loss_is_least_for_an_even_load_and_leaves_padding_out():
     padded = torch.cat([even, skewed]), torch.cat([chosen, torch.zeros(8, 1, dtype=torch.int64)])
     real = torch.arange(16) < 8
     torch.testing.assert_close(loss(*padded, real), torch.tensor(1.0))
+
+
+def test_what_a_recomputed_layer_records_after_the_loss_is_dropped():
+    """Else it would keep the recomputed activations until the backward pass ends."""
+    layer, statistics = moe(), RouterStatistics()
+    x = torch.randn(6, 8, requires_grad=True)
+    checkpoint(layer, x, statistics, use_reentrant=False)
+    calls: list[int] = []
+    layer.router.register_forward_hook(lambda *args: calls.append(1))
+    statistics.load_balance_loss().backward()
+    assert len(calls) == 1 and layer.router.weight.grad.any()
+    assert not any(vars(statistics).values())
 
 
 def test_grouped_product_of_cuda_gets_only_what_it_takes():

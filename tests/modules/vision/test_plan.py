@@ -34,15 +34,15 @@ def test_windows_frames_and_positions(all_grids):
     plan = plan_vision(all_grids, MERGE, WINDOW, CPU)
     given_order = list(places(all_grids))
     blocks = torch.arange(len(given_order)).view(-1, MERGE * MERGE)[plan.order]
-    stand = [given_order[i] for i in blocks.flatten().tolist()]
-    assert plan.positions.tolist() == [[row, column] for _, row, column in stand]
+    placed = [given_order[i] for i in blocks.flatten().tolist()]
+    assert plan.positions.tolist() == [[row, column] for _, row, column in placed]
     assert torch.equal(blocks[plan.restore].flatten(), torch.arange(len(given_order)))
 
     side = MERGE * WINDOW
     start = 0
     for length in plan.windows.lengths:
         window = {
-            (frame, row // side, column // side) for frame, row, column in stand[start : start + length]
+            (frame, row // side, column // side) for frame, row, column in placed[start : start + length]
         }
         everyone = sum((frame, row // side, column // side) in window for frame, row, column in given_order)
         assert len(window) == 1 and everyone == length

@@ -6,7 +6,8 @@ import torch
 from cases import Case, ours_like
 
 from torchtune_qwenvl.data.loader import Batch
-from torchtune_qwenvl.training.step.batches import collate_for, on_device, work_of
+from torchtune_qwenvl.modules.batch import on_device
+from torchtune_qwenvl.training.step.batches import collate_for, work_of
 from torchtune_qwenvl.training.watch.flops import FlopCounter
 
 ROWS = ([3, (1, 4, 6), 5], [40], [2, (1, 8, 4), 3, (1, 4, 4), 6], [7])
@@ -46,7 +47,7 @@ def test_what_packing_compares_is_all_but_head_and_encoder_attention(hf) -> None
 
 
 def test_lengths_stay_on_the_host(hf) -> None:
-    inputs = on_device(batch(hf, *ROWS, padding_free=True), torch.device("meta"))
+    inputs = on_device(batch(hf, *ROWS, padding_free=True).inputs, torch.device("meta"))
     assert inputs["layout"]["document_lengths"] == [len(s["tokens"]) for s in Case(hf, *ROWS).samples]
     assert inputs["tokens"].device.type == inputs["layout"]["visual"].device.type == "meta"
     assert isinstance(inputs["encoder_input"]["vision"]["grid_thw"], list)

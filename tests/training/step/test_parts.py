@@ -107,9 +107,9 @@ def test_healthy_gradients_pass_and_text_defers_the_visual_parts(setup: SimpleNa
 
 
 def test_detached_encoder_is_found_at_the_first_images(setup: SimpleNamespace) -> None:
-    encoder = setup.model.vision_encoder
-    encode = encoder.forward
-    encoder.forward = lambda *args, **kwargs: encode(*args, **kwargs).detach()
+    merger = setup.model.vision_encoder.merger
+    merge = merger.forward
+    merger.forward = lambda x: merge(x).detach()
     check = GradientCheck(trainable_by_part(setup.model))
     check(*backward(setup.model, setup.text))
     with pytest.raises(ValueError, match=r"of the encoder got no gradient.*'vision_encoder\.patch_embed"):
@@ -117,9 +117,9 @@ def test_detached_encoder_is_found_at_the_first_images(setup: SimpleNamespace) -
 
 
 def test_all_zero_is_found(setup: SimpleNamespace) -> None:
-    encoder = setup.model.vision_encoder
-    encode = encoder.forward
-    encoder.forward = lambda *args, **kwargs: 0 * encode(*args, **kwargs)
+    merger = setup.model.vision_encoder.merger
+    merge = merger.forward
+    merger.forward = lambda x: 0 * merge(x)
     with pytest.raises(ValueError, match="All gradients of the encoder are zero"):
         GradientCheck(trainable_by_part(setup.model))(*backward(setup.model, setup.images))
 

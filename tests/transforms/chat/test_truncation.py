@@ -1,4 +1,4 @@
-"""The length policy: whole exchanges or nothing."""
+"""The length policy keeps whole exchanges only."""
 
 import pytest
 from hypothesis import given, settings
@@ -46,6 +46,6 @@ def test_the_longest_prefix_of_whole_exchanges(conversation, limit):
             turns_that_fit(roles, lengths, limit, "drop_turns")
         return
     assert turns_that_fit(roles, lengths, limit, "drop_turns") == max(fitting)
-    # No exchange is split: what is left out begins with a question behind an answer.
+    # No exchange is split: what is dropped starts with a question that follows an answer.
     kept = max(fitting)
     assert kept == len(roles) or (roles[kept] in ("system", "user") and "assistant" in roles[:kept])

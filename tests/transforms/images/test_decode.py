@@ -1,4 +1,4 @@
-"""The decoding rules, against Pillow; what cannot be decoded is refused with words that help."""
+"""Decoded images equal Pillow's; what cannot be decoded is refused with a helpful message."""
 
 import io
 import struct
@@ -65,7 +65,7 @@ def test_exif_orientation_is_applied(kind, orientation):
     np.testing.assert_array_equal(decoded(Image.open(io.BytesIO(data))), as_pillow_reads(data))
 
 
-def test_orientation_behind_a_pngs_pixels_is_found_without_decoding(monkeypatch):
+def test_orientation_after_a_pngs_pixels_is_found_without_decoding(monkeypatch):
     exif = Image.Exif()
     exif[0x0112] = 6
     body = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
@@ -177,7 +177,7 @@ def test_missing_files_and_folders(tmp_path):
 
 
 def test_pixel_limit_is_read_from_the_header(monkeypatch):
-    # A real bomb: 30000 x 30000 pixels that are never there.
+    # A decompression bomb: its header promises 30000 x 30000 pixels.
     bomb = png_chunks(b"IHDR" + struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0), b"IDAT")
     with pytest.raises(BadSample, match=r"decompression bomb|30000 x 30000 pixels"):
         open_image(bomb)

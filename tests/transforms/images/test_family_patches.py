@@ -1,4 +1,4 @@
-"""Patches and grids of every family's image settings, bit for bit beside transformers' processor."""
+"""Patches and grids with every family's image settings equal those of transformers' processor bit for bit."""
 
 import pytest
 import tiny

@@ -1,4 +1,4 @@
-"""Matroska and WebM: whole files of every layout pass, and damage that costs packets does not."""
+"""Complete Matroska and WebM files of any layout are accepted, files with lost packets are refused."""
 
 import pytest
 import videos
@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.videos.decode import open_video
-from torchtune_qwenvl.transforms.videos.file import Deadline, read_packets
+from torchtune_qwenvl.transforms.videos.container import Deadline, read_packets
 from torchtune_qwenvl.transforms.videos.matroska import check_elements
+from torchtune_qwenvl.transforms.videos.open_video import open_video
 
 NAMES = ("vp8.webm", "vp9.webm", "h264.mkv")
 LAYOUTS = {
@@ -37,7 +37,7 @@ def test_whole_files_of_any_layout(tmp_path, name, layout, uneven):
 @settings(deadline=None, max_examples=150)
 @given(st.sampled_from(NAMES), st.floats(0, 1, exclude_max=True), st.integers(1, 3000))
 def test_no_packet_is_lost_to_zeros_unnoticed(whole, name, where, n):
-    """Zeros are what a block that was never written leaves."""
+    """A block that was never written contains zeros."""
     data = bytearray(whole[name])
     at = int(where * len(data))
     data[at : at + n] = bytes(len(data[at : at + n]))
@@ -66,29 +66,29 @@ GROUP = element("A0", element("A1", b"\x81\x00\x01\x00data") + element("9B", b"\
 OPEN = "01FFFFFFFFFFFFFF"
 
 
-def check(*clusters: bytes, length: str = "", behind: bytes = b"") -> None:
+def check(*clusters: bytes, length: str = "", after: bytes = b"") -> None:
     segment = element("18538067", b"".join((TRACKS, *clusters)), length=length)
-    check_elements(element("1A45DFA3", b"\x42\x86\x81\x01") + segment + behind, "repair it")
+    check_elements(element("1A45DFA3", b"\x42\x86\x81\x01") + segment + after, "repair it")
 
 
 def test_elements_tile():
     cluster = element("1F43B675", element("E7", b"\0") + BLOCK + GROUP)
     void = element("EC", bytes(9))
-    check(cluster, void, cluster, behind=b"what stands behind the segment is not read")
+    check(cluster, void, cluster, after=b"what follows the segment is not read")
     check(cluster, element("1F43B675", BLOCK + GROUP, length=OPEN), cluster, length=OPEN)
     for cluster, message in [
-        (element("1F43B675", BLOCK + b"\0\0" + BLOCK), "no element fits there"),
-        (element("1F43B675", BLOCK + GROUP[:-1]), "no element fits there"),
-        (element("1F43B675", element("A3", b"\x82\0\0\0data")), "a packet of no known track"),
+        (element("1F43B675", BLOCK + b"\0\0" + BLOCK), "no valid element there"),
+        (element("1F43B675", BLOCK + GROUP[:-1]), "no valid element there"),
+        (element("1F43B675", element("A3", b"\x82\0\0\0data")), "a packet of an unknown track"),
         (
             element("1F43B675", element("A0", element("A1", b"\x00\0\0\0data"))),
-            "a packet of no known track",
+            "a packet of an unknown track",
         ),
-        (element("1F43B675", element("A3", b"\x81\0\0\0data", length=OPEN)), "no element fits there"),
+        (element("1F43B675", element("A3", b"\x81\0\0\0data", length=OPEN)), "no valid element there"),
     ]:
         with pytest.raises(BadSample, match=f"damaged at byte [0-9]+ of [0-9]+: {message}"):
             check(cluster, void)
-    with pytest.raises(BadSample, match=r"its header says 86 bytes, it has [0-9]+: cut off"):
+    with pytest.raises(BadSample, match=r"its header says 86 bytes, but it has [0-9]+: cut off"):
         check(GROUP, length="C8")
 
 

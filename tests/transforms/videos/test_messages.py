@@ -52,6 +52,7 @@ def test_the_sample_of_images_and_videos(folders, family):
     ids = torch.tensor(sample["tokens"])
     visual = (ids == transform.image_token_id) | (ids == transform.video_token_id)
     assert visual.sum() == vision["grid_thw"].prod(1).sum() // 4
+    assert torch.equal(sample["visual"], visual.nonzero().squeeze(1))
     assert transform.size({"messages": messages}) == SampleSize.of(sample)
 
 
@@ -138,7 +139,7 @@ def test_long_samples_lose_whole_exchanges_before_decoding(folders, tmp_path, fa
 
 
 def test_an_answer_that_becomes_the_last_one_keeps_its_reasoning(folders):
-    """The exchanges behind it are dropped, and it is rendered as the end of the conversation."""
+    """The exchanges after it are dropped, and it is rendered as the end of the conversation."""
     reasoned = "<think>\nWhy?\n</think>\n\nSo."
     messages = [*exchange(answer=reasoned), *exchange(answer=reasoned + " And so on." * 9)]
     options = {"chat": "thinking", "chat_template": "builtin"}
@@ -156,7 +157,7 @@ def test_a_video_without_a_frame_rate_is_refused_where_time_matters(folders):
     del silent["source_fps"]
     load_transform(folders / "qwen2_vl")({"messages": exchange(silent)})
     for family in ("qwen2_5_vl", "qwen3_vl", "glm4v"):
-        with pytest.raises(BadSample, match=r"message 0, part 0.*no frame rate is known.*source_fps"):
+        with pytest.raises(BadSample, match=r"message 0, part 0.*the frame rate is unknown.*source_fps"):
             load_transform(folders / family)({"messages": exchange(silent)})
 
 

@@ -1,11 +1,11 @@
-"""One converter for a whole clip: each frame's pixels are those that a converter of its own would give."""
+"""One converter for a whole video gives the same pixels as a new converter for each frame."""
 
 import av
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchtune_qwenvl.transforms.videos.stream import ToRgb
+from torchtune_qwenvl.transforms.videos.frame_decoder import ToRgb
 
 FORMATS = (
     *("yuv420p", "yuvj420p", "yuv422p", "yuv444p", "nv12", "gray", "gbrp"),
@@ -44,7 +44,7 @@ def test_frames_of_any_kind_after_one_another(kinds, turns):
         assert np.array_equal(found.permute(1, 2, 0).numpy(), expected), kind
 
 
-def test_alpha_is_white_behind_frames_without():
+def test_alpha_is_white_after_frames_without():
     to_rgb, opaque = ToRgb(0), noise("yuv420p", 40, 30, 1, 1, 0)
     values = np.random.default_rng(0).integers(0, 256, (30, 40, 4), dtype=np.uint8)
     values[:, :20, 3], values[:, 20:, 3] = 0, 255

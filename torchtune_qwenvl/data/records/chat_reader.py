@@ -8,7 +8,7 @@ from torchtune.data import CROSS_ENTROPY_IGNORE_IDX
 
 from torchtune_qwenvl.data.records.media import MediaFinder
 from torchtune_qwenvl.data.records.messages import MessageParser
-from torchtune_qwenvl.transforms.chat.chat import MEDIA
+from torchtune_qwenvl.transforms.chat.chat_format import MEDIA
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.size import SampleSize
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.images.image import IMAGE_OPTIONS
-from torchtune_qwenvl.transforms.videos.video import VIDEO_OPTIONS
+from torchtune_qwenvl.transforms.images.image_transform import IMAGE_OPTIONS
+from torchtune_qwenvl.transforms.videos.video_transform import VIDEO_OPTIONS
 
 
 @dataclass(frozen=True)

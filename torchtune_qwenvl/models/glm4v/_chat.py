@@ -20,16 +20,17 @@ from itertools import pairwise, takewhile
 
 from torchtune.data import Message
 
-from torchtune_qwenvl.transforms.chat.chat import ChatFormat, Turn, has_media
-from torchtune_qwenvl.transforms.chat.pieces import Marks, Piece, Special, VideoFormat
+from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat, Turn, has_media
+from torchtune_qwenvl.transforms.chat.pieces import Marks, Piece, Special
 from torchtune_qwenvl.transforms.chat.tools import Arguments, ToolFormat, Tools, parse_arguments, to_json
+from torchtune_qwenvl.transforms.chat.video_format import VideoFormat
 from torchtune_qwenvl.transforms.errors import BadSample
 
 PREFIX = ("[gMASK]", "<sop>")
 _IMAGE = ("<|begin_of_image|>", "<|image|>", "<|end_of_image|>")
 _VIDEO = ("<|begin_of_video|>", "<|video|>", "<|end_of_video|>")
-WHOLE_SECONDS = VideoFormat(marks=_VIDEO, patch=_IMAGE, behind="{whole_seconds}")
-TENTHS_OF_SECONDS = VideoFormat(marks=_VIDEO, patch=_IMAGE, behind="{seconds:.1f} seconds")
+WHOLE_SECONDS = VideoFormat(marks=_VIDEO, patch=_IMAGE, after="{whole_seconds}")
+TENTHS_OF_SECONDS = VideoFormat(marks=_VIDEO, patch=_IMAGE, after="{seconds:.1f} seconds")
 _NO_THINKING = "/nothink"
 _ROLES = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
 
@@ -88,7 +89,7 @@ def _tagged_call(name: str, arguments: Arguments) -> str:
 
 
 _TOOLS = ToolFormat(
-    behind="""
+    after="""
 </tools>
 
 For each function call, output the function name and arguments within the following XML format:

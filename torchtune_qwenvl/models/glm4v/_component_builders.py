@@ -6,12 +6,13 @@ from functools import partial
 from typing import Any
 
 from torch import nn
-from torchtune.modules import RMSNorm
 
 from torchtune_qwenvl.arguments import takes_arguments_of
+from torchtune_qwenvl.models.glm4v._weights import GLM4V_WEIGHTS
 from torchtune_qwenvl.models.parts import swiglu, text_rotary
 from torchtune_qwenvl.models.towers import TextShape, VisionShape, decoder, vision_encoder
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
+from torchtune_qwenvl.modules.norm import RMSNorm
 from torchtune_qwenvl.modules.rope import chunked_axes
 from torchtune_qwenvl.modules.vision.layers import GatedPatchMerger
 from torchtune_qwenvl.modules.vision.learned_positions import LearnedPositions, bicubic
@@ -37,6 +38,7 @@ def glm4v_vision_encoder(
     norm = partial(RMSNorm, eps=norm_eps)
     return vision_encoder(
         shape,
+        weights=GLM4V_WEIGHTS,
         norm=norm,
         mlp=lambda: swiglu(width, out, bias=False, adapter=shape.adapter),
         qkv_bias=qkv_bias,

@@ -9,7 +9,7 @@ from typing import Any
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.models.build import Entries, Slots, build_model, published_sizes
 from torchtune_qwenvl.models.glm4v._component_builders import glm4v_decoder, glm4v_vision_encoder
-from torchtune_qwenvl.models.glm4v._hf_config import normalise_config
+from torchtune_qwenvl.models.glm4v._hf_config import normalise_config, normalise_vision
 from torchtune_qwenvl.models.glm4v._sizes import IMAGE_MEAN, IMAGE_STD, published_config
 from torchtune_qwenvl.models.hf_config import rotary_width
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
@@ -21,6 +21,7 @@ VISION: Entries = {
 }
 SLOTS = Slots(
     normalise=normalise_config,
+    normalise_vision=normalise_vision,
     vision_encoder=glm4v_vision_encoder,
     decoder=glm4v_decoder,
     vision=VISION,

@@ -14,7 +14,8 @@ from torchtune_qwenvl.models.glm4v._sizes import IMAGE_MEAN, IMAGE_STD
 from torchtune_qwenvl.models.glm4v._video import GLM4VVideoTransform, GLM46VVideoTransform
 from torchtune_qwenvl.models.published import Published
 from torchtune_qwenvl.models.published_transform import PublishedTransform
-from torchtune_qwenvl.transforms.images.image import ImageTransform, smart_resize_frames
+from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
+from torchtune_qwenvl.transforms.images.resize import smart_resize_frames
 
 MIN_PIXELS = 112 * 112
 MAX_PIXELS = 28 * 28 * 15000

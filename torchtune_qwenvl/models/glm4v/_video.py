@@ -15,15 +15,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from torchtune_qwenvl.models.glm4v._sizes import IMAGE_MEAN, IMAGE_STD
-from torchtune_qwenvl.transforms.videos.rules import (
-    Clip,
-    VideoSettings,
-    evenly,
-    not_enough,
-    resize_by_clip,
-    within,
-)
-from torchtune_qwenvl.transforms.videos.video import PlannedVideo, VideoTransform
+from torchtune_qwenvl.transforms.videos.resize import resize_by_clip
+from torchtune_qwenvl.transforms.videos.sampling import Clip, evenly, not_enough, within
+from torchtune_qwenvl.transforms.videos.settings import VideoSettings
+from torchtune_qwenvl.transforms.videos.video_transform import PlannedVideo, VideoTransform
 
 # GLM-4.6V: frames per second of videos up to so many seconds; two of them are one temporal patch.
 _FPS_BY_SECONDS = ((30, 6.0), (300, 2.0), (math.inf, 1.0))

@@ -8,6 +8,7 @@ from typing import Any
 
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.models.build import Slots, build_moe_model, published_sizes
+from torchtune_qwenvl.models.glm4v._hf_config import normalise_vision
 from torchtune_qwenvl.models.glm4v._model_builders import VISION
 from torchtune_qwenvl.models.glm4v_moe._component_builders import glm4v_moe_decoder, glm4v_moe_vision_encoder
 from torchtune_qwenvl.models.glm4v_moe._hf_config import normalise_config
@@ -17,6 +18,7 @@ from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 SLOTS = Slots(
     normalise=normalise_config,
+    normalise_vision=normalise_vision,
     vision_encoder=glm4v_moe_vision_encoder,
     decoder=glm4v_moe_decoder,
     vision=VISION,

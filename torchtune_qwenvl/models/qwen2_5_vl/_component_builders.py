@@ -8,6 +8,7 @@ from typing import Any
 
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.models.parts import VISION_EPS, merger, swiglu, text_rotary
+from torchtune_qwenvl.models.qwen2_5_vl._weights import QWEN2_5_VL_WEIGHTS
 from torchtune_qwenvl.models.towers import TextShape, VisionShape, decoder, vision_encoder
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
 from torchtune_qwenvl.modules.norm import RMSNorm
@@ -30,6 +31,7 @@ def qwen2_5_vl_vision_encoder(
     norm = partial(RMSNorm, eps=VISION_EPS)
     return vision_encoder(
         shape,
+        weights=QWEN2_5_VL_WEIGHTS,
         norm=norm,
         mlp=lambda: swiglu(shape.width, shape.inner_width, bias=True, adapter=shape.adapter),
         merger=merger(

@@ -2,9 +2,7 @@
 
 from torchtune_qwenvl.models.family import Family
 from torchtune_qwenvl.models.qwen2_5_vl._model_builders import SLOTS, qwen2_5_vl_from_config
-from torchtune_qwenvl.models.qwen2_5_vl._transform import load_qwen2_5_vl_transform
+from torchtune_qwenvl.models.qwen2_5_vl._transform import Qwen2_5_VLTransform
 from torchtune_qwenvl.models.qwen2_5_vl._weights import QWEN2_5_VL_WEIGHTS
 
-QWEN2_5_VL = Family(
-    "qwen2_5_vl", SLOTS, qwen2_5_vl_from_config, QWEN2_5_VL_WEIGHTS, load_qwen2_5_vl_transform
-)
+QWEN2_5_VL = Family("qwen2_5_vl", SLOTS, qwen2_5_vl_from_config, QWEN2_5_VL_WEIGHTS, Qwen2_5_VLTransform)

@@ -13,18 +13,20 @@ _VISION = (
 )  # fmt: skip
 
 
-def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """See `torchtune_qwenvl.models.hf_config.normalise_config`."""
-    config = shared.normalise_config(raw, vision=_VISION, rope_theta=1e6)
-    vision = config["vision_config"]
-    vision["tokens_per_second"] = raw["vision_config"].get("tokens_per_second", 4)
+def normalise_vision(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """See `torchtune_qwenvl.models.hf_config.normalise_vision`."""
+    vision = shared.normalise_vision(raw, _VISION, activation="silu")
+    vision["tokens_per_second"] = raw.get("tokens_per_second", 4)
     vision["fullatt_block_indexes"] = list(vision["fullatt_block_indexes"])
-    shared.check_activation(raw["vision_config"], "silu", "vision_config")
-    shared.check_multiple(
-        vision["hidden_size"], 4 * vision["num_heads"], "vision hidden_size over 4 * num_heads"
-    )
     side = vision["patch_size"] * vision["spatial_merge_size"]
     shared.check_multiple(vision["window_size"], side, "window_size over patch_size * spatial_merge_size")
-    shared.check_visual_width(vision["out_hidden_size"], "out_hidden_size", config["text_config"])
     shared.check_layers(vision["fullatt_block_indexes"], vision["depth"], "fullatt_block_indexes")
+    return vision
+
+
+def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """See `torchtune_qwenvl.models.hf_config.normalise_config`."""
+    config = shared.normalise_config(raw, vision=normalise_vision, rope_theta=1e6)
+    width = config["vision_config"]["out_hidden_size"]
+    shared.check_visual_width(width, "out_hidden_size", config["text_config"])
     return config

@@ -12,12 +12,13 @@ from torchtune_qwenvl.models.qwen2_5_vl._component_builders import (
     qwen2_5_vl_decoder,
     qwen2_5_vl_vision_encoder,
 )
-from torchtune_qwenvl.models.qwen2_5_vl._hf_config import normalise_config
+from torchtune_qwenvl.models.qwen2_5_vl._hf_config import normalise_config, normalise_vision
 from torchtune_qwenvl.models.qwen2_5_vl._sizes import IMAGE_MEAN, IMAGE_STD, published_config
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 SLOTS = Slots(
     normalise=normalise_config,
+    normalise_vision=normalise_vision,
     vision_encoder=qwen2_5_vl_vision_encoder,
     decoder=qwen2_5_vl_decoder,
     vision={"window_size": "window_size", "full_attention": "fullatt_block_indexes"},

@@ -12,9 +12,9 @@ from torchtune_qwenvl.models.published import Published
 from torchtune_qwenvl.models.published_transform import PublishedTransform
 from torchtune_qwenvl.models.qwen2_5_vl._sizes import IMAGE_MEAN, IMAGE_STD
 from torchtune_qwenvl.models.qwen2_5_vl._video import Qwen2_5_VLVideoTransform
-from torchtune_qwenvl.transforms.chat.chat import ChatFormat
+from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat
 from torchtune_qwenvl.transforms.chat.tokenizer import ExtraToken
-from torchtune_qwenvl.transforms.images.image import ImageTransform
+from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
 
 CHAT = ChatFormat(
     roles={"system": "system", "user": "user", "assistant": "assistant", "ipython": "tool"},

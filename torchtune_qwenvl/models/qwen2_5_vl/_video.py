@@ -13,8 +13,10 @@ from typing import Any
 import torch
 
 from torchtune_qwenvl.models.qwen2_5_vl._sizes import IMAGE_MEAN, IMAGE_STD
-from torchtune_qwenvl.transforms.videos.rules import Clip, VideoSettings, not_enough, resize_by_frame
-from torchtune_qwenvl.transforms.videos.video import PlannedVideo, VideoTransform
+from torchtune_qwenvl.transforms.videos.resize import resize_by_frame
+from torchtune_qwenvl.transforms.videos.sampling import Clip, not_enough
+from torchtune_qwenvl.transforms.videos.settings import VideoSettings
+from torchtune_qwenvl.transforms.videos.video_transform import PlannedVideo, VideoTransform
 
 
 class Qwen2_5_VLVideoTransform(VideoTransform):

@@ -1,18 +1,8 @@
 """Qwen2-VL as an entry of the family registry."""
 
-from __future__ import annotations
-
-from typing import Any
-
 from torchtune_qwenvl.models.family import Family
 from torchtune_qwenvl.models.qwen2_vl._model_builders import SLOTS, qwen2_vl_from_config
+from torchtune_qwenvl.models.qwen2_vl._transform import Qwen2VLTransform
 from torchtune_qwenvl.models.qwen2_vl._weights import QWEN2_VL_WEIGHTS
 
-
-def _load_transform(folder: Any, **overrides: Any) -> Any:
-    from torchtune_qwenvl.models.qwen2_vl._transform import load_qwen2_vl_transform
-
-    return load_qwen2_vl_transform(folder, **overrides)
-
-
-QWEN2_VL = Family("qwen2_vl", SLOTS, qwen2_vl_from_config, QWEN2_VL_WEIGHTS, _load_transform)
+QWEN2_VL = Family("qwen2_vl", SLOTS, qwen2_vl_from_config, QWEN2_VL_WEIGHTS, Qwen2VLTransform)

@@ -20,13 +20,16 @@ _VISION_DEFAULTS = {
 }
 
 
-def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """See `torchtune_qwenvl.models.hf_config.normalise_config`; `hidden_size` is a visual token's width."""
-    config = shared.normalise_config(
-        raw, vision=_VISION_DEFAULTS, vision_defaults=_VISION_DEFAULTS, rope_theta=1e6
+def normalise_vision(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """See `torchtune_qwenvl.models.hf_config.normalise_vision`; `hidden_size` is a visual token's width."""
+    return shared.normalise_vision(
+        raw, _VISION_DEFAULTS, activation="quick_gelu", width="embed_dim", defaults=_VISION_DEFAULTS
     )
-    vision = config["vision_config"]
-    shared.check_activation(raw["vision_config"], "quick_gelu", "vision_config")
-    shared.check_multiple(vision["embed_dim"], 4 * vision["num_heads"], "embed_dim over 4 * num_heads")
-    shared.check_visual_width(vision["hidden_size"], "hidden_size of vision_config", config["text_config"])
+
+
+def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """See `torchtune_qwenvl.models.hf_config.normalise_config`."""
+    config = shared.normalise_config(raw, vision=normalise_vision, rope_theta=1e6)
+    width = config["vision_config"]["hidden_size"]
+    shared.check_visual_width(width, "hidden_size of vision_config", config["text_config"])
     return config

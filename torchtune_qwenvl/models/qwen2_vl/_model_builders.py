@@ -9,12 +9,13 @@ from typing import Any
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.models.build import Slots, build_model, published_sizes
 from torchtune_qwenvl.models.qwen2_vl._component_builders import qwen2_vl_decoder, qwen2_vl_vision_encoder
-from torchtune_qwenvl.models.qwen2_vl._hf_config import normalise_config
+from torchtune_qwenvl.models.qwen2_vl._hf_config import normalise_config, normalise_vision
 from torchtune_qwenvl.models.qwen2_vl._sizes import IMAGE_MEAN, IMAGE_STD, published_config
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 SLOTS = Slots(
     normalise=normalise_config,
+    normalise_vision=normalise_vision,
     vision_encoder=qwen2_vl_vision_encoder,
     decoder=qwen2_vl_decoder,
     vision={

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from torchtune_qwenvl.models.qwen2_5_vl._video import Qwen2_5_VLVideoTransform
-from torchtune_qwenvl.transforms.videos.video import PlannedVideo
+from torchtune_qwenvl.transforms.videos.video_transform import PlannedVideo
 
 
 class Qwen2VLVideoTransform(Qwen2_5_VLVideoTransform):

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 from torchtune.data import Message
 
-from torchtune_qwenvl.transforms.chat.chat import ChatFormat, Turn
-from torchtune_qwenvl.transforms.chat.pieces import Piece, Special, VideoFormat
+from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat, Turn
+from torchtune_qwenvl.transforms.chat.pieces import Piece, Special
 from torchtune_qwenvl.transforms.chat.tools import Arguments, ToolFormat, to_json
+from torchtune_qwenvl.transforms.chat.video_format import VideoFormat
 from torchtune_qwenvl.transforms.errors import BadSample
 
 _MEDIUM = "<>"  # in the place of an image or a video
@@ -37,7 +38,7 @@ def _json_call(name: str, arguments: Arguments) -> str:
 
 
 TOOLS = ToolFormat(
-    behind="""
+    after="""
 </tools>
 
 For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:

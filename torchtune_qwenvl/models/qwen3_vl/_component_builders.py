@@ -15,6 +15,7 @@ from torch import nn
 
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.models.parts import VISION_EPS, merger, swiglu, text_rotary, two_linears
+from torchtune_qwenvl.models.qwen3_vl._weights import QWEN3_VL_WEIGHTS
 from torchtune_qwenvl.models.towers import TextShape, VisionShape, decoder, vision_encoder
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
 from torchtune_qwenvl.modules.rope import interleaved_axes
@@ -41,6 +42,7 @@ def qwen3_vl_vision_encoder(
     make_merger = partial(merger, width, shape.out_width, shape.merge_size, adapter=shape.merger_adapter)
     return vision_encoder(
         shape,
+        weights=QWEN3_VL_WEIGHTS,
         norm=norm,
         mlp=lambda: two_linears(width, inner, width, activation=nn.GELU("tanh"), adapter=shape.adapter),
         merger=make_merger(norm=norm(width)),

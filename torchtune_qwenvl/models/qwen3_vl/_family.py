@@ -1,18 +1,8 @@
 """Qwen3-VL as an entry of the family registry."""
 
-from __future__ import annotations
-
-from typing import Any
-
 from torchtune_qwenvl.models.family import Family
 from torchtune_qwenvl.models.qwen3_vl._model_builders import SLOTS, qwen3_vl_from_config
+from torchtune_qwenvl.models.qwen3_vl._transform import Qwen3VLTransform
 from torchtune_qwenvl.models.qwen3_vl._weights import QWEN3_VL_WEIGHTS
 
-
-def _load_transform(folder: Any, **overrides: Any) -> Any:
-    from torchtune_qwenvl.models.qwen3_vl._transform import load_qwen3_vl_transform
-
-    return load_qwen3_vl_transform(folder, **overrides)
-
-
-QWEN3_VL = Family("qwen3_vl", SLOTS, qwen3_vl_from_config, QWEN3_VL_WEIGHTS, _load_transform)
+QWEN3_VL = Family("qwen3_vl", SLOTS, qwen3_vl_from_config, QWEN3_VL_WEIGHTS, Qwen3VLTransform)

@@ -14,25 +14,27 @@ _VISION = (
 )  # fmt: skip
 
 
+def normalise_vision(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """See `torchtune_qwenvl.models.hf_config.normalise_vision`."""
+    vision = shared.normalise_vision(raw, _VISION, activation="gelu_pytorch_tanh")
+    vision["deepstack_visual_indexes"] = list(vision["deepstack_visual_indexes"])
+    shared.check_layers(vision["deepstack_visual_indexes"], vision["depth"], "deepstack_visual_indexes")
+    positions = vision["num_position_embeddings"]
+    if math.isqrt(positions) ** 2 != positions:
+        raise ValueError(f"config.json: num_position_embeddings {positions}: expected a square number")
+    return vision
+
+
 def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     """See `torchtune_qwenvl.models.hf_config.normalise_config`."""
-    config = shared.normalise_config(raw, text=("head_dim",), vision=_VISION)
+    config = shared.normalise_config(raw, text=("head_dim",), vision=normalise_vision)
     text, vision = config["text_config"], config["vision_config"]
     raw_text = raw.get("text_config") or raw
     if raw_text.get("attention_bias"):
         raise ValueError("config.json (text): attention_bias is true, which is not supported")
     if text["rope_parameters"].get("mrope_interleaved") is False:
         raise ValueError("config.json: mrope_interleaved is false, which no Qwen3-VL is")
-    shared.check_activation(raw["vision_config"], "gelu_pytorch_tanh", "vision_config")
-    vision["deepstack_visual_indexes"] = list(vision["deepstack_visual_indexes"])
-    shared.check_multiple(
-        vision["hidden_size"], 4 * vision["num_heads"], "vision hidden_size over 4 * num_heads"
-    )
     shared.check_visual_width(vision["out_hidden_size"], "out_hidden_size", text)
-    shared.check_layers(vision["deepstack_visual_indexes"], vision["depth"], "deepstack_visual_indexes")
-    positions = vision["num_position_embeddings"]
-    if math.isqrt(positions) ** 2 != positions:
-        raise ValueError(f"config.json: num_position_embeddings {positions}: expected a square number")
     if len(vision["deepstack_visual_indexes"]) > text["num_hidden_layers"]:
         raise ValueError(
             f"config.json: {len(vision['deepstack_visual_indexes'])} deepstack_visual_indexes for "

@@ -10,7 +10,7 @@ from typing import Any
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.models.build import Entries, Slots, build_model, published_sizes
 from torchtune_qwenvl.models.qwen3_vl._component_builders import qwen3_vl_decoder, qwen3_vl_vision_encoder
-from torchtune_qwenvl.models.qwen3_vl._hf_config import normalise_config
+from torchtune_qwenvl.models.qwen3_vl._hf_config import normalise_config, normalise_vision
 from torchtune_qwenvl.models.qwen3_vl._sizes import IMAGE_MEAN, IMAGE_STD, published_config
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
@@ -21,6 +21,7 @@ VISION: Entries = {
 TEXT: Entries = {"head_dim": "head_dim"}
 SLOTS = Slots(
     normalise=normalise_config,
+    normalise_vision=normalise_vision,
     vision_encoder=qwen3_vl_vision_encoder,
     decoder=qwen3_vl_decoder,
     vision=VISION,

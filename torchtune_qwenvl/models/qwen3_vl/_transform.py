@@ -16,7 +16,7 @@ from torchtune_qwenvl.models.qwen3_vl._chat import INSTRUCT, THINKING
 from torchtune_qwenvl.models.qwen3_vl._sizes import IMAGE_MEAN, IMAGE_STD
 from torchtune_qwenvl.models.qwen3_vl._video import Qwen3VLVideoTransform
 from torchtune_qwenvl.transforms.chat.tokenizer import ExtraToken
-from torchtune_qwenvl.transforms.images.image import ImageTransform
+from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
 
 ADDED_TOKENS = (
     *QWEN2_5_TOKENS,

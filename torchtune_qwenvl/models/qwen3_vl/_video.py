@@ -9,15 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from torchtune_qwenvl.models.qwen3_vl._sizes import IMAGE_MEAN, IMAGE_STD
-from torchtune_qwenvl.transforms.videos.rules import (
-    Clip,
-    VideoSettings,
-    evenly,
-    not_enough,
-    resize_by_clip,
-    within,
-)
-from torchtune_qwenvl.transforms.videos.video import PlannedVideo, VideoTransform
+from torchtune_qwenvl.transforms.videos.resize import resize_by_clip
+from torchtune_qwenvl.transforms.videos.sampling import Clip, evenly, not_enough, within
+from torchtune_qwenvl.transforms.videos.settings import VideoSettings
+from torchtune_qwenvl.transforms.videos.video_transform import PlannedVideo, VideoTransform
 
 
 class Qwen3VLVideoTransform(VideoTransform):

@@ -8,6 +8,7 @@ from typing import Any
 
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.models.build import Slots, build_moe_model, published_sizes
+from torchtune_qwenvl.models.qwen3_vl._hf_config import normalise_vision
 from torchtune_qwenvl.models.qwen3_vl._model_builders import TEXT, VISION
 from torchtune_qwenvl.models.qwen3_vl_moe._component_builders import (
     qwen3_vl_moe_decoder,
@@ -19,6 +20,7 @@ from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 SLOTS = Slots(
     normalise=normalise_config,
+    normalise_vision=normalise_vision,
     vision_encoder=qwen3_vl_moe_vision_encoder,
     decoder=qwen3_vl_moe_decoder,
     vision=VISION,

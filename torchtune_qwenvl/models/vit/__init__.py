@@ -5,6 +5,9 @@ encoder is `torchtune_qwenvl.models.qwen3_vl.qwen3_vl_vision_encoder`.
 """
 
 from torchtune_qwenvl.models.vit._builders import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    MODEL_TYPES,
     classic_vit,
     vit,
     vit_base,
@@ -13,4 +16,14 @@ from torchtune_qwenvl.models.vit._builders import (
     vit_small,
 )
 
-__all__ = ["classic_vit", "vit", "vit_base", "vit_from_config", "vit_large", "vit_small"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "MODEL_TYPES",
+    "classic_vit",
+    "vit",
+    "vit_base",
+    "vit_from_config",
+    "vit_large",
+    "vit_small",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -156,6 +156,10 @@ def classic_vit(
     return encoder
 
 
+# model_type in config.json -> its builder.
+MODEL_TYPES: dict[str, Callable[..., VisionTransformer]] = {"vit": vit, "classic_vit": classic_vit}
+
+
 def vit_from_config(config: Mapping[str, Any], **changes: Any) -> VisionTransformer:
     """The encoder that a saved config.json describes.
 
@@ -166,12 +170,11 @@ def vit_from_config(config: Mapping[str, Any], **changes: Any) -> VisionTransfor
     Raises:
         ValueError: a model_type that is neither "vit" nor "classic_vit".
     """
-    builders = {"vit": vit, "classic_vit": classic_vit}
     arguments = dict(config)
     model_type = arguments.pop("model_type", None)
-    if model_type not in builders:
-        raise ValueError(f"config.json: model_type {model_type!r}, expected one of {', '.join(builders)}")
-    return builders[model_type](**arguments | changes)
+    if model_type not in MODEL_TYPES:
+        raise ValueError(f"config.json: model_type {model_type!r}, expected one of {', '.join(MODEL_TYPES)}")
+    return MODEL_TYPES[model_type](**arguments | changes)
 
 
 @takes_arguments_of(vit, embed_dim=512, depth=12, num_heads=8)

@@ -1,9 +1,9 @@
 """DoRA for a linear with bias: only the weight is decomposed, the bias stays as it is.
 
-torchtune's DoRALinear scales its output, bias and all. Its own merge and PEFT scale the weight alone, so
-that with Qwen's biased projections neither a merged checkpoint nor an exported adapter would be the model
-that was trained. Otherwise this is torchtune's module, without the identity matrix that it sends through
-lora_a and lora_b.
+torchtune's DoRALinear scales its whole output, bias included. Its own merge and PEFT scale only the weight.
+With Qwen's biased projections, a merged checkpoint or an exported adapter would then differ from the trained
+model. Apart from that this is torchtune's module, without the identity matrix that it sends through lora_a
+and lora_b.
 """
 
 import torch
@@ -15,8 +15,7 @@ from torchtune_qwenvl.modules.adapters.nf4 import dequantised
 
 
 class DoRALinear(_DoRALinear):
-    """`x -> m / |W + s B A| * (W + s B A) x + bias` (arXiv 2402.09353, the norm per row and without
-    gradient)."""
+    """`x -> m / |W + s B A| * (W + s B A) x + bias`, arXiv:2402.09353; the norm has no gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_dim] -> [..., out_dim]."""

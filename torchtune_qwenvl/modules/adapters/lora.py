@@ -1,4 +1,4 @@
-"""LoRA and DoRA on linear layers: what an adapter is, and the linears that carry one."""
+"""LoRA and DoRA on linear layers: the settings of an adapter, and linears with one."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def is_adapter(parameter_name: str) -> bool:
 
 @dataclass(frozen=True)
 class Adapter:
-    """LoRA on the linears named in `targets`; torchtune's LoRALinear, or our DoRALinear.
+    """LoRA on the linears named in `targets`: torchtune's LoRALinear, or our DoRALinear.
 
-    With `quantize_base` the weights under it, and those of linears that are no targets, are in NF4.
+    With `quantize_base` the frozen weights are in NF4, also those of linears that are not in `targets`.
     """
 
     targets: frozenset[str]
@@ -42,7 +42,7 @@ NO_TARGETS = Adapter(frozenset(), rank=0, alpha=0.0)
 def make_linear(
     name: str, in_dim: int, out_dim: int, *, bias: bool, adapter: Adapter | None = None
 ) -> nn.Module:
-    """The linear called `name` within its attention or MLP, with an adapter where one is asked for."""
+    """The linear called `name` in its attention or MLP, with an adapter if `name` is one of its targets."""
     quantized = adapter is not None and adapter.quantize_base and takes_nf4(in_dim * out_dim)
     if adapter is None or name not in adapter.targets:
         return (FrozenNF4Linear if quantized else nn.Linear)(in_dim, out_dim, bias=bias)

@@ -1,27 +1,27 @@
-"""Base weights in NF4 (QLoRA, arXiv:2305.14314): 4 bits per weight, a scale of 8 bits for 64 of them.
+"""Base weights in NF4 (QLoRA, arXiv:2305.14314): 4 bits per weight, and a scale of 8 bits per 64 weights.
 
-torchao's NF4Tensor does the work, torchtune's LoRALinear and FrozenNF4Linear compute with it; none trains.
+The tensors are torchao's NF4Tensor, used by torchtune's LoRALinear and FrozenNF4Linear. They cannot train.
 """
 
 import torch
 from torch import Tensor, nn
 from torchao.dtypes.nf4tensor import NF4Tensor, to_nf4
 
-BLOCK = 64 * 256  # weights per scale, scales per scale of scales: a tensor holds whole blocks
+BLOCK = 64 * 256  # weights per scale times scales per scale of scales; the size of a tensor is a multiple
 
 
 def takes_nf4(numel: int) -> bool:
-    """Whether NF4 takes a tensor of so many values."""
+    """Whether a tensor of `numel` values can be quantised."""
     return numel % BLOCK == 0
 
 
 def is_nf4(tensor: Tensor) -> bool:
-    """Whether a tensor is quantised; of a sharded one ask for the local part."""
+    """Whether a tensor is quantised; for a sharded tensor, pass its local part."""
     return isinstance(tensor, NF4Tensor)
 
 
 def dequantised(weight: Tensor) -> Tensor:
-    """The values that a weight stands for, in its dtype; a weight that is not quantised as it is."""
+    """The values of a quantised weight, in its dtype; any other weight is returned as it is."""
     return weight.get_original_weight() if isinstance(weight, NF4Tensor) else weight
 
 
@@ -32,7 +32,7 @@ def quantised(weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def set_dtype(parameter: nn.Parameter, dtype: torch.dtype) -> None:
-    """Keep a parameter in `dtype`, in place; of a quantised one, which has no values yet, what NF4 holds."""
+    """Cast a parameter in place; for a quantised one, which must be without values yet, its values' dtype."""
     if is_nf4(parameter):
         empty = quantised(torch.empty(parameter.shape, dtype=dtype, device=parameter.device))
         torch.utils.swap_tensors(parameter, nn.Parameter(empty, requires_grad=False))

@@ -1,9 +1,9 @@
-"""Tokens to their experts, through the gate and back, each in one pass over memory.
+"""Copy tokens to their experts, apply the gate, and sum the results; each in one pass over memory.
 
-Between the experts' products a token exists k times, so what torch would do in many small steps (copies,
-intermediate products, sums by index) costs as much as a product. Spreading and collecting are each other's
-gradient, which makes both a gather: no sum by index, whose order on a GPU is random. On the CPU the gate goes
-through its rows in pieces that stay in the cache.
+Between the two matrix products of the experts, a token exists k times. The many small steps that plain torch
+would take there (copies, intermediate products, sums by index) cost as much as a matrix product. Spreading
+and collecting are each other's gradient, so both are gathers. A sum by index would have a random order on a
+GPU. On the CPU the gate is computed for a few rows at a time, which stay in the cache.
 
 n tokens, k copies of each, N = n * k rows, w width, i inner width.
 """
@@ -16,29 +16,29 @@ from torch import Tensor
 
 from torchtune_qwenvl.modules.norm import at_least_fp32
 
-_ROWS = 512  # of the gate at a time: 2 MB of fp32 for an inner width of 512
+_ROWS = 512  # rows of the gate at a time: 2 MB of fp32 for an inner width of 512
 
 
 def spread(x: Tensor, rows: Tensor, places: Tensor) -> Tensor:
     """[n, …] -> [N, …]: row j is a copy of x[rows[j]].
 
     Args:
-        x: what is copied.
+        x: rows to copy.
         rows: int64 [N].
-        places: int64 [n, k], where the copies of each are.
+        places: int64 [n, k], the indices of the k copies of each row of x.
     """
     out: Tensor = _Spread.apply(x, rows, places)
     return out
 
 
 def collect(x: Tensor, rows: Tensor, places: Tensor) -> Tensor:
-    """[N, w] -> [n, w]: the sum of what `spread` would have copied from there; arguments as there."""
+    """[N, w] -> [n, w]: for each token the sum of its k rows. Arguments as for `spread`."""
     out: Tensor = _Collect.apply(x, rows, places)
     return out
 
 
 def weighted_swiglu(gate_up: Tensor, weights: Tensor) -> Tensor:
-    """[N, 2i] gate and up side by side, [N] -> silu(gate) * up * weight [N, i], in gate_up's dtype."""
+    """silu(gate) * up * weight: gate and up as one [N, 2i], weights [N] -> [N, i], in gate_up's dtype."""
     if gate_up.is_cuda:
         gate, up = gate_up.chunk(2, dim=-1)
         return (F.silu(gate) * up * weights[:, None]).to(gate_up.dtype)
@@ -76,7 +76,7 @@ def _sums(x: Tensor, places: Tensor) -> Tensor:
 
 
 class _WeightedSwiGLU(torch.autograd.Function):
-    """Keeps its input alone; computes in fp32 and rounds once."""
+    """Keeps only its input; computes in fp32 and rounds once."""
 
     @staticmethod
     def forward(ctx, gate_up: Tensor, weights: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Linears of which every expert has one: E matrices in one tensor, each for its own rows.
+"""A linear per expert: E matrices in one tensor, each applied to the rows of its expert.
 
 n rows sorted by expert, E experts, r rank of LoRA.
 """
@@ -15,12 +15,12 @@ from torchtune_qwenvl.modules.adapters.lora import Adapter
 
 
 class GroupedLinear(nn.Module):
-    """Without bias.
+    """A linear without bias for each expert.
 
     Args:
         experts: E.
-        in_dim: width of a row.
-        out_dim: width of what becomes of it.
+        in_dim: input width.
+        out_dim: output width.
     """
 
     def __init__(self, experts: int, in_dim: int, out_dim: int) -> None:
@@ -29,18 +29,18 @@ class GroupedLinear(nn.Module):
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, x: Tensor, counts: Tensor) -> Tensor:
-        """x [n, in], of them counts[e] for expert e -> [n, out]."""
+        """x [n, in], of which counts[e] rows are for expert e -> [n, out]."""
         return grouped_linear(x, self.weight, counts)
 
 
 class GroupedLoRALinear(GroupedLinear):
-    """`x -> W_e x + alpha / rank * B_e A_e x`, torchtune's LoRALinear once per expert.
+    """`x -> W_e x + alpha / rank * B_e A_e x`: torchtune's LoRALinear for each expert.
 
     Args:
-        experts, in_dim, out_dim: of `GroupedLinear`.
+        experts, in_dim, out_dim: see `GroupedLinear`.
         rank: r of every expert.
-        alpha: the update is scaled by alpha / rank.
-        dropout: before A.
+        alpha: the update is multiplied by alpha / rank.
+        dropout: applied to the input of A.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class GroupedLoRALinear(GroupedLinear):
         nn.init.zeros_(self.lora_b.weight)
 
     def adapter_params(self) -> list[str]:
-        """Where torchtune's recipes look for the names of LoRA's parameters."""
+        """Names of LoRA's parameters; torchtune's recipes ask for them here."""
         return ["lora_a.weight", "lora_b.weight"]
 
     def forward(self, x: Tensor, counts: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class GroupedLoRALinear(GroupedLinear):
 def make_grouped_linear(
     name: str, experts: int, in_dim: int, out_dim: int, adapter: Adapter | None
 ) -> GroupedLinear:
-    """The linear called `name` of every expert, with LoRA where it is asked for."""
+    """The linear called `name` of every expert, with LoRA if `name` is a target of the adapter."""
     if adapter is None or name not in adapter.targets:
         return GroupedLinear(experts, in_dim, out_dim)
     return GroupedLoRALinear(experts, in_dim, out_dim, adapter.rank, adapter.alpha, adapter.dropout)
@@ -75,17 +75,17 @@ def make_grouped_linear(
 
 @torch.no_grad()
 def init_lora_a(weight: Tensor) -> None:
-    """LoRA's first A [.., r, in] as torchtune draws it, for a stack of matrices too."""
+    """Initialise LoRA's A [.., r, in] as torchtune does, also for a stack of matrices."""
     nn.init.kaiming_uniform_(weight.flatten(0, -2), a=math.sqrt(5))
 
 
 def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    """Each expert's matrix on its own rows: [n, in], [E, out, in], [E] rows per expert -> [n, out].
+    """Multiply rows by the matrix of their expert: [n, in], [E, out, in], [E] rows per expert -> [n, out].
 
-    torch's grouped product on CUDA, without waiting for the counts; a product per expert elsewhere, and for
-    widths that it does not take.
+    On CUDA this is torch's grouped product, which does not wait for the counts. On other devices, and for
+    widths that the grouped product does not take, it is one product per expert.
     """
-    weight = weight.to(x.dtype)  # autocast does not know the grouped product
+    weight = weight.to(x.dtype)  # autocast does not cover the grouped product
     if x.is_cuda and grouped_mm_takes(weight):
         return F.grouped_mm(x, weight.transpose(1, 2), offs=counts.cumsum(0, dtype=torch.int32))
     out: Tensor = _ProductPerExpert.apply(x, weight, counts.tolist())
@@ -93,14 +93,15 @@ def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
 
 
 def grouped_mm_takes(weight: Tensor) -> bool:
-    """Whether rows of [E, out, in] and of what goes in and comes out are multiples of 16 bytes: of LoRA's
-    matrices in bf16 those are whose rank is a multiple of 8.
+    """Whether the rows of weight [E, out, in], input and output are multiples of 16 bytes.
+
+    For LoRA's matrices in bf16 this means a rank that is a multiple of 8.
     """
     return all(width * weight.element_size() % 16 == 0 for width in weight.shape[1:])
 
 
 class _ProductPerExpert(torch.autograd.Function):
-    """Every product goes straight into its place: no gradient of one expert is joined to the others'."""
+    """Writes each product directly into the result, so that nothing has to be concatenated."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, counts: list[int]) -> Tensor:

@@ -1,11 +1,11 @@
 """Mixture of experts: a router sends every token to k of E small MLPs.
 
-Tokens are sorted by expert once, every expert multiplies its neighbours, and the results go back:
+Tokens are sorted by expert, each expert multiplies its rows, and the results go back to their tokens:
 
     chosen, k = 2   token 0: 2 0   token 1: 0 1          sorted   0: t0 t1 | 1: t1 | 2: t0
 
-A token's weight for an expert is applied between the expert's two products, where a token is narrowest; the
-sum over its experts is then a sum of rows, and no product has to be kept for the gradient of the weights.
+A token's weight for an expert is applied between the expert's two matrix products, where rows are narrowest.
+Then the results only have to be summed, and none is kept for the gradient of the weights.
 
 n tokens, k experts per token, E experts, w model width, i inner width of an expert, r rank of LoRA.
 """
@@ -23,13 +23,13 @@ from torchtune_qwenvl.modules.experts.routers import Router, RouterStatistics
 
 
 class GroupedExperts(nn.Module):
-    """E SwiGLU MLPs in the files' two tensors: `w1` is gate and up [E, 2i, w], `w2` down [E, w, i].
+    """E SwiGLU MLPs in two tensors, as in the files: `w1` is gate and up [E, 2i, w], `w2` down [E, w, i].
 
     Args:
         experts: E.
         width: w.
         inner: i.
-        adapter: LoRA on both, each expert with matrices of its own.
+        adapter: LoRA on both; each expert has its own matrices.
     """
 
     def __init__(self, experts: int, width: int, inner: int, adapter: Adapter | None = None) -> None:
@@ -38,35 +38,34 @@ class GroupedExperts(nn.Module):
         self.w2: GroupedLinear = make_grouped_linear("w2", experts, inner, width, adapter)
 
     def forward(self, x: Tensor, counts: Tensor, weights: Tensor) -> Tensor:
-        """x [tokens sorted by expert, w], of them counts[e] for expert e, times weights -> the same shape."""
+        """x [N, w] sorted by expert, counts[e] rows for expert e, weights [N] -> [N, w], weighted."""
         return self.w2(weighted_swiglu(self.w1(x, counts), weights), counts)
 
 
 class SparseMoE(nn.Module):
-    """In the place of a layer's MLP.
+    """A mixture of experts, used as the MLP of a layer.
 
     Args:
         router: tokens -> experts and weights.
         experts: the MLPs.
-        shared: an MLP that every token meets as well.
+        shared: an MLP that every token goes through in addition.
     """
 
     def __init__(self, router: Router, experts: GroupedExperts, shared: FeedForward | None = None) -> None:
         super().__init__()
         self.router, self.experts, self.shared = router, experts, shared
-        self.statistics: RouterStatistics | None = None
 
     @property
     def active_share(self) -> float:
-        """Part of the experts' weights that a token meets."""
+        """Fraction of the experts' weights that a token uses."""
         return self.router.top_k / self.router.out_features
 
-    @torch.compiler.disable  # how many tokens an expert gets differs from batch to batch
-    def forward(self, x: Tensor) -> Tensor:
-        """[n, w] -> [n, w]."""
+    @torch.compiler.disable  # the number of tokens of an expert differs from batch to batch
+    def forward(self, x: Tensor, statistics: RouterStatistics | None = None) -> Tensor:
+        """[n, w] -> [n, w]; what the router does goes into `statistics`, if given."""
         weights, chosen, logits = self.router(x)
-        if self.statistics is not None:
-            self.statistics.record(self, logits.softmax(-1, dtype=torch.float32), chosen)
+        if statistics is not None:
+            statistics.record(self, logits.softmax(-1, dtype=torch.float32), chosen)
         order = chosen.flatten().argsort(stable=True)
         counts = torch.bincount(chosen.flatten(), minlength=logits.shape[-1])
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))

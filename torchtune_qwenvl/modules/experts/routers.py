@@ -1,12 +1,9 @@
-"""Routers of mixtures of experts, and what they did, for the load-balance loss.
+"""Routers of mixtures of experts, and statistics of them for the load-balance loss.
 
 n tokens, k experts per token, E experts, w model width.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Router(nn.Linear):
-    """Softmax in fp32; the k largest, made to sum to 1.
+    """Softmax in fp32 over the experts; the k largest are taken and normalised to a sum of 1.
 
     Args:
         width: w.
@@ -34,16 +31,17 @@ class Router(nn.Linear):
 
 
 class SigmoidRouter(Router):
-    """A sigmoid per expert, in fp32; chosen with a bias that evens the load, weighted without it.
+    """A sigmoid in fp32 per expert. A bias that balances the load counts in the choice, not in the weights.
 
-    Experts stand in groups of which only the best are open, rated by their two best experts. The bias learns
-    from the load, not by gradients (arXiv:2408.15664): here it stays what the checkpoint has.
+    Experts form groups. A token may choose only from the best groups, ranked by the sum of their two best
+    experts. The bias is learnt from the load, not by gradients (arXiv:2408.15664); here it stays as it is in
+    the checkpoint.
 
     Args:
-        width, experts, top_k: of `Router`.
+        width, experts, top_k: see `Router`.
         groups: number of groups.
-        open_groups: how many of them a token may choose from.
-        scale: factor of the weights, which otherwise sum to 1.
+        open_groups: number of groups that a token may choose from.
+        scale: the weights sum to this.
     """
 
     def __init__(
@@ -61,7 +59,7 @@ class SigmoidRouter(Router):
         self.groups, self.open_groups, self.scale = groups, open_groups, scale
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """As `Router`; weights and logits in fp32."""
+        """As in `Router`; weights and logits are in fp32."""
         with torch.autocast(x.device.type, enabled=False):
             logits = F.linear(x.float(), self.weight.float())
         scores = logits.sigmoid()
@@ -70,7 +68,7 @@ class SigmoidRouter(Router):
         return weights / (weights.sum(-1, keepdim=True) + 1e-20) * self.scale, chosen, logits
 
     def _open(self, rated: Tensor) -> Tensor:
-        """Ratings [n, E], -inf in closed groups."""
+        """Ratings [n, E] with -inf for the experts that a token may not choose."""
         if self.open_groups == self.groups:
             return rated
         groups = rated.unflatten(-1, (self.groups, -1))
@@ -82,36 +80,44 @@ class SigmoidRouter(Router):
 class RouterStatistics:
     """What the routers of one forward pass did, for the load-balance loss.
 
-    A layer that is recomputed records the same again: entries are kept by layer.
+    The model makes one for each forward pass and passes it down to its layers, which record into it. They
+    do not return what they record: FSDP2 hooks every tensor that a layer returns, and as the gradient of this
+    loss comes first in the backward pass, it would gather the weights of all layers at once.
 
     Args:
-        real: [n] 1 for tokens, 0 for padding; None where there is no padding.
+        real: [n], true for tokens, false for padding; None if there is no padding.
     """
 
     def __init__(self, real: Tensor | None = None) -> None:
         self.real = real
-        self._of: dict[nn.Module, tuple[Tensor, Tensor, Tensor]] = {}
+        self._of: dict[nn.Module, tuple[Tensor, Tensor, Tensor]] | None = {}
 
     def record(self, layer: nn.Module, chances: Tensor, chosen: Tensor) -> None:
-        """chances [n, E] fp32, chosen [n, k]."""
+        """Add one layer.
+
+        A layer that is recomputed in the backward pass calls this again. It must then do the same operations,
+        which torch compares, but the result is dropped: the loss has been taken, and to keep the result
+        would keep the recomputed activations.
+
+        Args:
+            layer: whose router it was; a layer counts once.
+            chances: [n, E] fp32.
+            chosen: [n, k].
+        """
         real = chances.new_ones(len(chances)) if self.real is None else self.real.to(chances.dtype)
         used = chances.new_zeros(chances.shape[-1])
         used = used.scatter_add(0, chosen.flatten(), real.repeat_interleave(chosen.shape[-1]))
-        self._of[layer] = used, real @ chances, real.sum()
+        figures = used, real @ chances, real.sum()
+        if self._of is not None:
+            self._of[layer] = figures
 
     def load_balance_loss(self) -> Tensor:
         """E * sum over experts of (share of tokens sent there) * (mean chance), all layers together.
 
-        k for an even load, more for an uneven one. Source: Switch Transformers, arXiv:2101.03961, eq. 4-6.
+        k for an even load, more for an uneven one. Can be taken once; nothing is recorded afterwards.
+        Source: Switch Transformers, arXiv:2101.03961, eq. 4-6.
         """
-        used, chance, tokens = (torch.stack(part).sum(0) for part in zip(*self._of.values(), strict=True))
+        assert self._of, "no router has recorded anything, or the loss was taken before"
+        recorded, self._of = self._of.values(), None
+        used, chance, tokens = (torch.stack(part).sum(0) for part in zip(*recorded, strict=True))
         return len(used) * (used / tokens) @ (chance / tokens)
-
-
-def watch_routers(layers: Iterable[Any], real: Tensor | None) -> RouterStatistics | None:
-    """Let the routers of these transformer layers record their next forward pass; None without a router."""
-    moes = [layer.mlp for layer in layers if isinstance(getattr(layer.mlp, "router", None), Router)]
-    statistics = RouterStatistics(real)
-    for moe in moes:
-        moe.statistics = statistics
-    return statistics if moes else None

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchtune_qwenvl.modules.vision.plan import Grid
+from torchtune_qwenvl.modules.vision.plan import Grid, VisionPlan
 
 POOLS = ("mean", "max", "cls")
 
@@ -76,6 +76,39 @@ def to_map(patches: Tensor, grid: Grid, merge: int) -> Tensor:
     t, h, w = grid
     blocks = patches.view(t, h // merge, w // merge, merge, merge, -1)
     return blocks.transpose(2, 3).reshape(t, h, w, -1)
+
+
+def frames_in_reading_order(
+    weights: Sequence[Tensor], plan: VisionPlan, grids: Sequence[Grid], merge: int
+) -> list[Tensor]:
+    """Attention matrices of segments -> one per frame, patches in reading order.
+
+    Args:
+        weights: [heads, l, l] of each segment; the segments of a frame follow each other.
+        plan: the encoder's order of patches.
+        grids: (t, h, w) of each image.
+        merge: m.
+
+    Returns:
+        [t, heads, n, n] of each image; n counts the cls token, which comes first, if there is one.
+    """
+    n = sum(plan.patches_per_frame)
+    numbers = plan.restore_patches(torch.arange(n, device=plan.positions.device), merge)
+    segments, start, found = iter(weights), 0, []
+    for (t, h, w), numbered in zip(grids, split_images(numbers, grids, 1), strict=True):
+        frames = []
+        for reading in to_map(numbered, (t, h, w), merge).view(t, h * w):
+            parts, held = [], 0
+            while held < h * w:
+                parts.append(next(segments))
+                held += parts[-1].shape[-1]
+            matrix = torch.stack([torch.block_diag(*heads) for heads in zip(*parts, strict=True)])
+            extra = held - h * w  # 1 with a cls token
+            order = torch.cat([torch.arange(extra, device=reading.device), reading - start + extra])
+            frames.append(matrix[:, order][:, :, order])
+            start += h * w
+        found.append(torch.stack(frames))
+    return found
 
 
 def check_pool(pool: str, has_cls: bool) -> None:

@@ -1,4 +1,4 @@
-"""Ends of the vision encoder: pixels to patch embeddings, patch features to visual tokens.
+"""The two ends of the vision encoder: pixels to patch embeddings, and patch features to visual tokens.
 
 n patches, c channels, t frames per patch, p patch side, d encoder width, m merge size.
 """
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 class PatchEmbed(nn.Linear):
     """Patches to embeddings as one matrix product; the weight [d, c * t * p * p] is a conv kernel in files.
 
-    Takes four kinds of `pixel_values`, told apart by dtype and width:
+    Takes four kinds of `pixel_values`, distinguished by dtype and width:
 
-        float  c * t * p * p   normalised, as the reference ships them
+        float  c * t * p * p   normalised, as transformers' processors make them
         float  c * p * p       the same for stills, whose t frames are equal
         uint8  c * t * p * p   raw; normalised here in fp32, then cast
-        uint8  c * p * p       raw stills, an eighth of the first kind's bytes
+        uint8  c * p * p       raw stills, an eighth of the bytes of the first kind
 
-    For stills the t kernels are summed in fp32 on the way, which halves the work and leaves the parameter,
-    its gradient and its weight decay those of the checkpoint.
+    For stills, the kernels of the t frames are first summed in fp32. This halves the work, and the parameter,
+    its gradient and its weight decay stay those of the checkpoint.
 
     Args:
         channels: c.
@@ -31,8 +31,8 @@ class PatchEmbed(nn.Linear):
         patch: p.
         width: d.
         bias: whether the projection has one.
-        mean: per channel, of values in 0 .. 1; None refuses uint8.
-        std: per channel, of values in 0 .. 1.
+        mean: per channel, for values in 0 .. 1; without it uint8 is refused.
+        std: the same.
         pixel_norm: acts on the normalised values [n, c * t * p * p] of every patch; needs t = 1.
     """
 
@@ -57,7 +57,9 @@ class PatchEmbed(nn.Linear):
         if (mean is None) != (std is None) or any(x and len(x) != channels for x in (mean, std)):
             raise ValueError(f"image_mean and image_std need {channels} numbers each, got {mean} and {std}")
         self.scale = None if mean is None or std is None else (tuple(mean), tuple(std))
-        self._scale_there: Tensor | None = None  # on the pixels' device; no buffer, no state
+        self._scale_there: Tensor | None = (
+            None  # `scale` on the pixels' device; not a buffer, so not in the state dict
+        )
 
     def forward(self, pixels: Tensor) -> Tensor:
         """pixels [n, c * p * p or c * t * p * p], uint8 or float -> [n, d]."""
@@ -91,13 +93,13 @@ class PatchEmbed(nn.Linear):
 
 
 class PatchMerger(nn.Module):
-    """Norm, then the m x m patches of a block side by side, then an MLP to the decoder's width.
+    """Norm, then the m x m patches of a block are concatenated, then an MLP to the decoder's width.
 
     Args:
         norm: acts on single patches [n, d], or on whole blocks.
         mlp: m * m * d -> decoder width.
         merge: m.
-        norm_after: whether `norm` comes behind the joining, on [n / m^2, m * m * d].
+        norm_after: whether `norm` comes after the concatenation, on [n / m^2, m * m * d].
     """
 
     def __init__(self, *, norm: nn.Module, mlp: nn.Module, merge: int, norm_after: bool = False) -> None:
@@ -114,7 +116,7 @@ class PatchMerger(nn.Module):
 
 
 class GatedPatchMerger(nn.Module):
-    """Norm, a convolution over each m x m block, then a gated MLP at the decoder's width w.
+    """Norm, then a convolution over each m x m block, then a gated MLP of the decoder's width w.
 
     Args:
         norm: acts on single patches [n, d].
@@ -142,7 +144,7 @@ class GatedPatchMerger(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, d] in merge-block order -> [n / m^2, w]."""
-        # A kernel's values run through d first, then through the block: so must the block's.
+        # In a kernel, the block is the inner axis and d the outer one; the patches must be in the same order.
         blocks = self.norm(x).unflatten(0, (-1, self.block)).transpose(1, 2).flatten(1)
         return self.mlp(F.gelu(self.proj_norm(self.proj(self.downsample(blocks)))))
 

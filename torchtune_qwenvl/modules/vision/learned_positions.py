@@ -1,7 +1,7 @@
-"""Learned positions of patches, a square table stretched over each frame's grid.
+"""Learned positions of patches: a square table, interpolated to the grid of each frame.
 
-How it is stretched is data: one matrix [length, side] per direction says how much every row of the table
-counts in every row of the grid. One direction after the other is the same as two-dimensional interpolation:
+The interpolation is given as one matrix [length, side] per direction: the weight of each row of the table
+in each row of the grid. Applying one direction after the other is two-dimensional interpolation:
 
     grid [h, w] = rows [h, side] x table [side, side] x columns [w, side] transposed
 
@@ -20,12 +20,12 @@ from torchtune_qwenvl.modules.vision.plan import Grid
 
 
 class LearnedPositions(nn.Module):
-    """A table of side x side learned positions; its weight [side * side, d] is stretched in fp32.
+    """A table of side x side learned positions; its weight [side * side, d] is interpolated in fp32.
 
     Args:
         side: rows and columns of the table.
         width: d.
-        stretch: (length, side) -> fp32 matrix [length, side] on the host.
+        stretch: (length, side) -> fp32 interpolation matrix [length, side] on the host.
         std: of the normal distribution that the table starts from.
     """
 
@@ -38,7 +38,7 @@ class LearnedPositions(nn.Module):
         self.side, self.stretch = side, stretch
 
     def forward(self, grids: Sequence[Grid], merge: int, device: torch.device) -> Tensor:
-        """Positions of all patches; the frames of a grid are alike.
+        """Positions of all patches; all frames of a grid have the same.
 
         Args:
             grids: (t, h, w) per image or clip.
@@ -46,7 +46,7 @@ class LearnedPositions(nn.Module):
             device: where the patches are.
 
         Returns:
-            [sum of t * h * w, d] in fp32 and in merge-block order.
+            [sum of t * h * w, d] in fp32, in merge-block order.
         """
         with torch.autocast(device.type, enabled=False):
             table = self.weight.float().view(self.side, self.side, -1)
@@ -61,7 +61,7 @@ class LearnedPositions(nn.Module):
 
 @lru_cache(maxsize=1024)
 def bilinear(length: int, side: int) -> Tensor:
-    """[length, side] of linear interpolation from corner to corner (`align_corners=True`)."""
+    """Matrix [length, side] of linear interpolation from corner to corner (`align_corners=True`)."""
     place = torch.arange(length, dtype=torch.float64, device="cpu") * (side - 1) / max(length - 1, 1)
     first = place.long()
     matrix = torch.zeros(length, side, dtype=torch.float64, device="cpu")
@@ -72,11 +72,11 @@ def bilinear(length: int, side: int) -> Tensor:
 
 @lru_cache(maxsize=1024)
 def bicubic(length: int, side: int) -> Tensor:
-    """[length, side] of bicubic interpolation, pixel centres at halves, the border repeated beyond the edge.
+    """Matrix [length, side] of bicubic interpolation, with pixel centres at halves and a repeated border.
 
-    The same as torch's `grid_sample(mode="bicubic", align_corners=False, padding_mode="border")`, but a
-    matrix: once per side instead of once per patch, and backward without atomics. Made in fp64, since fp32
-    coordinates alone would cost an order of magnitude.
+    The same as torch's `grid_sample(mode="bicubic", align_corners=False, padding_mode="border")`. As a
+    matrix it is computed once per side instead of once per patch, and its backward pass needs no atomics. It
+    is made in fp64, because coordinates in fp32 make the result ten times less exact.
     """
     step = torch.arange(length, dtype=torch.float64, device="cpu")
     centre = (step + 0.5) * side / length - 0.5
@@ -91,7 +91,7 @@ def bicubic(length: int, side: int) -> Tensor:
 
 
 def _cubic(distance: Tensor, a: float = -0.75) -> Tensor:
-    """Keys' cubic convolution kernel for distances of 0 to 2, with the `a` that torch takes."""
+    """Keys' cubic convolution kernel for distances of 0 to 2, with torch's value of `a`."""
     near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
     far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
     return torch.where(distance <= 1, near, far)

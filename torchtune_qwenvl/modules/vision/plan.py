@@ -1,11 +1,11 @@
-"""Where each patch of a batch stands: attention segments, window order, rotary positions. All on the host.
+"""Where each patch of a batch is: attention segments, window order, rotary positions. Computed on the host.
 
-Patches come in merge-block order: the m x m patches that become one visual token are neighbours. With window
-attention the visual tokens of a frame are reordered once, window by window, full windows first, so that equal
-lengths lie together. A frame of 5 x 6 visual tokens in windows of 4 x 4:
+Patches come in merge-block order: the m x m patches of one visual token are neighbours. With window attention
+the visual tokens of a frame are reordered once, window by window. Full windows come first, so that windows of
+equal length are neighbours. A frame of 5 x 6 visual tokens in windows of 4 x 4:
 
     A A A A B B        window lengths, in visual tokens: A 16, B 8, C 4, D 2
-    A A A A B B        edge windows are smaller; where a side is a whole multiple there is no edge
+    A A A A B B        edge windows are smaller; there are none if the side is a multiple of the window
     A A A A B B
     A A A A B B
     C C C C D D
@@ -32,11 +32,11 @@ class VisionPlan:
     """What the encoder needs to know about the grids of one batch.
 
     Attributes:
-        positions: [n, 2] row and column of every patch, in the encoder's order.
+        positions: [n, 2] row and column of every patch, in the order in which the encoder takes them.
         frames: segments of full attention.
-        windows: segments of windowed attention; `frames` where the encoder has no windows.
+        windows: segments of windowed attention; the same as `frames` if the encoder has no windows.
         patches_per_frame: how many patches each frame has.
-        order: [n / m^2] which visual token stands where in the encoder's order; None for the given order.
+        order: [n / m^2] indices that sort visual tokens window by window; None without windows.
         restore: inverse of `order`.
     """
 
@@ -59,7 +59,7 @@ class VisionPlan:
 
 
 def read_grids(grid_thw: Tensor | Sequence[Sequence[int]]) -> tuple[Grid, ...]:
-    """Grids as host integers; a tensor on a device is read once."""
+    """Grids as integers on the host; waits for the device if the tensor is on one."""
     rows = grid_thw.tolist() if isinstance(grid_thw, Tensor) else grid_thw
     return tuple((int(t), int(h), int(w)) for t, h, w in rows)
 
@@ -73,11 +73,11 @@ def plan_vision(
         grids: one per image or clip.
         merge: m.
         window: side of an attention window in visual tokens, or None.
-        device: where the plan's tensors go.
+        device: for the tensors of the plan.
         extra: tokens that the encoder puts in front of every frame; they attend with it.
 
     Raises:
-        ValueError: where a grid is empty or its sides are no multiples of m.
+        ValueError: a grid is empty, or a side is not a multiple of m.
     """
     for t, h, w in grids:
         if min(t, h, w) < 1 or h % merge or w % merge:

@@ -85,6 +85,7 @@ class TimmNames(nn.Module):
             kept: features that hold the last layer.
             pre_logits: leave the head out.
         """
+        assert kept.tokens is not None
         cls = None
         if self.cls_token is not None:
             normed = self.final_norm(kept.cls[self.depth - 1])

@@ -1,4 +1,4 @@
-"""The one ViT skeleton: embed, layers over frames or windows, merge. Usable alone, images to visual tokens.
+"""The vision encoder of all families: embed patches, attend within frames or windows, merge to visual tokens.
 
     pixels ─> patch_embed (+ position_embed, cls_token) ─> layers ──> merger ─> visual tokens (─> head)
                                                              └─ some ─> deepstack_mergers ─> more features
@@ -8,22 +8,29 @@ n patches of all images together, m merge size, d encoder width, w decoder width
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from torchtune_qwenvl.modules.rope import AxialRotary, Rotation
 from torchtune_qwenvl.modules.vision.cls_token import ClsToken
-from torchtune_qwenvl.modules.vision.features import LayerFeatures
+from torchtune_qwenvl.modules.vision.features import LayerFeatures, frames_in_reading_order
+from torchtune_qwenvl.modules.vision.layers import PatchEmbed
 from torchtune_qwenvl.modules.vision.plan import Grid, VisionPlan, plan_vision, read_grids
 from torchtune_qwenvl.modules.vision.timm_names import TimmNames
 
 Grids = Tensor | Sequence[Sequence[int]]
+_ORIGINAL = "patch_embed.proj.weight"  # a name that every original encoder has and none of ours
 
 
-class EncodedImages(NamedTuple):
-    """Visual tokens [n / m^2, w], and the features of every deepstack merger, of the same shape."""
+class VisualFeatures(NamedTuple):
+    """What the encoder makes of a batch of images and clips.
+
+    Attributes:
+        tokens: visual tokens [n / m^2, w], in the order of the grids.
+        deepstack: features of the same shape for the decoder's first layers; empty without deepstack mergers.
+    """
 
     tokens: Tensor
     deepstack: tuple[Tensor, ...]
@@ -41,8 +48,8 @@ class _Begun(NamedTuple):
 class VisionTransformer(TimmNames):
     """Native-resolution vision encoder.
 
-    What is frozen costs nothing by itself: pixels need no gradient, so no graph starts before the first
-    trainable weight.
+    Frozen first layers need no memory for the backward pass: pixels need no gradient, so autograd starts at
+    the first trainable weight.
 
     Args:
         patch_embed: pixels [n, values] -> [n, d].
@@ -53,19 +60,20 @@ class VisionTransformer(TimmNames):
         width: d.
         out_width: w.
         window: side of an attention window in visual tokens; None for full attention everywhere.
-        full_attention: indexes of the layers that see the whole frame although there are windows.
+        full_attention: indices of the layers that attend to the whole frame in an encoder with windows.
         patch_norm: acts on embedded patches [n, d].
         position_embed: (grids, m, device) -> [n, d], added to the patches; not with windows.
         cls_token: adds a token in front of every frame; not with windows, `rotary` or m > 1.
         embed_dropout: acts on the input of the first layer.
         deepstack_mergers: layer index -> merger of the output of that layer.
         config: what the encoder was built from, a plain dict; None for the encoder of a larger model.
+        from_original: turns the original implementation's state dict into ours, for `load_state_dict`.
     """
 
     def __init__(
         self,
         *,
-        patch_embed: nn.Linear,
+        patch_embed: PatchEmbed,
         layers: Sequence[nn.Module],
         merger: nn.Module,
         rotary: AxialRotary | None,
@@ -80,13 +88,15 @@ class VisionTransformer(TimmNames):
         embed_dropout: nn.Module | None = None,
         deepstack_mergers: Mapping[int, nn.Module] | None = None,
         config: Mapping[str, Any] | None = None,
+        from_original: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
     ) -> None:
         super().__init__()
         if window is not None and (position_embed is not None or deepstack_mergers):
             raise ValueError("position_embed and deepstack_mergers take patches as they come: no window")
         if cls_token is not None and (window is not None or rotary is not None or merge > 1):
             raise ValueError("a cls token has no place in a window, no angle and no block to merge with")
-        self.patch_embed, self.patch_norm = patch_embed, patch_norm
+        self.patch_embed: PatchEmbed = patch_embed
+        self.patch_norm = patch_norm
         self.position_embed = position_embed
         self.cls_token, self.embed_dropout = cls_token, embed_dropout
         self.layers = nn.ModuleList(layers)
@@ -99,31 +109,32 @@ class VisionTransformer(TimmNames):
         self.full_attention = frozenset(full_attention)
         self.embed_dim, self.num_features, self.depth = width, out_width, len(self.layers)
         self.config = None if config is None else dict(config)
-        self.head = nn.Identity()
+        self._from_original = from_original
+        self.head: nn.Module = nn.Identity()
         self.global_pool = "mean" if cls_token is None else "cls"
 
     def forward(
-        self, pixel_values: Tensor, grid_thw: Grids, *, deepstack: bool = False
-    ) -> Tensor | EncodedImages:
+        self, pixel_values: Tensor, grid_thw: Grids, *, return_deepstack: bool = False
+    ) -> Tensor | VisualFeatures:
         """Encode images and clips.
 
         Args:
             pixel_values: [n, values per patch], patches in merge-block order, uint8 or float.
             grid_thw: [m, 3] frames, rows and columns of patches per image or clip; a list avoids a
                 device sync.
-            deepstack: return the features of the deepstack mergers too.
+            return_deepstack: return `VisualFeatures` instead of the visual tokens alone.
 
         Returns:
-            Visual tokens [n / m^2, w], in the order of the grids, or `EncodedImages` with `deepstack`. With a
+            Visual tokens [n / m^2, w], in the order of the grids, or `VisualFeatures`. With a
             head (`reset_classifier`) logits [images, classes].
 
         Raises:
-            ValueError: where the grids do not fit each other or the number of patches.
+            ValueError: a grid is invalid, or the grids do not add up to the number of patches.
         """
-        if deepstack:
+        if return_deepstack:
             kept = self.features(pixel_values, grid_thw, (), whole=True)
             assert kept.tokens is not None
-            return EncodedImages(kept.tokens, kept.deepstack)
+            return VisualFeatures(kept.tokens, kept.deepstack)
         if isinstance(self.head, nn.Identity):
             return self.forward_features(pixel_values, grid_thw)
         return self.forward_head(self.features(pixel_values, grid_thw, [self.depth - 1], deepstack=False))
@@ -171,6 +182,35 @@ class VisionTransformer(TimmNames):
         tokens = self._visual_tokens(x, begun) if stop == self.depth else None
         return LayerFeatures(begun.grids, patches, through, cls, tuple(stacked), tokens)
 
+    def attention(self, pixel_values: Tensor, grid_thw: Grids, layer: int) -> list[Tensor]:
+        """Attention weights of one layer, for looking at.
+
+        Args:
+            pixel_values: as in `forward`.
+            grid_thw: as in `forward`.
+            layer: its index.
+
+        Returns:
+            Per image [t, heads, h * w, h * w] in fp32 and in reading order: rows look at columns. Patches of
+            other windows get 0. With a cls token it comes first, [t, heads, 1 + h * w, 1 + h * w].
+        """
+        begun = self._begin(pixel_values, grid_thw)
+        below = [begun.x, *(x for _, x in self._run(begun, layer))]
+        block: Any = self.layers[layer]
+        segments = begun.plan.frames if layer in self.full_attention else begun.plan.windows
+        weights = block.attn.attention_weights(
+            block.sa_norm(below[-1]), rotation=begun.rotation, segments=segments
+        )
+        return frames_in_reading_order(weights, begun.plan, begun.grids, self.merge)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As torch's; also takes the state dict of the original encoder (`original.visual.state_dict()`)."""
+        if self._from_original is not None and any(name.endswith(_ORIGINAL) for name in state_dict):
+            state_dict = self._from_original(state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
+
     @property
     def final_norm(self) -> nn.Module:
         """The norm on patches [n, d] after the last layer: the merger's own, or the merger if it is one."""
@@ -215,6 +255,6 @@ class VisionTransformer(TimmNames):
         return begun.plan.restore_tokens(tokens)
 
     def dummy_pixels(self) -> tuple[Tensor, list[list[int]]]:
-        """The smallest input there is: one visual token of black, its pixel_values and grid_thw."""
+        """The smallest input: `pixel_values` and `grid_thw` of one black visual token."""
         weight = self.patch_embed.weight
         return weight.new_zeros(self.merge**2, self.patch_embed.in_features), [[1, self.merge, self.merge]]

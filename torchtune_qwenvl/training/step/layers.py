@@ -1,8 +1,7 @@
-"""What is done to each transformer layer of a tower: compiled, recomputed in the backward pass, moved off the
-device meanwhile.
+"""Compile transformer layers, recompute them in the backward pass, or move what they keep to the host.
 
-Each layer's own `forward` is wrapped, not the module, so that parameters keep their names, and FSDP's hooks,
-which sit around `forward`, see one call. Inside out: compiled, then checkpointed.
+Wraps the `forward` of each layer, not the module. So parameters keep their names, and FSDP's hooks, which are
+outside of `forward`, see one call. A layer is compiled first, then checkpointed.
 """
 
 import os
@@ -21,11 +20,11 @@ from torchtune_qwenvl.modules.trainable import part_of
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Compile each layer, once for all lengths; before `checkpoint_activations`.
+    """Compile each layer, once for all lengths; call before `checkpoint_activations`.
 
-    Shapes are dynamic from the start: torchtune's `compile_model` would compile for the first batch's
-    lengths, and again for the second's. Attention, over as many segments as a batch happens to have, stays
-    outside. The backend is torch's, or that of TORCH_COMPILE_BACKEND, as in torchtune.
+    Shapes are dynamic from the start. torchtune's `compile_model` would compile for the lengths of the first
+    batch and again for those of the second. Attention is not compiled, because the number of segments differs
+    from batch to batch. The backend is torch's default or that of TORCH_COMPILE_BACKEND, as in torchtune.
     """
     backend = os.environ.get("TORCH_COMPILE_BACKEND", "inductor")
     for _, layer in _layers(model):
@@ -33,17 +32,17 @@ def compile_layers(model: nn.Module) -> None:
 
 
 def checkpoint_activations(model: nn.Module, towers: Mapping[str, bool]) -> None:
-    """Recompute the layers of a tower ("encoder", "decoder") in the backward pass; before `shard`."""
+    """Recompute the layers of towers ("encoder", "decoder") in the backward pass; call before `shard`."""
     for name, layer in _layers(model):
         if towers.get(part_of(name), False):
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
 def offload_activations(model: nn.Module, device: torch.device, enabled: bool) -> AbstractContextManager:
-    """The context for forward and backward in which what the backward pass needs waits in the host's memory.
+    """A context for forward and backward that keeps saved activations in the host's memory.
 
-    torchtune's on CUDA, which copies beside the computation. On the CPU, where there is nowhere to go,
-    torch's `save_on_cpu`: the same results, and no memory saved.
+    On CUDA it is torchtune's, which copies during the computation. On the CPU it is torch's `save_on_cpu`,
+    which gives the same results but saves no memory.
     """
     if enabled and device.type != "cuda":
         return save_on_cpu()

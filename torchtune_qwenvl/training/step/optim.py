@@ -1,4 +1,4 @@
-"""Optimizer with a learning rate per part, and its schedule, from config nodes."""
+"""The optimizer, with a learning rate per part, and its schedule, from the config."""
 
 import inspect
 from collections.abc import Collection, Mapping
@@ -15,7 +15,7 @@ from torchtune_qwenvl.training.step.optim_in_bwd import OptimizerInBackward
 
 
 def learning_rates(cfg: DictConfig, parts: Mapping[str, object]) -> dict[str, float]:
-    """`{part: learning rate}` for the parts that train: `learning_rates.<part>`, else `optimizer.lr`.
+    """`{part: learning rate}` of the parts that train: `learning_rates.<part>`, or `optimizer.lr` if unset.
 
     Raises:
         ValueError: neither is set.
@@ -37,11 +37,11 @@ def build_optimizer(
     rates: Mapping[str, float],
     undecayed: Collection[str] = (),
 ) -> Optimizer:
-    """The optimizer of `node` over one parameter group per part, and one for what takes no weight decay.
+    """The optimizer of `node`, with two parameter groups per part: with and without weight decay.
 
-    Norm scales and biases (tensors of one axis) are not decayed: pulling a scale of 1 towards 0 is no
-    regularisation; neither are the parameters named in `undecayed`. Each group carries its part's name under
-    "part".
+    Norm scales and biases (tensors with one axis) are not decayed, because pulling a scale of 1 towards 0 is
+    not regularisation; parameters named in `undecayed` are not either. Each group has the name of its part
+    under "part".
     """
     groups = []
     for part, parameters in parts.items():
@@ -55,7 +55,7 @@ def build_optimizer(
 def build_optimizer_in_bwd(
     node: DictConfig, parts: Mapping[str, Mapping[str, nn.Parameter]], rates: Mapping[str, float]
 ) -> OptimizerInBackward:
-    """The optimizer of `node` for every parameter alone, decayed as by `build_optimizer`."""
+    """An optimizer of `node` for every single parameter, with the weight decay of `build_optimizer`."""
     place = {p: (part, name) for part, parameters in parts.items() for name, p in parameters.items()}
 
     def make(parameter: nn.Parameter) -> Optimizer:
@@ -71,7 +71,7 @@ def _group(parameters: list[nn.Parameter], part: str, rate: float, decayed: bool
 
 
 def gradients_of(optimizer: Optimizer | OptimizerInBackward) -> dict[nn.Parameter, Tensor]:
-    """Parameter -> its gradient, or where that is gone already its norm; parameters without are absent."""
+    """Parameter -> its gradient, or the gradient's norm if it is freed already. Others are absent."""
     if isinstance(optimizer, OptimizerInBackward):
         return optimizer.gradient_norms
     parameters = (p for group in optimizer.param_groups for p in group["params"])
@@ -79,14 +79,14 @@ def gradients_of(optimizer: Optimizer | OptimizerInBackward) -> dict[nn.Paramete
 
 
 def current_learning_rates(optimizer: Optimizer | OptimizerInBackward) -> dict[str, float]:
-    """`{part: learning rate}` as the next step will use it."""
+    """`{part: learning rate}` of the next step."""
     return {group["part"]: float(group["lr"]) for group in optimizer.param_groups}
 
 
 def build_scheduler(
     node: DictConfig | None, optimizer: Optimizer | OptimizerInBackward, num_training_steps: int
 ) -> LRScheduler | None:
-    """The schedule of `node`; gets `num_training_steps` where it takes it and `node` does not say."""
+    """The schedule of `node`; gets `num_training_steps` if it takes that and `node` has none."""
     if node is None:
         return None
     component = _get_component_from_path(node["_component_"])

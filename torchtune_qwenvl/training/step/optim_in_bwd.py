@@ -1,8 +1,8 @@
-"""An optimizer per parameter that steps as soon as the gradient is there, and then drops it: gradients of all
-parameters never exist at once.
+"""One optimizer per parameter, which steps as soon as the gradient is computed and then frees it.
 
-torchtune's wrapper and hooks, with what our recipe asks of an optimizer beside: the norms of gradients that
-are gone, weight decay for matrices only, one schedule for all, and shards (FSDP2 runs the hooks too).
+So the gradients of all parameters never exist at the same time. These are torchtune's wrapper and hooks, with
+what our recipe needs in addition: norms of the freed gradients, weight decay for matrices only, one schedule
+for all parameters, and sharding (FSDP2 runs the hooks as well).
 """
 
 from collections.abc import Callable, Mapping
@@ -14,15 +14,15 @@ from torchtune.training import OptimizerInBackwardWrapper, register_optim_in_bwd
 
 
 class OptimizerInBackward(OptimizerInBackwardWrapper):
-    """Stands where an Optimizer stands; `step` has nothing left to do.
+    """Used like an Optimizer; `step` does nothing, since all parameters have stepped by then.
 
     Args:
-        names: parameter -> its name in the state; what else the model has stays as it is.
-        make: parameter -> its optimizer, of one group; all have one learning rate.
+        names: parameter -> its name in the state; other parameters do not train.
+        make: parameter -> its optimizer, with one group; all have the same learning rate.
 
     Attributes:
-        gradient_norms: parameter -> 2-norm of the gradient it had since `zero_grad`.
-        leader: the optimizer that a scheduler is given; the others take its rate.
+        gradient_norms: parameter -> 2-norm of its gradient since `zero_grad`.
+        leader: the optimizer for the scheduler; the others use its learning rate.
     """
 
     def __init__(self, names: Mapping[nn.Parameter, str], make: Callable[[nn.Parameter], Optimizer]) -> None:
@@ -37,7 +37,7 @@ class OptimizerInBackward(OptimizerInBackwardWrapper):
 
     @property
     def param_groups(self) -> list[dict]:
-        """Of all parameters, with the rate of the next step."""
+        """The groups of all parameters, with the learning rate of the next step."""
         groups = [group for optimizer in self.optim_map.values() for group in optimizer.param_groups]
         return [{**group, "lr": self.rate} for group in groups]
 
@@ -47,18 +47,18 @@ class OptimizerInBackward(OptimizerInBackwardWrapper):
         return float(self.leader.param_groups[0]["lr"])
 
     def step(self) -> None:
-        """Every parameter that got a gradient has stepped."""
+        """Does nothing: every parameter with a gradient has stepped."""
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Gradients are gone; now their norms are, too."""
+        """Forget the norms; the gradients are freed already."""
         self.gradient_norms = {}
 
     def _before_step(self, parameter: nn.Parameter) -> None:
         assert parameter.grad is not None
-        # Of a sharded gradient this is a partial norm: ranks meet when it is read, not here.
+        # For a sharded gradient this is a partial norm. Ranks communicate when it is read, not here.
         self.gradient_norms[parameter] = torch.linalg.vector_norm(parameter.grad)
         group = self._optimizers[parameter].param_groups[0]
-        if isinstance(group["lr"], Tensor):  # torchao's optimizers refuse another object
+        if isinstance(group["lr"], Tensor):  # torchao's optimizers do not accept another object
             group["lr"].fill_(self.rate)
         else:
             group["lr"] = self.rate

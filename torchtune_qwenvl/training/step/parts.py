@@ -1,4 +1,4 @@
-"""The three parts of a model as the recipe sees them: what trains, at which rate, and whether it learns.
+"""The three parts of a model in the recipe: what trains, at which learning rate, and whether it learns.
 
 encoder: the vision encoder without its merger · fusion: the merger(s) · decoder: the language model.
 """
@@ -12,14 +12,13 @@ from torch import Tensor, nn
 
 from torchtune_qwenvl.distributed import local, whole
 from torchtune_qwenvl.modules.adapters.nf4 import is_nf4
-from torchtune_qwenvl.modules.trainable import part_of
+from torchtune_qwenvl.modules.trainable import PARTS, part_of
 
-PARTS = ("encoder", "fusion", "decoder")
 VISUAL = ("encoder", "fusion")
 
 
 def trainable_by_part(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
-    """`{part: {name: parameter}}` of what trains; parts that are wholly frozen are absent.
+    """`{part: {name: parameter}}` of what trains, without frozen parts.
 
     Raises:
         ValueError: nothing trains.
@@ -34,9 +33,9 @@ def trainable_by_part(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
 
 
 def trainable_table(model: nn.Module, learning_rates: Mapping[str, float]) -> str:
-    """One line per part: parameters that train, parameters that are frozen, dtypes, learning rate.
+    """One line per part: number of trained and of frozen parameters, dtypes, learning rate.
 
-    Below them, where there are quantised weights, which are not.
+    If there are quantised weights, another line lists those that are not.
     """
     rows = [("part", "trains", "frozen", "dtype", "lr")]
     named = [(part_of(name), parameter) for name, parameter in model.named_parameters()]
@@ -56,7 +55,7 @@ def trainable_table(model: nn.Module, learning_rates: Mapping[str, float]) -> st
 
 
 def _quantized_lines(model: nn.Module) -> list[str]:
-    """What lies in NF4, and each other frozen matrix, which does not; none where nothing does."""
+    """How much is in NF4, and which frozen matrices are not; empty if nothing is quantised."""
     frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad and p.dim() > 1]
     in_nf4 = [p for _, p in frozen if is_nf4(local(p))]
     if not in_nf4:
@@ -73,22 +72,21 @@ def _quantized_lines(model: nn.Module) -> list[str]:
 
 
 class GradientCheck:
-    """Does every trainable part learn? Asked at the first step, of the visual parts at the first with images.
+    """Checks at the first step that every trainable part learns; visual parts at the first step with images.
 
-    A part that silently gets no gradient (a detached graph, an adapter that is never called) trains nothing
-    all night.
+    Otherwise a part without gradients (a detached graph, an adapter that is never called) would go unnoticed.
     """
 
     def __init__(self, parts: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
         self._unchecked = dict(parts)
 
     def __call__(self, gradients: Mapping[nn.Parameter, Tensor], labelled: Tensor, images: Tensor) -> None:
-        """Call after backward, with what the step had on all ranks; read until every part is checked.
+        """Call it after backward. Does nothing once every part is checked.
 
         Args:
             gradients: parameter -> its gradient, or the gradient's norm, as `gradients_of` gives them.
-            labelled: labelled tokens; a step without any (all its samples skipped) says nothing.
-            images: images and clips.
+            labelled: number of labelled tokens on all ranks; a step without any is not checked.
+            images: number of images and clips on all ranks.
 
         Raises:
             ValueError: a trainable parameter without a gradient, or a part whose gradients are all zero.
@@ -116,7 +114,7 @@ class GradientCheck:
 
 
 def gradient_norm(gradients: Iterable[Tensor]) -> Tensor:
-    """The 2-norm over gradients (or parts' norms) of all ranks, a scalar; every rank must call."""
+    """The 2-norm of all gradients (or of norms of gradients) on all ranks, a scalar; all ranks must call."""
     return whole(torch.nn.utils.get_total_norm(list(gradients)))
 
 

@@ -1,13 +1,10 @@
-"""Floating-point operations of a training step, from the parameters and what trains: the numerator of MFU.
+"""Count the floating-point operations of a training step, the numerator of MFU (model FLOPs utilization).
 
-Every weight counts 2 operations per token or patch that it processes, in each pass that is computed:
-forward always; the weight gradient where the weight trains; the gradient of its input where something
-before it trains. Attention counts 4·d per pair of tokens that meet (causal: about half of them) and layer,
-and twice that again backward. The head sees labelled positions only. Recomputation under activation
-checkpointing is not counted: MFU rates useful work.
-
-p patches, v visual tokens, t text and visual tokens in the decoder, k labelled positions, d width of all
-heads.
+Each weight counts 2 operations per token or patch and pass. The passes are forward, the gradient of the
+weight if it trains, and the gradient of its input if anything before it trains. Attention counts 4·d
+operations per layer and pair of tokens that attend to each other (about half of all pairs if causal), and
+twice that for backward; d is the width of all heads together. The head processes labelled positions only.
+Recomputation for activation checkpointing is not counted, because MFU measures useful work.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +18,7 @@ from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 
 class FlopCounter:
-    """Operations of forward and backward for batches of a model, as it is set to train now."""
+    """Operations of forward and backward for batches of a model with its current trainable parameters."""
 
     def __init__(self, model: VisionLanguageModel) -> None:
         encoder, decoder = model.vision_encoder, model.decoder
@@ -31,7 +28,8 @@ class FlopCounter:
         self._embed = _Path(learns=False)
         self._embed.through(encoder.patch_embed)
         path = _Path(learns=self._embed.learns)
-        # Attention operations per pair, over the layers that see whole frames and those that see windows.
+        # Attention operations per pair: layers that attend to whole frames, and layers that attend to
+        # windows.
         self.per_frame_pair = self.per_window_pair = 0.0
         for i, layer in enumerate(encoder.layers):
             per_pair = path.through_layer(layer)
@@ -58,10 +56,10 @@ class FlopCounter:
         """Operations of one batch.
 
         Args:
-            lengths: tokens of each row, padding left out.
-            labelled: positions whose next token is labelled.
-            grids: (t, h, w) in patches of every image or clip.
-            patch_width: values per patch as shipped; stills at one frame cost less to embed.
+            lengths: tokens of each row without padding.
+            labelled: number of positions whose next token is labelled.
+            grids: (t, h, w) in patches of every image or video.
+            patch_width: values per patch in the batch; images with one frame per patch cost less to embed.
         """
         total = self.per_label * labelled
         for s in lengths:
@@ -77,16 +75,16 @@ class FlopCounter:
         return total
 
     def of_sample(self, tokens: int, patches: int) -> float:
-        """Operations of one sample of which no more is known: without head and the encoder's attention.
+        """Operations of one sample, estimated from its size, without the head and the encoder's attention.
 
-        For packing, which compares rows.
+        Packing compares rows by this.
         """
         encoder = (self._embed.flops / self.frames + self.per_patch) * patches
         merger = self.per_visual_token * patches / self.merge**2
         return encoder + merger + self.per_token * tokens + self.per_pair * tokens * (tokens + 1) / 2
 
     def _window_pairs(self, h: int, w: int) -> int:
-        """Pairs of patches in one window; 6 x 5 visual tokens split into (4, 2) x (4, 1)."""
+        """Pairs of patches within windows, per frame; 6 x 5 visual tokens are split into (4, 2) x (4, 1)."""
         if self.window is None:
             return 0
         rows, columns = (_squares(side // self.merge, self.window) for side in (h, w))
@@ -94,32 +92,33 @@ class FlopCounter:
 
 
 class _Path:
-    """Adds up 2 · weights · passes along the way of a token; `learns`: something behind us trains."""
+    """Adds up 2 · weights · passes along the path of a token; `learns`: something earlier on it trains."""
 
     def __init__(self, learns: bool) -> None:
         self.learns, self.flops = learns, 0.0
 
     def through(self, *modules: nn.Module | None, share: float = 1.0) -> None:
-        """Modules that read the same input, side by side; within a module, weights follow one another.
+        """Count modules that all read the current input; the weights within one module run in sequence.
 
         Args:
-            modules: None stands for nothing.
-            share: part of the weights that a token meets.
+            modules: None is skipped.
+            share: share of the weights that process a token.
         """
         before = self.learns
         for module in modules:
             learns = before
             for name, weight in module.named_parameters() if module is not None else ():
                 if weight.dim() >= 2:
-                    # A linear with LoRA: lora_a reads the same input as the weight, lora_b what lora_a gives.
-                    behind = learns or name.endswith("lora_b.weight")
-                    self.flops += share * 2 * weight.numel() * (1 + weight.requires_grad + behind)
+                    # A linear with LoRA: lora_a has the same input as the weight, lora_b the output of
+                    # lora_a.
+                    input_grad = learns or name.endswith("lora_b.weight")
+                    self.flops += share * 2 * weight.numel() * (1 + weight.requires_grad + input_grad)
                 if "lora" not in name and not name.endswith("bias"):
                     learns = learns or weight.requires_grad
             self.learns = self.learns or (module is not None and _trains(module))
 
     def through_layer(self, layer: TransformerSelfAttentionLayer) -> float:
-        """One transformer layer; returns its attention's operations per pair of tokens."""
+        """Count one transformer layer; returns its attention's operations per pair of tokens."""
         attention, mlp = layer.attn, layer.mlp
         self.through(layer.sa_norm)
         self.through(attention.q_proj, attention.k_proj, attention.v_proj)

@@ -1,9 +1,9 @@
-"""Every figure that a run logged, whatever the metric logger is, kept over resumes: output_dir/metrics.jsonl.
+"""Write all metrics of a run to output_dir/metrics.jsonl, whatever the metric logger is.
 
     {"step": 20, "loss": 0.25, "grad_norm": 1.5, ...}
     {"step": 20, "val_loss": 0.31}
 
-A run that goes on from step N forgets what was logged after it, so that the curves are those of one run.
+A run that resumes from step N drops the lines of later steps, so that each step has one value.
 """
 
 import json
@@ -19,13 +19,13 @@ FILE = "metrics.jsonl"
 
 
 class History(MetricLoggerInterface):
-    """Passes everything on to a metric logger, and writes it down.
+    """A metric logger that writes everything to a file and passes it on to another metric logger.
 
     Args:
-        logger: where figures go, too.
-        output_dir: of the run.
-        step: that the run starts from.
-        resumed_from: the `step_N/` folder; its run's file is continued. None begins a new one.
+        logger: the other metric logger.
+        output_dir: the run's folder.
+        step: the step from which the run starts.
+        resumed_from: the `step_N/` folder of a run whose file is continued. None starts a new file.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class History(MetricLoggerInterface):
 
 
 def read_curves(output_dir: Path) -> dict[str, list[tuple[int, float]]]:
-    """Name -> [(step, value)] of what a run logged; empty where it logged nothing."""
+    """Name -> [(step, value)] of the metrics of a run; empty if it logged none."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for figures in _lines(output_dir / FILE):
         step = figures.pop("step")
@@ -72,6 +72,6 @@ def _continue(old: Path, new: Path, step: int) -> None:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The file's lines; the last one may be half written where a run was killed, and is left out then."""
+    """The file's complete lines; a killed run may leave its last line half written."""
     lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
     return [json.loads(line) for line in lines[:-1]]

@@ -1,17 +1,17 @@
-"""What is logged besides the loss: speed, waiting, memory, and how much of the device is used."""
+"""Metrics logged besides the loss: speed, waiting for data, memory, and how well the device is used."""
 
 import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields, replace
 
 import torch
 
 from torchtune_qwenvl.distributed import World
 
-# Dense bf16 peak in TFLOP/s, from the makers' data sheets (without sparsity); the first name that fits
+# Peak in dense bf16 TFLOP/s from the makers' data sheets; the first name that a device's name contains
 # counts.
 PEAK_TFLOPS = {
     "B200": 2250.0,
@@ -37,7 +37,7 @@ PEAK_TFLOPS = {
 
 
 def peak_flops(device: torch.device, tflops: float | None = None) -> float | None:
-    """Peak operations per second of a device: `tflops`, else by its name; None if unknown."""
+    """Peak operations per second of a device: from `tflops` if given, else by its name; None if unknown."""
     if tflops is None and device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         tflops = next((peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
@@ -45,7 +45,7 @@ def peak_flops(device: torch.device, tflops: float | None = None) -> float | Non
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """The most memory in use so far, in GiB: allocated on a CUDA device, resident on the CPU."""
+    """Peak memory so far in GiB: allocated on a CUDA device, resident on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
@@ -77,20 +77,52 @@ class Work:
     lost: tuple[int, ...] = ()
 
     @staticmethod
-    def total(parts: Iterable["Work"], world: World) -> torch.Tensor:
-        """Sum over batches and ranks, float64 on the device in the order above, without waiting for it."""
+    def total(parts: Iterable["Work"], world: World) -> "TotalWork":
+        """Sum over batches and ranks, without waiting for the device."""
         rows = [(*astuple(part)[:-2], *part.drawn, *part.lost) for part in parts]
         counts = torch.tensor(rows, dtype=torch.float64).sum(dim=0)
-        return world.sum(counts.to(world.device, non_blocking=True))
+        return TotalWork(world.sum(counts.to(world.device, non_blocking=True)))
+
+
+@dataclass(frozen=True)
+class TotalWork:
+    """The sum of the work of several batches, on the device.
+
+    Attributes:
+        counts: float64, the fields of `Work` in their order, `drawn` and `lost` with one number per member.
+    """
+
+    counts: torch.Tensor
+
+    @property
+    def labelled(self) -> torch.Tensor:
+        """Labelled tokens, a scalar."""
+        return self.counts[0]
+
+    @property
+    def images(self) -> torch.Tensor:
+        """Images and clips, a scalar."""
+        return self.counts[2]
+
+    def __add__(self, other: "TotalWork") -> "TotalWork":
+        return TotalWork(self.counts + other.counts)
+
+    def read(self) -> Work:
+        """As numbers; waits for the device."""
+        counts = self.counts.tolist()
+        single = len(fields(Work)) - 2
+        members = (len(counts) - single) // 2
+        drawn, lost = counts[single : single + members], counts[single + members :]
+        return replace(Work(*counts[:single]), drawn=tuple(drawn), lost=tuple(lost))
 
 
 class Meter:
-    """Speed between two log lines; time inside `paused()` (validation, saving) does not count.
+    """Measures speed between two log lines, without the time inside `paused()` (validation, saving).
 
     Args:
-        world: whose ranks work together.
-        peak: operations per second of a device, for the MFU.
-        members: names of the datasets that are mixed.
+        world: the ranks that train together.
+        peak: peak operations per second of a device, for MFU.
+        members: names of the mixed datasets.
     """
 
     def __init__(self, world: World, peak: float | None, members: Sequence[str] = ()) -> None:
@@ -98,38 +130,36 @@ class Meter:
         self._skipped = self._dropped_turns = 0.0
         names = [f"drawn_{name}" for name in members] + [f"skipped_{name}" for name in members]
         self._of_members = dict.fromkeys(names, 0.0)
-        self._work: torch.Tensor | None = None
+        self._work: TotalWork | None = None
         self._restart()
 
-    def add(self, work: torch.Tensor) -> None:
-        """One step's `Work.total`; read from the device only when a line is logged."""
+    def add(self, work: TotalWork) -> None:
+        """Add one step's `Work.total`; it is read from the device only when a line is logged."""
         self._work = work if self._work is None else self._work + work
         self._steps += 1
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around whatever waits for data."""
+        """Context in which the run waits for data."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Around whatever is not training."""
+        """Context in which the run does something other than training."""
         start = time.perf_counter()
         yield
         self._began += time.perf_counter() - start
 
     def report(self) -> dict[str, float]:
-        """Figures since the last call over all ranks; waits for the device.
+        """Metrics of all ranks since the last call; waits for the device.
 
-        Waiting and memory are this rank's; memory, skipped samples and dropped turns count from the start.
+        Waiting and memory are this rank's. Memory, skipped samples and dropped turns count from the start.
         """
         assert self._work is not None, "report() before the first step"
-        counts = self._work.tolist()
-        named = len(self._of_members)
-        work = Work(*counts[: len(counts) - named])
-        for name, count in zip(self._of_members, counts[len(counts) - named :], strict=True):
+        work = self._work.read()
+        for name, count in zip(self._of_members, (*work.drawn, *work.lost), strict=True):
             self._of_members[name] += count
         self._skipped += work.skipped
         self._dropped_turns += work.dropped_turns

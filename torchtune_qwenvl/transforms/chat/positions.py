@@ -1,17 +1,17 @@
-"""Three-axis positions (t, h, w) of M-RoPE, as the Qwen team's training code gives them.
+"""Three-axis positions (t, h, w) for M-RoPE, as the Qwen team's training code computes them.
 
-Text advances all three axes together. Inside a visual block every token gets its frame's time, its row and
-its column, counted from the block's start; the next text position is the maximum over all three axes + 1.
+Text advances all three axes together. Each token of a visual block gets its frame's time, its row and its
+column, counted from the block's start. The next text position is the maximum over all three axes + 1.
 
     text text | image of 2 x 3 merged patches | text
     t  0  1   |  2 2 2  2 2 2                 |  5
     h  0  1   |  2 2 2  3 3 3                 |  5
     w  0  1   |  2 3 4  2 3 4                 |  5
 
-transformers 5.23 advances by max(h, w) only, which differs behind a video whose times run further.
+transformers 5.23 advances by max(h, w) only. This differs after a video whose times exceed both.
 
-Where a family gives a clip one block, its temporal patches stand at 0, 1, 2 … (Qwen2-VL), or as far apart as
-in time (Qwen2.5-VL): with 2 positions per second, a patch every 0.75 s at 0, 1, 3, 4.
+If a family writes a video as one block, its temporal patches are at 0, 1, 2 … (Qwen2-VL), or spaced by time
+(Qwen2.5-VL): at 2 positions per second, patches that are 0.75 s apart are at 0, 1, 3, 4.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class VisualBlock:
 
     Args:
         start: index of its first token in the sequence.
-        height, width: of its grid, in merged patches.
-        times: temporal position of each temporal patch, from the block's start; an image has one, at 0.
+        height, width: size of its grid in merged patches.
+        times: position of each temporal patch on the axis t, from the block's start; an image has one, at 0.
     """
 
     start: int
@@ -45,16 +45,16 @@ class VisualBlock:
 def temporal_positions(
     n_patches: int, seconds_per_patch: float | None, tokens_per_second: float | None
 ) -> tuple[int, ...]:
-    """Positions of a clip's temporal patches on the axis t, from its start.
+    """Positions of a video's temporal patches on the axis t, counted from its start.
 
     Args:
-        n_patches: temporal patches.
-        seconds_per_patch: from one to the next.
+        n_patches: number of temporal patches.
+        seconds_per_patch: time from one to the next.
         tokens_per_second: positions per second; None: one per temporal patch.
     """
     if tokens_per_second is None or seconds_per_patch is None:
         return tuple(range(n_patches))
-    # In fp32, as in the training code, and to whole numbers last: seconds below 1 would all become 0.
+    # In fp32, as in the training code. Rounding down comes last: seconds below 1 would all become 0.
     return tuple((torch.arange(n_patches) * seconds_per_patch * tokens_per_second).long().tolist())
 
 
@@ -63,7 +63,7 @@ def mrope_positions(n_tokens: int, blocks: Sequence[VisualBlock]) -> torch.Tenso
 
     Args:
         n_tokens: s, length of the sequence.
-        blocks: its visual blocks, in order, not overlapping.
+        blocks: its visual blocks, in order and without overlap.
 
     Returns:
         int64 [s, 3], axes (t, h, w).
@@ -83,3 +83,9 @@ def mrope_positions(n_tokens: int, blocks: Sequence[VisualBlock]) -> torch.Tenso
     n_text = n_tokens - done
     positions[done:] = torch.arange(next_position, next_position + n_text)[:, None]
     return positions
+
+
+def visual_positions(blocks: Sequence[VisualBlock]) -> torch.Tensor:
+    """Indices of the visual tokens in their sequence, int64, ascending."""
+    runs = [torch.arange(block.start, block.start + block.n_tokens) for block in blocks]
+    return torch.cat(runs) if runs else torch.empty(0, dtype=torch.int64)

@@ -1,7 +1,7 @@
-"""Compare our rendering of the chat template with the checkpoint's own Jinja, once, at load.
+"""Compare our rendering of conversations with the checkpoint's own Jinja template, once, when it is loaded.
 
-A fine-tuned or newer checkpoint may carry another template; training on ours would then teach a format that
-the server does not send. The Jinja runs in a sandbox: it is part of a downloaded file.
+A fine-tuned or newer checkpoint may have a different template. Training with ours would then teach a format
+that servers do not send. The Jinja code comes from a downloaded file, so it runs in a sandbox.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from torchtune.data import Message
 
-from torchtune_qwenvl.transforms.chat.chat import ChatFormat, has_media
+from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat, has_media
 from torchtune_qwenvl.transforms.chat.tools import TOOL_CALL, Tools, calls_of
 
 _IMAGE = {"type": "image", "content": "probe.png"}
@@ -51,7 +51,7 @@ PROBES: dict[str, list[Message]] = {
         Message("assistant", "<think>\nPoliteness.\n</think>\n\nWell."),
     ],
 }
-# Apart: a template that leaves out videos is good for all else.
+# Checked separately: a template that leaves out videos can still be used for everything else.
 VIDEO_PROBES: dict[str, list[Message]] = {
     "videos and images": [
         Message("user", [_VIDEO, _TEXT, _IMAGE, _VIDEO]),
@@ -59,7 +59,8 @@ VIDEO_PROBES: dict[str, list[Message]] = {
     ],
 }
 
-# Apart: a template that writes tools otherwise, or not at all, is good for conversations without any.
+# Checked separately: a template that writes tools differently, or not at all, can still be used without
+# tools.
 _ADD = {"name": "add", "description": "<a> + é", "parameters": {"type": "object", "properties": {"a": {}}}}
 PROBE_TOOLS = ({"type": "function", "function": _ADD}, {"type": "function", "function": {"name": "now"}})
 _CALLS = [
@@ -73,23 +74,23 @@ TOOL_PROBES: dict[str, list[Message]] = {
         Message("ipython", "42"),
         Message("assistant", _CALLS),
     ],
-    "tools behind a system message": [Message("system", "Be brief."), Message("user", "Hello")],
+    "tools after a system message": [Message("system", "Be brief."), Message("user", "Hello")],
 }
 
 
 def render_jinja(
     template: str, messages: Sequence[Message], *, generation_prompt: bool = False, **arguments: Any
 ) -> str:
-    """What the template gives, rendered with the settings and names that transformers gives a template.
+    """Render a template with the settings and variables that transformers uses.
 
     Args:
         template: Jinja source.
         messages: the conversation.
-        generation_prompt: whether the assistant's turn is opened at the end.
-        **arguments: further names, such as `enable_thinking` and `tools`.
+        generation_prompt: whether to open the assistant's turn at the end.
+        **arguments: more variables, such as `enable_thinking` and `tools`.
 
     Raises:
-        ValueError: the template cannot be compiled or raises.
+        ValueError: the template cannot be compiled, or raises an error.
     """
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
@@ -115,17 +116,20 @@ def check_template(
     probes: Mapping[str, list[Message]] = PROBES,
     tools: Tools = (),
 ) -> None:
-    """ValueError naming the first differing span if `chat` and `template` render a probe differently.
+    """Check that `chat` and `template` render the probes alike.
 
     Args:
-        chat: our rendering.
+        chat: our format.
         template: Jinja source.
-        source: the file it came from, for the message.
+        source: the file it came from, for the error message.
         probes: conversations by name.
-        tools: that they are told of.
+        tools: the tools of these conversations.
+
+    Raises:
+        ValueError: the two differ, or the template fails; names the probe and the first difference.
     """
     arguments = {**chat.template_arguments, **({"tools": list(tools)} if tools else {})}
-    hint = 'pass chat_template="builtin" to go on with the built-in rendering'
+    hint = 'pass chat_template="builtin" to use the built-in rendering'
     known = {name: probe for name, probe in probes.items() if _can_write(chat, probe)}
     for name, messages in known.items():
         for prompt in (False, True):

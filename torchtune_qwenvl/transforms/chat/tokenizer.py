@@ -1,8 +1,8 @@
-"""Byte-level BPE of the Qwen models on the `tokenizers` library.
+"""The byte-level BPE tokenizer of the Qwen models, using the `tokenizers` library.
 
-Unusual: text is text. `encode` never yields a special token, whatever the string contains (transformers'
-`split_special_tokens=True`). Added tokens that the checkpoint does not mark special, such as `<tool_call>`,
-still become their one id, as they do there.
+`encode` never returns a special token, whatever the text contains, like transformers with
+`split_special_tokens=True`. Added tokens that the checkpoint does not mark as special, such as `<tool_call>`,
+are still encoded as one id, as in transformers.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
-# How Qwen2 and its successors cut text into words before BPE; vocab.json and merges.txt do not say it,
-# tokenizer.json does.
+# How Qwen2 and its successors split text into words before BPE. tokenizer.json contains this pattern,
+# vocab.json and merges.txt do not.
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -23,7 +23,7 @@ WORDS = (
 
 
 class ExtraToken(NamedTuple):
-    """One token behind the base vocabulary. `token_id` None means the next free id."""
+    """A token added after the base vocabulary. `token_id` None means the next free id."""
 
     content: str
     special: bool
@@ -36,12 +36,12 @@ class BPETokenizer:
     Args:
         path: `tokenizer.json`, or `vocab.json` together with `merges_file`.
         merges_file: `merges.txt`; None with a `tokenizer.json`.
-        extra_tokens: tokens behind the base vocabulary; those that `path` already has are checked.
-        eos_token, pad_token: names among the added tokens.
+        extra_tokens: tokens added after the base vocabulary; if `path` already has one, its id is checked.
+        eos_token, pad_token: must be added tokens.
 
     Raises:
-        ValueError: a missing or unreadable file, an added token under another id than expected, an unknown
-            `eos_token` or `pad_token`.
+        ValueError: a file is missing or unreadable, an added token has an unexpected id, or `eos_token` or
+            `pad_token` is unknown.
     """
 
     def __init__(
@@ -64,23 +64,23 @@ class BPETokenizer:
         self.pad_id = self.special_id(pad_token)
 
     def special_id(self, name: str) -> int:
-        """Id of the added token `name`; ValueError if the tokenizer has none of that name."""
+        """Id of the added token `name`; ValueError if there is no such token."""
         if name not in self.special_tokens:
             known = " ".join(self.special_tokens) or "none"
             raise ValueError(f"the tokenizer has no added token {name!r}; its added tokens: {known}")
         return self.special_tokens[name]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, in which nothing is special."""
+        """Ids of `text`; special tokens in it are encoded as ordinary text."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Text of `token_ids` (list or 1-D tensor); bytes that are no UTF-8 become U+FFFD."""
+        """Text of `token_ids` (list or 1-D tensor); bytes that are not valid UTF-8 become U+FFFD."""
         return self._tokenizer.decode([int(i) for i in token_ids], skip_special_tokens=skip_special_tokens)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        # `tokenizers` loses this flag when pickled, which every spawned worker does.
+        # `tokenizers` loses this flag in pickling, which happens for every spawned worker.
         self._tokenizer.encode_special_tokens = True
 
 
@@ -111,7 +111,7 @@ def _read_tokenizer(path: Path, merges_file: Path | None) -> Tokenizer:
 
 
 def _add_tokens(tokenizer: Tokenizer, tokens: Iterable[ExtraToken], path: Path) -> None:
-    # One call per token, in order: the library gives ids in the order of addition.
+    # One call per token: the library assigns ids in the order of the calls.
     present = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     for token in tokens:
         if token.content not in present:
@@ -119,6 +119,6 @@ def _add_tokens(tokenizer: Tokenizer, tokens: Iterable[ExtraToken], path: Path) 
         came = tokenizer.token_to_id(token.content)
         if token.token_id is not None and came != token.token_id:
             raise ValueError(
-                f"{path}: added token {token.content!r} should have id {token.token_id}, its place in this "
-                f"vocabulary is {came}; vocabulary and tokenizer_config.json do not belong together"
+                f"{path}: added token {token.content!r} should have id {token.token_id}, but in this "
+                f"vocabulary it has {came}; vocabulary and tokenizer_config.json do not belong together"
             )

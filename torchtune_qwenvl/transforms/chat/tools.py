@@ -1,10 +1,10 @@
-"""How a chat template writes the list of tools, and the calls in an answer.
+"""How a chat template writes the list of tools and the calls in an answer.
 
-A call travels as a part of the answer's content, behind its text:
+A call is a part of the answer's content, after its text:
 
     {"type": "tool_call", "content": {"name": "add", "arguments": {"a": 1}}}
 
-It is rendered as plain text: nothing in a tool's description or in an argument becomes a special token.
+It is rendered as plain text: no tool description or argument can produce a special token.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torchtune_qwenvl.transforms.errors import BadSample
 TOOL_CALL = "tool_call"
 Arguments = str | Mapping[str, Any]
 Tools = Sequence[Mapping[str, Any]]
-# Qwen3-VL's and GLM's templates say the same in front of the list.
+# The text before the list is the same in Qwen3-VL's and GLM's templates.
 _BEFORE = """# Tools
 
 You may call one or more functions to assist with the user query.
@@ -32,7 +32,7 @@ You are provided with function signatures within <tools></tools> XML tags:
 
 
 def to_json(value: Any) -> str:
-    """JSON as the filter `tojson` writes it, which transformers gives to chat templates."""
+    """JSON as written by the `tojson` filter that transformers provides to chat templates."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -41,24 +41,24 @@ class ToolFormat:
     """How a chat template writes tools.
 
     Args:
-        behind: text behind the list of tools, which has one JSON object a line.
-        write_call: name and arguments of a call, an object or the JSON of one, to its text.
-        own_turn: whether the list stands in a system turn of its own, in front of the conversation's; else
-            it stands in the conversation's, behind its text and an empty line.
-        before: text in front of the list.
+        after: text after the list of tools, which has one JSON object per line.
+        write_call: (name, arguments) of a call -> its text; arguments are an object or its JSON.
+        own_turn: True: the list is a system turn of its own, before the conversation's. False: it follows the
+            text of the conversation's system turn, after an empty line.
+        before: text before the list.
     """
 
-    behind: str
+    after: str
     write_call: Callable[[str, Arguments], str]
     own_turn: bool = False
     before: str = _BEFORE
 
     def write_tools(self, tools: Tools) -> str:
         """The list as text."""
-        return self.before + "\n".join(to_json(tool) for tool in tools) + self.behind
+        return self.before + "\n".join(to_json(tool) for tool in tools) + self.after
 
     def write_calls(self, calls: Sequence[Mapping[str, Any]]) -> str:
-        """The calls of one answer, each on a line of its own."""
+        """The calls of one answer, one per line."""
         return "\n".join(self.write_call(call["name"], call["arguments"]) for call in calls)
 
 
@@ -71,7 +71,7 @@ def parse_arguments(arguments: Arguments, where: str | None = None) -> Mapping[s
     """A call's arguments as an object.
 
     Raises:
-        BadSample: JSON that is broken or says something else than an object.
+        BadSample: invalid JSON, or JSON of something other than an object.
     """
     try:
         parsed = json.loads(arguments) if isinstance(arguments, str) else arguments

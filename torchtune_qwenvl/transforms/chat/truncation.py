@@ -1,8 +1,8 @@
-"""Which turns of a conversation fit into `max_seq_len`: whole exchanges or nothing.
+"""Which turns of a conversation fit into `max_seq_len`: only whole exchanges are kept.
 
-An exchange is what belongs together: a user's turn (with a system turn in front of it), the answers and tool
-results up to the next user's turn. Images belong to their turn, so none is ever cut. Only lengths are needed,
-and those follow from image headers: nothing is decoded to be thrown away.
+An exchange is a user's turn (with the system turn before it) and all answers and tool results up to the next
+user's turn. An image belongs to its turn, so none is ever cut. Only lengths are needed, and image headers
+give these, so no image is decoded and then discarded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Policy = Literal["drop_turns", "drop"]
 
 
 def exchange_starts(roles: Sequence[str]) -> list[int]:
-    """Index of the first turn of every exchange: a system or user turn behind an answered one."""
+    """Index of the first turn of every exchange: a system or user turn that follows an answer."""
     starts, answered = [0], False
     for i, role in enumerate(roles):
         if role in ("system", "user") and answered:
@@ -36,10 +36,10 @@ def turns_that_fit(
         roles: role of every turn.
         lengths: tokens of every turn.
         max_seq_len: None keeps everything.
-        policy: "drop_turns" leaves out trailing exchanges; "drop" gives up the sample.
+        policy: "drop_turns" drops trailing exchanges; "drop" drops the whole sample.
 
     Raises:
-        SampleTooLong: the sample (under "drop_turns": its first exchange) is longer than `max_seq_len`.
+        SampleTooLong: the sample (with "drop_turns": its first exchange) is longer than `max_seq_len`.
     """
     total = sum(lengths)
     if max_seq_len is None or total <= max_seq_len:
@@ -53,5 +53,5 @@ def turns_that_fit(
     which = f", its first exchange alone {first}" if policy == "drop_turns" and len(ends) > 1 else ""
     raise SampleTooLong(
         f"the sample has {total} tokens{which}, max_seq_len is {max_seq_len}",
-        fix="raise max_seq_len, or lower max_pixels (of videos video_total_pixels)",
+        fix="raise max_seq_len, or lower max_pixels (for videos video_total_pixels)",
     )

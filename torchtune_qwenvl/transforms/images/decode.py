@@ -1,8 +1,9 @@
-"""Image files and objects to uint8 RGB, with the size known before anything is decoded.
+"""Decode image files and objects to uint8 RGB. The size is known before anything is decoded.
 
-The rules: EXIF orientation applied, alpha composited on white, 16-bit scaled to 8, palettes and CMYK
-converted, the first frame of an animation. JPEG goes through torchvision, whose channels-last result is kept:
-the bit-equal resize is several times faster on it; everything else goes through Pillow.
+EXIF orientation is applied, alpha is composited on white, 16 bits are scaled to 8, palettes and CMYK are
+converted, and of an animation the first frame is taken. torchvision decodes JPEG: its result is
+channels-last, which makes the later resize several times faster, with the same bits. Pillow decodes
+everything else.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.images.rgb import array_to_rgb, hwc_to_chw, rgb_tensor
 
-# Pillow's own warning threshold: beyond it, it takes a file for a decompression bomb.
+# Pillow's threshold, above which it warns of a decompression bomb.
 MAX_IMAGE_PIXELS = 89_478_485
 _ORIENTATION = 0x0112  # EXIF tag
-# What Pillow and torchvision answer damaged files with.
+# The errors that Pillow and torchvision raise for damaged files.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -43,7 +44,7 @@ ImageSource = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor
 
 @dataclass(frozen=True)
 class OpenedImage:
-    """An image whose header is read; `where` names it in errors."""
+    """An image whose header has been read; `where` names it in errors."""
 
     where: str
     height: int
@@ -54,7 +55,7 @@ class OpenedImage:
         """uint8 RGB [3, height, width], channels-last strides.
 
         Raises:
-            BadSample: the file is truncated or damaged, or not of the size its header says.
+            BadSample: the file is truncated or damaged, or its size differs from its header.
         """
         try:
             pixels = self._decode()
@@ -79,11 +80,11 @@ def open_image(
     Args:
         source: path, encoded bytes, PIL image, array [h, w] or [h, w, 1 | 3 | 4], tensor [1 | 3 | 4, h, w].
             Arrays and tensors are uint8 or uint16.
-        max_image_pixels: an image of more pixels is refused before it is decoded.
-        where: words for errors, put before the path.
+        max_image_pixels: an image with more pixels is refused before it is decoded.
+        where: location for errors, put before the path.
 
     Raises:
-        BadSample: a missing, empty or non-image file, too many pixels, another type or shape.
+        BadSample: the file is missing, empty or no image, has too many pixels, or the type or shape is wrong.
     """
     name = str(source) if isinstance(source, str | Path) else f"image given as {type(source).__name__}"
     where = f"{where}, {name}" if where else name
@@ -102,7 +103,7 @@ def decode_image(source: ImageSource, *, max_image_pixels: int = MAX_IMAGE_PIXEL
 
 
 def image_size(source: ImageSource, *, max_image_pixels: int = MAX_IMAGE_PIXELS) -> tuple[int, int]:
-    """(height, width) as it will be decoded, from the header alone; see `open_image`."""
+    """(height, width) after decoding, read from the header alone; see `open_image`."""
     opened = open_image(source, max_image_pixels=max_image_pixels)
     return opened.height, opened.width
 
@@ -138,9 +139,9 @@ def _pillow(source: str | Path | bytes | Image.Image) -> AbstractContextManager[
 
 
 def _orientation(image: Image.Image) -> int:
-    if image.format == "TIFF":  # Pillow turns these itself, and gives the turned size
+    if image.format == "TIFF":  # Pillow rotates these itself and reports the rotated size
         return 1
-    # Pillow's own PNG method decodes the whole picture to see whether EXIF stands behind it.
+    # Pillow's own method for PNG decodes the whole image to look for EXIF data after it.
     exif = Image.Image.getexif(image)
     if image.format == "PNG" and "exif" not in image.info and (stream := getattr(image, "fp", None)):
         late = _late_png_exif(stream)
@@ -150,9 +151,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _late_png_exif(stream: Any) -> bytes:
-    """The eXIf chunk, which may stand anywhere in a PNG; the stream's position stays."""
+    """The content of the eXIf chunk, which may be anywhere in a PNG; keeps the stream's position."""
     came_from = stream.tell()
-    stream.seek(8)  # behind the signature
+    stream.seek(8)  # after the signature
     found = b""
     while len(head := stream.read(8)) == 8 and not found:
         length, kind = int.from_bytes(head[:4], "big"), head[4:]
@@ -166,14 +167,12 @@ def _decode_jpeg(source: str | Path | bytes, orientation: int) -> torch.Tensor:
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     try:
         pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
-    except (
-        RuntimeError
-    ):  # rare codings torchvision lacks; for a damaged file Pillow's message is the better one
+    except RuntimeError:  # a rare encoding, or a damaged file, for which Pillow has the better message
         return _decode_pillow(source)
     return _ORIENT[orientation](pixels) if orientation in _ORIENT else pixels
 
 
-# EXIF orientation -> what turns the stored picture [c, h, w] upright. 1 is upright already.
+# EXIF orientation -> what rotates the stored image [c, h, w] upright. 1 is upright already.
 _ORIENT: dict[int, Callable[[torch.Tensor], torch.Tensor]] = {
     2: lambda x: x.flip(2),
     3: lambda x: x.flip(1, 2),
@@ -191,7 +190,7 @@ def _decode_pillow(source: str | Path | bytes | Image.Image) -> torch.Tensor:
 
 
 def check_size(width: int, height: int, limit: int, name: str, where: str | None = None) -> None:
-    """BadSample where a picture has more pixels than the argument `name` allows."""
+    """BadSample if an image has more pixels than `limit`, the value of the argument `name`."""
     if height * width > limit:
         raise BadSample(
             f"{height} x {width} pixels, more than {name} = {limit}",

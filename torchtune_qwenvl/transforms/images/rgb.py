@@ -1,4 +1,4 @@
-"""Every Pillow mode and array to 8-bit RGB: alpha on white, 16 bits to 8, palettes and CMYK converted."""
+"""Convert any Pillow mode or array to 8-bit RGB: alpha on white, 16 bits to 8, palettes and CMYK."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torchtune_qwenvl.transforms.errors import BadSample
 
 
 def rgb_tensor(image: Image.Image) -> torch.Tensor:
-    """A Pillow image of any mode as uint8 [3, h, w], channels-last strides.
+    """A Pillow image of any mode as uint8 [3, h, w] with channels-last strides.
 
     Raises:
-        BadSample: pixel values without a fixed range (mode F, or I beyond 16 bits).
+        BadSample: pixel values without a fixed range (mode F, or mode I with more than 16 bits).
     """
     return hwc_to_chw(np.array(_to_rgb(image)))
 
@@ -40,7 +40,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def _scale_16_bit(values: Any) -> Any:
-    # The high byte, as Pillow takes it where it reads 16-bit colour: grey and colour files agree.
+    # The high byte, as Pillow does for 16-bit colour, so that grey and colour files agree.
     return (values.astype(np.int64) >> 8).astype(np.uint8)
 
 

@@ -1,13 +1,14 @@
-"""Whether a Matroska or WebM file is whole, by its elements alone.
+"""Check by its elements whether a Matroska or WebM file is complete.
 
-libav reads over what it does not understand, up to the next cluster, and packets are lost without a word. But
-elements tile a file: each begins where the one before it ends, and a cluster ends where its last one does.
-Behind damage to the head of an element nothing fits.
+libav skips what it cannot parse, up to the next cluster, and loses packets without an error. But elements
+fill
+the file without gaps: each one starts where the one before ends, and a cluster ends where its last element
+ends. If the head of an element is damaged, the following elements do not fit.
 
     Segment | Tracks | TrackEntry | TrackNumber || Cluster | Timestamp || SimpleBlock || SimpleBlock | ...
 
-An element is its name, the length of its content, its content. Both numbers begin with zero bits that say how
-many bytes they have: RFC 8794 (EBML), RFC 9559 (Matroska).
+An element consists of its name, the length of its content, and its content. The zero bits at the start of
+name and length give their number of bytes: RFC 8794 (EBML), RFC 9559 (Matroska).
 """
 
 from __future__ import annotations
@@ -18,34 +19,37 @@ from torchtune_qwenvl.transforms.errors import BadSample
 
 Bytes = bytes | mmap.mmap
 _SEGMENT, _CLUSTER, _TRACK_NUMBER = 0x18538067, 0x1F43B675, 0xD7
-# Elements made of elements: Segment, Cluster, BlockGroup, Tracks, TrackEntry. Others are not looked into.
+# Elements that contain elements: Segment, Cluster, BlockGroup, Tracks, TrackEntry. Others are not opened.
 _HOLD_OTHERS = {_SEGMENT, _CLUSTER, 0xA0, 0x1654AE6B, 0xAE}
-# SimpleBlock and Block: a packet, behind the number of its track.
+# SimpleBlock and Block: the number of a track, followed by a packet.
 _BLOCKS = {0xA3, 0xA1}
 
 
 def check_elements(data: Bytes, fix: str) -> None:
-    """Raise a BadSample where the file is cut off, or a byte belongs to no element.
+    """Check that the file is complete and that every byte belongs to an element.
 
     Args:
-        data: the file.
-        fix: what to do, for the error.
+        data: the file's content.
+        fix: what to do, for the error message.
+
+    Raises:
+        BadSample: the file is cut off or damaged.
     """
     size, at, tracks = len(data), 0, set[int]()
-    ends, segment_end = [size], size  # of the elements around `at`, outermost first
-    while at < segment_end:  # what may stand behind the segment is not read
+    ends, segment_end = [size], size  # ends of the elements that contain `at`, outermost first
+    while at < segment_end:  # what follows the segment is not read
         name, body, end = _element(data, at)
         if name == _SEGMENT:
             segment_end = size if end is None else end
             if segment_end > size:
-                raise BadSample(f"its header says {end} bytes, it has {size}: cut off", fix=fix)
+                raise BadSample(f"its header says {end} bytes, but it has {size}: cut off", fix=fix)
         open_end = end is None and name in (_SEGMENT, _CLUSTER)
         if not name or (body if open_end else end or size + 1) > ends[-1]:
-            raise BadSample(f"cut off or damaged at byte {at} of {size}: no element fits there", fix=fix)
+            raise BadSample(f"cut off or damaged at byte {at} of {size}: no valid element there", fix=fix)
         if name == _TRACK_NUMBER:
             tracks.add(int.from_bytes(data[body:end], "big"))
         elif name in _BLOCKS and tracks and _number(data, body)[0] not in tracks:
-            raise BadSample(f"damaged at byte {at} of {size}: a packet of no known track", fix=fix)
+            raise BadSample(f"damaged at byte {at} of {size}: a packet of an unknown track", fix=fix)
         if name in _HOLD_OTHERS:
             ends += [] if end is None else [end]
         at = body if name in _HOLD_OTHERS else end or size
@@ -54,17 +58,17 @@ def check_elements(data: Bytes, fix: str) -> None:
 
 
 def _element(data: Bytes, at: int) -> tuple[int, int, int | None]:
-    """(its name, where its content begins, where that ends); name 0: none; end None: nobody says."""
-    behind = at + 9 - data[at].bit_length()
-    if behind - at > 4 or behind >= len(data) or not data[behind]:
+    """(name, start of the content, end of the content) of an element; name 0: invalid; end None: unknown."""
+    name_end = at + 9 - data[at].bit_length()
+    if name_end - at > 4 or name_end >= len(data) or not data[name_end]:
         return 0, at, at
-    name = int.from_bytes(data[at:behind], "big")
-    length, body = _number(data, behind)
-    unknown = (1 << 7 * (body - behind)) - 1  # written before the length was known
+    name = int.from_bytes(data[at:name_end], "big")
+    length, body = _number(data, name_end)
+    unknown = (1 << 7 * (body - name_end)) - 1  # written before the length was known
     return name, body, None if length == unknown else body + length
 
 
 def _number(data: Bytes, at: int) -> tuple[int, int]:
-    """(a number without the bits that say its width, where it ends)"""
+    """(the number at `at` without the bits that give its width, the position after it)"""
     width = 9 - data[at].bit_length()
     return int.from_bytes(data[at : at + width], "big") & ((1 << 7 * width) - 1), at + width

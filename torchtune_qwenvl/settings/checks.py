@@ -1,0 +1,85 @@
+"""Checks of a merged config: every key is known, every component exists and takes the arguments given."""
+
+import inspect
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from torchtune.config._errors import InstantiationError
+from torchtune.config._utils import _get_component_from_path
+
+from torchtune_qwenvl.arguments import nearest
+from torchtune_qwenvl.settings.datasets import COMPONENT, OF_THE_MIX
+
+# Keys that take a component: `optimizer=torch.optim.SGD` on the command line is short for
+# `optimizer._component_=…`.
+SLOTS = (
+    *("model", "tokenizer", "dataset", "val_dataset"),
+    *("optimizer", "lr_scheduler", "profiler", "metric_logger"),
+)
+# Keys with a default that may be null all the same.
+NULLABLE = ("keep_last_n",)
+
+
+def check_keys(schema: dict, tree: dict, prefix: str = "", base_name: str = "base.yaml") -> None:
+    """Every key of `tree` stands in `schema`, with a value like the default; components are free."""
+    for key, value in tree.items():
+        name = prefix + str(key)
+        if key not in schema:
+            known = [path for path in _dotted(schema, prefix)]
+            raise ValueError(
+                f"Unknown config key '{name}'.{nearest(name, known)} {base_name} lists every key."
+            )
+        default = schema[key]
+        if name in SLOTS:
+            if value is not None and not (isinstance(value, dict) and COMPONENT in value):
+                raise ValueError(f"Config key '{name}' takes a component: name one by {name}._component_=….")
+        elif isinstance(default, dict) and isinstance(value, dict):
+            check_keys(default, value, f"{name}.", base_name)
+        elif not (value is None and name in NULLABLE) and not _fits(value, default):
+            raise ValueError(f"Config key '{name}': expected a value like {default!r}, got {value!r}.")
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if default is None or (isinstance(value, str) and "${" in value):
+        return not isinstance(value, dict)
+    if isinstance(default, bool) or isinstance(value, bool):
+        # `resume: false` also takes a folder, hence strings.
+        return isinstance(default, bool) and isinstance(value, (bool, str))
+    if isinstance(default, (int, float)):
+        return isinstance(value, (int, type(default)))
+    return isinstance(value, type(default))
+
+
+def _dotted(tree: dict, prefix: str) -> Iterator[str]:
+    for key, value in tree.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{key}.")
+
+
+def components(node: Any, path: str = "") -> Iterator[tuple[str, dict]]:
+    """Every node with a `_component_`, with its dotted path."""
+    if isinstance(node, dict) and COMPONENT in node:
+        yield path, node
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in children:
+        yield from components(child, f"{path}.{key}".lstrip("."))
+
+
+def check_arguments(path: str, node: dict) -> None:
+    """The component can be imported and takes every argument that the node gives."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # as torchtune's instantiate: the user's own components
+    try:
+        component = _get_component_from_path(node[COMPONENT])
+    except InstantiationError as error:
+        raise ValueError(f"Config key '{path}': no component '{node[COMPONENT]}'. {error}") from error
+    parameters = inspect.signature(component).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    of_the_mix = OF_THE_MIX if ".datasets." in path else set()
+    for name in node.keys() - {COMPONENT} - of_the_mix - parameters.keys():
+        hint = nearest(name, parameters)
+        raise ValueError(f"Config key '{path}.{name}': {node[COMPONENT]} has no such argument.{hint}")

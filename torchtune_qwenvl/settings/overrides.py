@@ -1,0 +1,37 @@
+"""`key=value` of a command line."""
+
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from torchtune_qwenvl.arguments import nearest
+from torchtune_qwenvl.settings.checks import SLOTS
+from torchtune_qwenvl.settings.datasets import COMPONENT
+
+REMOVE = object()
+
+
+def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
+    """`a.b=1` -> (("a", "b"), 1); `~a.b` -> (("a", "b"), REMOVE)."""
+    if text.startswith("~"):
+        return tuple(text[1:].split(".")), REMOVE
+    key, equals, _ = text.partition("=")
+    if not equals or not key or key[0] in "+-":
+        hint = key.lstrip("+-") or "key"
+        raise ValueError(
+            f"Expected overrides of the form key=value, got '{text}'. Write {hint}=VALUE, no prefix."
+        )
+    path = tuple(key.split("."))
+    value: Any = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
+    for part in path:
+        value = value[part]
+    return ((key, COMPONENT), value) if key in SLOTS and isinstance(value, str) else (path, value)
+
+
+def remove(tree: dict, path: tuple[str, ...]) -> dict:
+    head, rest = path[0], path[1:]
+    if not isinstance(tree, dict) or head not in tree:
+        raise ValueError(f"Cannot remove '{head}': no such key.{nearest(head, tree or ())}")
+    if rest:
+        return {**tree, head: remove(tree[head], rest)}
+    return {key: value for key, value in tree.items() if key != head}

@@ -1,0 +1,42 @@
+"""The same config for torchtune's own `full_finetune_*` and `lora_finetune_*` recipes."""
+
+from omegaconf import DictConfig, OmegaConf
+
+from torchtune_qwenvl.settings.datasets import COMPONENT
+from torchtune_qwenvl.settings.recipes import DEFAULT, check_recipe
+
+
+def for_stock_recipe(cfg: DictConfig) -> DictConfig:
+    """`cfg` with the keys that torchtune's `full_finetune_*` and `lora_finetune_*` recipes ask for.
+
+    They know one learning rate, one checkpointing switch and no parts; validation, prepare and finish stay
+    out.
+
+    Raises:
+        ValueError: a config of another recipe than `finetune`.
+    """
+    check_recipe(cfg, DEFAULT)
+    ours = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(ours, dict)
+    stock = {key: ours[key] for key in _SHARED_WITH_STOCK}
+    stock["optimizer"] = {"lr": ours["learning_rates"]["decoder"], **ours["optimizer"]}
+    stock["enable_activation_checkpointing"] = any(ours["activation_checkpointing"].values())
+    stock["enable_activation_offloading"] = ours["activation_offloading"]
+    stock["checkpointer"] = {
+        COMPONENT: "torchtune_qwenvl.training.checkpointer.FolderCheckpointer",
+        "checkpoint_dir": ours["checkpoint_dir"],
+        "output_dir": ours["output_dir"],
+        "model_type": None,  # the recipes look it up under activation checkpointing
+    }
+    stock["collate_fn"] = "torchtune_qwenvl.data.collate"
+    stock["loss"] = {COMPONENT: "torchtune.modules.loss.CEWithChunkedOutputLoss"}
+    switched_off = ("resume_from_checkpoint", "log_peak_memory_stats", "save_adapter_weights_only")
+    stock |= dict.fromkeys(switched_off, False)
+    return OmegaConf.create(stock)
+
+
+_SHARED_WITH_STOCK = (
+    *("output_dir", "seed", "device", "dtype", "model", "tokenizer", "dataset", "shuffle", "batch_size"),
+    *("gradient_accumulation_steps", "epochs", "max_steps_per_epoch", "clip_grad_norm", "lr_scheduler"),
+    *("metric_logger", "compile", "optimizer_in_bwd", "profiler"),
+)

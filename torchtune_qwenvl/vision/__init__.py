@@ -1,0 +1,54 @@
+"""Images to visual tokens, without a language model.
+
+    pipeline = VisionPipeline.from_checkpoint(folder)      or .from_builder("vit_base", img_size=224)
+    features = pipeline(["cat.jpg", "dog.png"])            .tokens, .map(i), .pooled, .stacked(), .numpy()
+    for features in pipeline.stream(paths): ...            many images, in constant memory
+
+pipeline.py         the encoder and what it reads           inputs.py, media.py, channels.py   images to
+patches features.py         what comes out                          stream.py, batches.py              many
+images qwen3_vl_pipeline.py, glm4v_encoder.py                      two guides' names for the same
+"""
+
+from torchtune_qwenvl.checkpoints.vision_encoder import (
+    load_vision_encoder,
+    merge_vision_encoder,
+    save_vision_encoder,
+)
+from torchtune_qwenvl.vision.features import Features
+from torchtune_qwenvl.vision.glm4v_encoder import (
+    VisionConfig,
+    VisionModel,
+    VisionProcessor,
+    create_glm4v_vision_encoder,
+    encode_image,
+    encode_images,
+)
+from torchtune_qwenvl.vision.inputs import VisionInputs
+from torchtune_qwenvl.vision.pipeline import VisionPipeline
+from torchtune_qwenvl.vision.qwen3_vl_pipeline import (
+    ImagePreprocessor,
+    Qwen3VisionTransformer,
+    Qwen3VLPipeline,
+    TokenPostprocessor,
+    create_qwen3_vl_vit,
+)
+
+__all__ = [
+    "Features",
+    "ImagePreprocessor",
+    "Qwen3VLPipeline",
+    "Qwen3VisionTransformer",
+    "TokenPostprocessor",
+    "VisionConfig",
+    "VisionInputs",
+    "VisionModel",
+    "VisionPipeline",
+    "VisionProcessor",
+    "create_glm4v_vision_encoder",
+    "create_qwen3_vl_vit",
+    "encode_image",
+    "encode_images",
+    "load_vision_encoder",
+    "merge_vision_encoder",
+    "save_vision_encoder",
+]
