@@ -30,6 +30,7 @@ from torchtune_qwenvl.data.labelled import Augmented, EpochSampler, ImageCollate
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
 from torchtune_qwenvl.distributed import join_world, leave_world, shard, whole
 from torchtune_qwenvl.exporting.classifier import save_classifier
+from torchtune_qwenvl.modules.batch import on_device
 from torchtune_qwenvl.modules.trainable import PARTS
 from torchtune_qwenvl.pictures.curves import draw_curves
 from torchtune_qwenvl.settings.config import parse_arguments, require
@@ -196,7 +197,7 @@ class TrainViTRecipe(TrainingLoop):
 
     def loss_of(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the cross-entropies of a batch's images; a filler has none."""
-        inputs = batch.to(self.world.device).inputs
+        inputs = on_device(batch.inputs, self.world.device)
         with self.autocast():
             logits = self.model(inputs["pixel_values"], inputs["grid_thw"])
         smoothing = {"label_smoothing": self.cfg.label_smoothing, "reduction": "sum"}
@@ -233,7 +234,7 @@ class TrainViTRecipe(TrainingLoop):
         """What the model to be saved makes of the validation set."""
         assert self.val_loader is not None
         self.val_loader.set_epoch(0)
-        batches = (batch.to(self.world.device).inputs for batch in self.val_loader)
+        batches = (on_device(batch.inputs, self.world.device) for batch in self.val_loader)
         return classify(self.best, batches, self.world, self.autocast, len(self.classes))
 
     def finish(self) -> None:
