@@ -109,7 +109,7 @@ class TrainingLoop:
         """The steps of an epoch, from the first sample that no step has seen."""
         self.epochs.begin(epoch, self.progress)
         batches, over = iter(self.loader), self.epochs.is_over(self.progress)
-        first_step, labelled = self.progress.step, 0
+        first_step, labelled = self.progress.step, torch.zeros((), device=self.world.device)
         while not over:
             with self.meter.waiting():
                 step_batches = list(islice(batches, self.cfg.gradient_accumulation_steps))
@@ -129,7 +129,7 @@ class TrainingLoop:
                     self.validate()
                 if self.is_due(self.cfg.save_every_n_steps):
                     self.save()
-        if self.progress.step > first_step and not int(labelled):
+        if self.progress.step > first_step and not labelled.item():
             raise ValueError(
                 f"epoch {epoch} {self.nothing_trained}. The reasons are logged above; on_bad_sample=raise "
                 "stops at the first bad sample."
@@ -147,7 +147,7 @@ class TrainingLoop:
             (loss_sum * self.world.size / labelled).backward()
             loss += loss_sum.detach()
             for name, value in more.items():
-                others[name] = others.get(name, 0) + value.detach()
+                others[name] = others.get(name, torch.zeros_like(loss)) + value.detach()
         gradients = gradients_of(self.optimizer)
         self.check_gradients(gradients, labelled=work.labelled, images=work.images)
         norm = gradient_norm(gradients.values())

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -36,7 +37,7 @@ class LabelledImages(Dataset):
 
     def __init__(
         self,
-        sources: Sequence[Any],
+        sources: Sequence[Any] | np.ndarray,
         labels: Iterable[int],
         class_names: Sequence[str],
         *,
@@ -119,7 +120,7 @@ class LabelledImages(Dataset):
 class Selected(Sequence[Any]):
     """Some entries of a sequence, by their numbers, without copying them."""
 
-    def __init__(self, entries: Sequence[Any], indexes: Sequence[int]) -> None:
+    def __init__(self, entries: Sequence[Any] | np.ndarray, indexes: Sequence[int]) -> None:
         self.entries, self.indexes = entries, [int(i) for i in indexes]
 
     def __len__(self) -> int:

@@ -22,8 +22,9 @@ def show_classes(result: Classified, images: LabelledImages, output_dir: Path, c
     draw_confusion(result.confusion.tolist(), images.class_names, output_dir / "confusion.png", title)
     first = sorted(result.guesses, key=lambda guess: guess.number)[:count]
     wrong = sorted((g for g in result.guesses if not g.right), key=lambda guess: -guess.probability)[:count]
-    pages = [[_shown(guess, images) for guess in part] for part in (first, wrong)]
-    draw_predictions(*pages, output_dir / "predictions.png", f"{title}; the first, and the surest mistakes")
+    shown, mistakes = ([_shown(guess, images) for guess in part] for part in (first, wrong))
+    title = f"{title}; the first, and the surest mistakes"
+    draw_predictions(shown, mistakes, output_dir / "predictions.png", title)
 
 
 def _shown(guess: Guess, images: LabelledImages) -> Prediction:
