@@ -34,14 +34,13 @@ def run(pipe, config: str, overrides: list[str], threads: int) -> None:
 
     from torchtune_qwenvl.recipes.finetune import FinetuneRecipe
     from torchtune_qwenvl.settings.config import resolve
-    from torchtune_qwenvl.training.dry_run import forecast
     from torchtune_qwenvl.training.watch.metrics import peak_memory_gib
 
     torch.set_num_threads(threads)
     recipe = FinetuneRecipe(resolve(config, ["log_every_n_steps=1000000", *overrides]))
     recipe.setup()
     if recipe.cfg.dry_run:
-        found = forecast(recipe.loader, recipe.step, recipe.flops, recipe.world, recipe.cfg)
+        found = recipe.forecast()
         pipe.send((found.peak_memory_gib, found.seconds_per_step))
     else:
         figures: dict[str, float] = {}

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.data import Dataset
 from torchtune.config import instantiate
+from torchtune.config._utils import _get_component_from_path
 from torchtune.utils import get_logger
 
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
@@ -31,10 +32,10 @@ from torchtune_qwenvl.pictures.curves import draw_curves
 from torchtune_qwenvl.settings.config import parse_arguments, require
 from torchtune_qwenvl.settings.exclusions import check_exclusions
 from torchtune_qwenvl.training import resume
-from torchtune_qwenvl.training.dry_run import forecast
+from torchtune_qwenvl.training.dry_run import Forecast, Schedule, forecast
 from torchtune_qwenvl.training.epochs import Epochs
 from torchtune_qwenvl.training.loop import TrainingLoop
-from torchtune_qwenvl.training.order import check_has_length, member_names, order_of
+from torchtune_qwenvl.training.order import Order, check_has_length, member_names, order_of
 from torchtune_qwenvl.training.step.batches import collate_for, work_of
 from torchtune_qwenvl.training.step.layers import checkpoint_activations, compile_layers, offload_activations
 from torchtune_qwenvl.training.step.optim import (
@@ -96,7 +97,14 @@ class FinetuneRecipe(TrainingLoop):
         self.val_loader = self.build_loader(val_dataset, shuffle=False) if val_dataset else None
         ask = (cfg.val_answers, cfg.val_answer_tokens, cfg.on_bad_sample)
         self.answers = ValidationAnswers(val_dataset, self.transform, self.model, *ask)
-        self.progress, self.epochs = resume.Progress(), Epochs(self.loader, world, cfg)
+        self.progress = resume.Progress()
+        self.epochs = Epochs(
+            self.loader,
+            world,
+            epochs=cfg.epochs,
+            batches_per_step=cfg.gradient_accumulation_steps,
+            max_steps=cfg.max_steps_per_epoch,
+        )
         self.scheduler = build_scheduler(cfg.lr_scheduler, self.optimizer, self.total_steps)
         # What is random from here on (dropout) differs between ranks.
         torch.manual_seed(cfg.seed + world.rank)
@@ -133,18 +141,31 @@ class FinetuneRecipe(TrainingLoop):
             checkpoint_activations(model, cfg.activation_checkpointing)
             shard(model, self.world, self.compute)
             load_weights(model, files, self.world.device)
+        model.set_loss(instantiate(cfg.loss))
         self.offloading = offload_activations(model, self.world.device, cfg.activation_offloading)
         return model.train()
 
     def build_loader(self, dataset: Dataset, shuffle: bool) -> Loader:
         """Batches of this rank's share of a dataset; the same number on every rank."""
         cfg = self.cfg
-        source, sampler = order_of(dataset, cfg, self.world, self.flops.of_sample, shuffle)
+        order = Order(
+            seed=cfg.seed,
+            pack_to=cfg.pack_to,
+            batch_tokens=cfg.batch_tokens,
+            shuffle_buffer=cfg.shuffle_buffer,
+            num_workers=cfg.num_workers,
+            lengths_folder=self.output_dir / "lengths" if cfg.keep_lengths else None,
+        )
+        source, sampler = order_of(dataset, order, self.world, self.flops.of_sample, shuffle)
         return build_loader(
             source,
             batch_size=cfg.batch_size,
             sampler=sampler,
-            collate=collate_for(self.model, padding_free=cfg.padding_free or cfg.pack_to is not None),
+            collate=collate_for(
+                self.model,
+                padding_free=cfg.padding_free or cfg.pack_to is not None,
+                own=_get_component_from_path(cfg.collate_fn),
+            ),
             padding_idx=self.transform.pad_id,
             on_bad_sample=cfg.on_bad_sample,
             num_workers=cfg.num_workers,
@@ -153,10 +174,22 @@ class FinetuneRecipe(TrainingLoop):
 
     def dry_run(self) -> None:
         """Say what an epoch takes; nothing is written, and the weights are no longer the checkpoint's."""
-        found = forecast(self.loader, self.step, self.flops, self.world, self.cfg)
+        found = self.forecast()
         if self.world.is_main:
             log.info(found)
         leave_world()
+
+    def forecast(self) -> Forecast:
+        """Predict what an epoch takes, by a few steps that change the weights."""
+        cfg = self.cfg
+        run = Schedule(
+            epochs=cfg.epochs,
+            batches_per_step=cfg.gradient_accumulation_steps,
+            max_steps=cfg.max_steps_per_epoch,
+            num_workers=cfg.num_workers,
+            padded=not cfg.padding_free and cfg.pack_to is None,
+        )
+        return forecast(self.loader, self.step, self.flops, self.world, run)
 
     def work_of(self, batch: Batch) -> Work:
         """What a batch holds, counted on the host."""

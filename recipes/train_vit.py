@@ -88,7 +88,14 @@ class TrainViTRecipe(TrainingLoop):
         self.optimizer = build_optimizer(cfg.optimizer, parts, rates, undecayed(self.model))
         self.loader = self.build_loader(self.images, cfg.train_transforms, cfg.shuffle, self.build_mixes())
         self.val_loader = self.build_loader(self.val_images, cfg.val_transforms) if self.val_images else None
-        self.progress, self.epochs = resume.Progress(), Epochs(self.loader, world, cfg)
+        self.progress = resume.Progress()
+        self.epochs = Epochs(
+            self.loader,
+            world,
+            epochs=cfg.epochs,
+            batches_per_step=cfg.gradient_accumulation_steps,
+            max_steps=cfg.max_steps_per_epoch,
+        )
         self.scheduler = build_scheduler(cfg.lr_scheduler, self.optimizer, self.total_steps)
         # What is random from here on (dropout) differs between ranks.
         torch.manual_seed(cfg.seed + world.rank)

@@ -1,7 +1,7 @@
-"""Functions that hand arguments on: their signature says so, and misspelt ones are told.
+"""Functions that pass arguments on: signature and docstring list them, misspelt ones are reported.
 
-Builders call builders with the same dozen arguments. Repeating these in every signature drifts apart, and a
-bare `**kwargs` hides them from `help`, from the check of configs and from whoever misspells one.
+Builders call builders with the same dozen arguments. Repeated in every signature, they drift apart. A bare
+`**kwargs` hides them from `help`, from the check of configs and from whoever misspells one.
 """
 
 from __future__ import annotations
@@ -12,22 +12,25 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from torchtune_qwenvl.docstrings import merged_docstring
+
 T = TypeVar("T")
 
 
 def takes_arguments_of(
     *others: Callable[..., Any], **defaults: Any
 ) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Let the `**arguments` of a function stand for the keyword arguments of `others`.
+    """Replace the `**arguments` of a function by the keyword-only arguments of `others`.
 
         >>> @takes_arguments_of(plan_training)
         ... def build(config, *, loss_chunk_tokens=2048, **trainable): ...
 
-    has the signature `(config, *, loss_chunk_tokens=2048, encoder_trainable="full", …)`.
+    has the signature `(config, *, loss_chunk_tokens=2048, encoder_trainable="full", …)`, and its docstring
+    describes them all: entries that its own "Args:" lacks are taken from the docstrings of `others`.
 
     Args:
         *others: functions, or classes with keyword-only arguments.
-        **defaults: other defaults than theirs, handed to the function where a caller gives nothing.
+        **defaults: defaults that replace theirs. The function gets them if the caller gives nothing.
 
     Raises:
         TypeError: in a call, for an argument that is not in the signature; it names the nearest one.
@@ -43,7 +46,7 @@ def takes_arguments_of(
             if parameter.kind is parameter.KEYWORD_ONLY and name not in own
         }
         if beyond := defaults.keys() - passed.keys():
-            raise TypeError(f"defaults for what {others} do not take: {sorted(beyond)}")
+            raise TypeError(f"defaults for arguments that {others} do not take: {sorted(beyond)}")
         known = {**own, **passed}
 
         @functools.wraps(function)
@@ -52,14 +55,22 @@ def takes_arguments_of(
                 raise TypeError(f"{checked.__qualname__} has no argument {name!r}.{nearest(name, known)}")
             return function(*args, **{**defaults, **kwargs})
 
-        checked.__signature__ = signature.replace(parameters=_ordered(known.values()))  # type: ignore[attr-defined]
+        merged = signature.replace(parameters=_ordered(known.values()))
+        checked.__signature__ = merged  # type: ignore[attr-defined]
+        checked.__doc__ = merged_docstring(function, merged.parameters, others)
         return checked
 
     return decorate
 
 
+def keyword_arguments(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of the keyword-only arguments of a function or class."""
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """` Did you mean '…'?` with the most similar of `known`, or nothing."""
+    """` Did you mean '…'?` with the most similar of `known`, or an empty string."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean '{found[0]}'?" if found else ""
 

@@ -11,7 +11,8 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from torchtune_qwenvl import load_transform
 from torchtune_qwenvl.data import PackedSampler, build_loader, measure, mixed_dataset, vision_chat_dataset
-from torchtune_qwenvl.data.length_cache import fingerprint, measure_once
+from torchtune_qwenvl.data.length_cache import measure_once
+from torchtune_qwenvl.data.samples import as_samples
 from torchtune_qwenvl.transforms.errors import BadSample
 
 
@@ -62,7 +63,7 @@ def test_what_lengths_follow_from_is_in_the_fingerprint(
             vision_chat_dataset(same, source=[source, source]),
             members,
         ]
-        return {fingerprint(dataset) for dataset in datasets}
+        return {as_samples(dataset).fingerprint() for dataset in datasets}
 
     before = prints()
     assert len(before) == 7 and None not in before and before == prints()
@@ -82,9 +83,9 @@ class Foreign(Dataset):
 def test_others_are_measured_each_time(folder: Path, transform: Any) -> None:
     ours = vision_chat_dataset(transform, source=str(folder / "data.json"))
     for data in (Foreign(), ConcatDataset([ours, Foreign()])):
-        assert fingerprint(data) is None
+        assert as_samples(data).fingerprint() is None
         assert measure_once(data, folder / "lengths")[1].equal(measure(data))
-    assert fingerprint(ConcatDataset([ours, ours])) is not None
+    assert as_samples(ConcatDataset([ours, ours])).fingerprint() is not None
     assert measure_once(ours, None)[0] is ours and not kept(folder)
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from torchtune_qwenvl import load_transform
 from torchtune_qwenvl.data import Guarded, SkippedSample, measure, vision_chat_dataset
-from torchtune_qwenvl.data.sizes import sample_size
+from torchtune_qwenvl.data.samples import as_samples, sample_size
 from torchtune_qwenvl.transforms.size import SampleSize
 
 
@@ -82,7 +82,7 @@ class Foreign(Dataset):
 
 def test_others_are_read_as_a_whole(folder: Path) -> None:
     ours = dataset(folder)
-    joined = ConcatDataset([Foreign(), ours, Guarded(Foreign())])
-    sizes = [sample_size(joined, i) for i in range(len(joined))]
+    joined = as_samples(ConcatDataset([Foreign(), ours, Guarded(Foreign())]))
+    sizes = [sample_size(joined, i) for i in range(9)]
     foreign = [SampleSize(3, 12), SampleSize(0, 0)]
     assert sizes == [*foreign, *(ours.size(i) for i in range(5)), *foreign]

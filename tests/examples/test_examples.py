@@ -61,6 +61,11 @@ def finetune(folder: Path, out: Path, *overrides: str, monkeypatch: pytest.Monke
     return done
 
 
+def figures(done: Run, name: str) -> list[float]:
+    """What a run has logged under a name, step by step."""
+    return [float(value) for value in done.values(name).values()]
+
+
 def test_training_loop(folder: Path, tmp_path: Path) -> None:
     losses = load("training_loop").main(
         str(folder / "checkpoint"), str(folder / "data.jsonl"), str(tmp_path / "out")
@@ -118,3 +123,27 @@ def test_custom_step(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     last = dict(load_model(plain.output_dir / "model").named_parameters())
     for name, weight in load_model(tmp_path / "averaged" / "model").named_parameters():
         torch.testing.assert_close(weight, 0.99 * start.get_parameter(name) + 0.01 * last[name])
+
+
+def test_custom_loss(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gamma 0 is the built-in cross-entropy; 2 counts less, at validations too."""
+    val = (f"val_dataset.source={folder}/data.jsonl", "run_val_every_n_steps=1", "val_answers=0")
+    plain = finetune(folder, tmp_path / "plain", *val, monkeypatch=monkeypatch)
+    same = ("loss=custom_loss.focal_loss", "loss.gamma=0.0", *val)
+    one = finetune(folder, tmp_path / "same", *same, monkeypatch=monkeypatch)
+    focal = finetune(folder, tmp_path / "focal", "loss=custom_loss.focal_loss", *val, monkeypatch=monkeypatch)
+    for name in ("loss", "val_loss"):
+        wanted, found, less = (figures(done, name) for done in (plain, one, focal))
+        assert wanted and found == pytest.approx(wanted, rel=1e-5)
+        assert less[0] < wanted[0]
+
+
+def test_custom_collate(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padding changes nothing that is learnt."""
+    plain = finetune(folder, tmp_path / "plain", monkeypatch=monkeypatch)
+    own = "collate_fn=custom_collate.to_multiples"
+    padded = finetune(folder, tmp_path / "padded", own, monkeypatch=monkeypatch)
+    assert figures(padded, "loss") == pytest.approx(figures(plain, "loss"), rel=1e-5)
+    monkeypatch.chdir(EXAMPLES)
+    refused = run(tmp_path / "packed", own, "padding_free=true", config=folder / "run.yaml")
+    assert refused.codes != [0] and "to_multiples has no argument padding_free" in refused.printed

@@ -1,12 +1,14 @@
 """Both generations of checkpoint folders say the same; contradictions and gaps are errors."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import tiny
 
+from torchtune_qwenvl import load_model, load_transform
 from torchtune_qwenvl.transforms.processor_folder import read_processor_folder
 
 
@@ -99,3 +101,39 @@ def test_gaps(folder):
     (folder / "config.json").unlink()
     with pytest.raises(ValueError, match=r"no config\.json"):
         read_processor_folder(folder)
+
+
+OTHER_IMAGES = [
+    ("image_mean", [0.5, 0.5, 0.5], [0.48145466, 0.4578275, 0.40821073]),
+    ("image_std", [0.5, 0.5, 0.5], [0.26862954, 0.26130258, 0.27577711]),
+    ("merge_size", 4, 2),
+    ("max_pixels", 784, 12845056),
+]
+
+
+@pytest.mark.parametrize(("name", "nested", "flat"), OTHER_IMAGES, ids=[row[0] for row in OTHER_IMAGES])
+@pytest.mark.parametrize("read", [load_model, load_transform], ids=lambda read: read.__name__)
+def test_two_files_that_say_different_things_about_images(tiny_folder, tmp_path, read, name, nested, flat):
+    folder = shutil.copytree(tiny_folder, tmp_path / "both")
+    flat_file, nested_file = folder / "preprocessor_config.json", folder / "processor_config.json"
+    images = json.loads(flat_file.read_text())
+    change(nested_file, image_processor=images)
+    read(folder)
+    change(nested_file, image_processor=images | {name: nested})
+    message = f"{nested_file} (image_processor) says {name} = {nested}, {flat_file} says {flat}"
+    with pytest.raises(ValueError, match=re.escape(message) + ".*delete one of the two"):
+        read(folder)
+
+
+def test_two_files_that_say_different_things_about_videos(folder):
+    change(folder / "video_preprocessor_config.json", fps=2)
+    change(folder / "processor_config.json", video_processor={"fps": 4})
+    with pytest.raises(ValueError, match=r"config\.json \(video_processor\) says fps = 4, .* says 2"):
+        read_processor_folder(folder)
+
+
+def test_limits_under_either_name_are_the_same_limits(folder):
+    images = json.loads((folder / "preprocessor_config.json").read_text())
+    limits = {"shortest_edge": images.pop("min_pixels"), "longest_edge": images.pop("max_pixels")}
+    change(folder / "processor_config.json", image_processor=images | {"size": limits})
+    assert read_processor_folder(folder).image["max_pixels"] == 12845056

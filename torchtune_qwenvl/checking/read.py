@@ -13,8 +13,10 @@ from tqdm import tqdm
 
 from torchtune_qwenvl.checking.facts import Facts
 from torchtune_qwenvl.checking.kinds import kind_of, masked
-from torchtune_qwenvl.data.dataset import SkippedSample
+from torchtune_qwenvl.data.mixed_dataset import MixedDataset
+from torchtune_qwenvl.data.samples import Samples, SkippedSample, as_samples
 from torchtune_qwenvl.data.streams.dataset import as_streamed, is_streamed
+from torchtune_qwenvl.data.streams.mixed import MixedStream
 from torchtune_qwenvl.data.streams.stream import Share
 
 _BATCH = 16  # samples that a worker sends at a time
@@ -58,33 +60,24 @@ def samples_of(dataset: Dataset, facts: Sequence[Facts], count: int) -> list[tup
     return [(f.where, whole[f.index]) for f in chosen]
 
 
-def place_of(dataset: Any, index: Any) -> str:
-    """File and number of a sample, from its dataset or from one that the dataset wraps."""
-    while not hasattr(dataset, "where"):
-        if not hasattr(dataset, "dataset"):
-            return f"sample {index} (from 0)"
-        dataset = dataset.dataset
-    return dataset.where(index)
-
-
 class _Numbered(Dataset):
     """The facts of a map-style dataset."""
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Samples) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> Facts:
-        return _examine(partial(getitem, self.dataset, index), index, place_of(self.dataset, index))
+        return _examine(partial(getitem, self.dataset, index), index, self.dataset.where(index))
 
 
 class _Streamed(IterableDataset):
     """The facts of one pass over a stream, divided among the workers."""
 
     def __init__(self, dataset: Any) -> None:
-        self.members = getattr(dataset, "members", [dataset])
+        self.members = dataset.members if isinstance(dataset, MixedStream) else [dataset]
 
     def __iter__(self) -> Iterator[Facts]:
         worker = get_worker_info()
@@ -104,8 +97,8 @@ class _Streamed(IterableDataset):
                 number += workers
 
 
-def _whole(dataset: Any) -> Any:
-    return getattr(dataset, "members", dataset)
+def _whole(dataset: Dataset) -> Samples:
+    return dataset.members if isinstance(dataset, MixedDataset) else as_samples(dataset)
 
 
 def _examine(read: Callable[[], Any], index: int, where: str) -> Facts:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torchtune_qwenvl.checkpoints.folder import CONFIG, CheckpointFolder
+from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
+from torchtune_qwenvl.json_files import CONFIG
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.models.build import architecture
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel

@@ -4,7 +4,6 @@ Reading maps the files into memory; nothing is ever unpickled. Writing goes to a
 target, which takes the target's name only when it is complete.
 """
 
-import json
 import os
 import shutil
 import tempfile
@@ -17,8 +16,9 @@ import torch
 from safetensors import safe_open
 
 from torchtune_qwenvl.checkpoints.shards import Entry, Shard, read_shard
+from torchtune_qwenvl.json_files import CONFIG, read_json
+from torchtune_qwenvl.transforms.processor_settings import image_statistics
 
-CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -91,13 +91,8 @@ class CheckpointFolder:
         return [path for path in files if not path.name.endswith(WEIGHT_SUFFIXES)]
 
     def image_statistics(self) -> dict[str, list[float]]:
-        """`image_mean` and `image_std` of the folder's image processor file; empty where it has none."""
-        found: dict[str, Any] = {}
-        if (self.path / "preprocessor_config.json").is_file():
-            found = read_json(self.path / "preprocessor_config.json")
-        elif (self.path / "processor_config.json").is_file():
-            found = read_json(self.path / "processor_config.json").get("image_processor", {})
-        return {key: found[key] for key in ("image_mean", "image_std") if key in found}
+        """`image_mean` and `image_std` per channel; empty if the folder has no file for images."""
+        return image_statistics(self.path)
 
     def _shard_names(self) -> list[str]:
         if (self.path / INDEX).is_file():
@@ -143,22 +138,6 @@ class CheckpointFolder:
     def _listing(self) -> str:
         names = sorted(path.name for path in self.path.iterdir())
         return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "nothing"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from `path`; a ValueError that names the file where it is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object as the hub's files have it: two spaces, UTF-8."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def check_disk_space(folder: Path, needed: int) -> None:

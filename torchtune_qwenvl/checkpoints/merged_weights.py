@@ -20,7 +20,7 @@ def lora_scaling(model: nn.Module) -> dict[str, float]:
     }
 
 
-class Merger:
+class MergedWeights:
     """The weights of a trained model as a checkpoint folder holds them.
 
     Args:

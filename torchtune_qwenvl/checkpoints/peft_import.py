@@ -10,7 +10,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from torchtune_qwenvl.checkpoints.folder import read_json
 from torchtune_qwenvl.checkpoints.peft_export import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -19,6 +18,7 @@ from torchtune_qwenvl.checkpoints.peft_export import (
     is_parameter,
     peft_name,
 )
+from torchtune_qwenvl.json_files import read_json
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.models.weight_table import WeightTable, fits
 from torchtune_qwenvl.modules.adapters.lora import ATTENTION_LINEARS, MLP_LINEARS

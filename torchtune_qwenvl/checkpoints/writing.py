@@ -12,17 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_qwenvl.checkpoints.folder import (
-    CONFIG,
     INDEX,
     CheckpointFolder,
     check_disk_space,
-    read_json,
     replaced_folder,
-    write_json,
 )
-from torchtune_qwenvl.checkpoints.merged_weights import Merger, lora_scaling
+from torchtune_qwenvl.checkpoints.merged_weights import MergedWeights, lora_scaling
 from torchtune_qwenvl.checkpoints.shards import read_shard, write_shard
 from torchtune_qwenvl.checkpoints.weight_plan import Weights, plan_weights
+from torchtune_qwenvl.json_files import CONFIG, read_json, write_json
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.adapters.nf4 import is_nf4
 
@@ -77,12 +75,12 @@ def save_folder(
     out, source = Path(out_folder).absolute(), Path(source).absolute()
     check_out_folder(out, source)
     with CheckpointFolder(source) as files:
-        merger = Merger(state, scaling or {}, get_family(files.config).weights)
-        merger.check(files)
+        merged = MergedWeights(state, scaling or {}, get_family(files.config).weights)
+        merged.check(files)
         shards = [shard.cast(dtype) if dtype else shard for shard in files.shards]
         sidecars = files.sidecars()
         check_disk_space(out, sum(s.nbytes for s in shards) + sum(path.stat().st_size for path in sidecars))
-        tensors = merger.tensors(files)
+        tensors = merged.tensors(files)
         with replaced_folder(out) as work:
             for path in sidecars:
                 shutil.copyfile(path, work / path.name)

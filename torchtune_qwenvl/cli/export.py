@@ -6,11 +6,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 from torchtune._cli.subcommand import Subcommand
 
-from torchtune_qwenvl.checkpoints.folder import read_json
 from torchtune_qwenvl.checkpoints.peft_export import ADAPTER_CONFIG
 from torchtune_qwenvl.exporting.comparison import compare_adapter, compare_model, logits_of
 from torchtune_qwenvl.exporting.export import write_folders
 from torchtune_qwenvl.exporting.trained import Trained, from_adapter, from_step
+from torchtune_qwenvl.json_files import read_json
 from torchtune_qwenvl.models import load_transform
 from torchtune_qwenvl.settings.config import require, resolve
 from torchtune_qwenvl.training.resume import META

@@ -1,4 +1,4 @@
-"""The dataset of conversations: a record is read, parsed, its images and videos found, then the transform."""
+"""The dataset of conversations: reads a record, finds its images and videos, applies the transform."""
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -6,26 +6,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datasets.fingerprint import Hasher
-from torch.utils.data import Dataset
 
-from torchtune_qwenvl.data.dataset import Guarded
+from torchtune_qwenvl.data.guarded import Guarded
 from torchtune_qwenvl.data.records.chat_reader import ChatReader
-from torchtune_qwenvl.data.records.indexed import Records
 from torchtune_qwenvl.data.records.media import MediaFinder
 from torchtune_qwenvl.data.records.messages import MessageParser
+from torchtune_qwenvl.data.records.records import Records
 from torchtune_qwenvl.data.records.sources import open_source
 from torchtune_qwenvl.data.records.urls import MAX_BYTES, UrlPolicy
+from torchtune_qwenvl.data.samples import Samples
 from torchtune_qwenvl.data.streams.dataset import ChatItems, StreamedDataset
 from torchtune_qwenvl.data.streams.sources import is_stream, open_stream
 from torchtune_qwenvl.transforms.size import SampleSize
 
 
-class VisionChatDataset(Dataset):
-    """Map-style dataset of samples.
+class VisionChatDataset(Samples):
+    """Map-style dataset of conversations.
 
     Args:
-        records: where records come from.
-        reader: makes samples of them.
+        records: the records, by number.
+        reader: turns a record into a sample.
     """
 
     def __init__(self, records: Records, reader: ChatReader) -> None:
@@ -34,20 +34,17 @@ class VisionChatDataset(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def where(self, index: int) -> str:
-        """File and number of a sample."""
-        return self.records.where(index)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, key: int) -> dict[str, Any]:
         """The transform's sample with ``labels``."""
-        return self.reader.sample(self.records[index], self.records.folder(index))
+        return self.reader.sample(self.records[key], self.records.folder(key))
 
-    def size(self, index: int) -> SampleSize:
-        """Tokens and patches of the sample."""
-        return self.reader.size(self.records[index], self.records.folder(index))
+    def where(self, key: int) -> str:
+        return self.records.where(key)
+
+    def size(self, key: int) -> SampleSize:
+        return self.reader.size(self.records[key], self.records.folder(key))
 
     def fingerprint(self) -> str:
-        """Of all that the samples' lengths follow from, except for the images' own files."""
         return Hasher.hash((self.records.fingerprint(), self.reader, version("torchtune_qwenvl")))
 
 

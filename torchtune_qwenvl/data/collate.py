@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torchtune.data import CROSS_ENTROPY_IGNORE_IDX
 
-from torchtune_qwenvl.data.dataset import SkippedSample
+from torchtune_qwenvl.data.samples import SkippedSample
 from torchtune_qwenvl.modules.batch import BatchLayout, labelled_positions, placeholder_positions
 
 CHANNELS = 3

@@ -1,4 +1,4 @@
-"""Batches for one rank: workers decode and collate, the main process counts what was left out."""
+"""Batches for one rank: workers read, decode and collate; the main process counts what was left out."""
 
 import logging
 from collections import Counter, deque
@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from torchtune_qwenvl.data.collate import collate as default_collate
-from torchtune_qwenvl.data.dataset import BadRecord, Guarded, SkippedSample
+from torchtune_qwenvl.data.guarded import Guarded
 from torchtune_qwenvl.data.order.sampler import ResumableSampler
-from torchtune_qwenvl.data.streams.sampler import Broken, StreamSampler
+from torchtune_qwenvl.data.samples import Sample, Samples, SkippedSample, as_samples
+from torchtune_qwenvl.data.streams.sampler import StreamSampler
 from torchtune_qwenvl.modules.batch import map_tensors
+from torchtune_qwenvl.transforms.errors import BadSample
 
 log = logging.getLogger(__name__)
 
@@ -51,17 +53,17 @@ class Batch:
 class Loader:
     """Iterates over the batches of the sampler's epoch, from the sampler's position on.
 
-    A stream's end is not the end: empty batches follow for as long as they are asked for, since other ranks
-    may have more of it.
+    After the end of a stream, empty batches follow for as long as they are asked for, since other ranks may
+    have more of it.
 
     Attributes:
-        dataset: what the sampler's numbers count.
+        dataset: the samples, by the sampler's numbers or items.
         is_stream: whether the number of batches is unknown.
         skipped: every sample left out so far, ``{message: times}``; each message is logged once.
         dropped_turns: turns that the truncation policy cut so far.
     """
 
-    def __init__(self, dataset: Dataset, batches: DataLoader, order: "_Noted") -> None:
+    def __init__(self, dataset: Samples, batches: DataLoader, order: "_Noted") -> None:
         self.dataset, self._batches, self._order = dataset, batches, order
         self.sampler = order.sampler
         self.is_stream = isinstance(order.sampler, StreamSampler)
@@ -74,10 +76,9 @@ class Loader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._batches:
-            self._state = self._order.behind.popleft()
-            if isinstance(batch, BadRecord):
-                raise BadRecord(str(batch))
+        for outcome in self._batches:
+            self._state = self._order.after.popleft()
+            batch = _raised(outcome)
             self._count(batch)
             yield batch
         while self.is_stream:
@@ -85,28 +86,25 @@ class Loader:
             yield self._batches.collate_fn([])
 
     def read(self, samples: Sequence[Any]) -> Batch:
-        """These samples of the dataset as one batch, here and now, wherever the sampler stands."""
-        batch = self._batches.collate_fn([self._batches.dataset[sample] for sample in samples])
-        if isinstance(batch, BadRecord):
-            raise BadRecord(str(batch))
-        return batch
+        """Read these samples as one batch in this process, wherever the sampler is."""
+        return _raised(self._batches.collate_fn([self._batches.dataset[sample] for sample in samples]))
 
     @property
     def more(self) -> bool:
-        """Whether a stream has more for this rank; others may have when it has not."""
+        """Whether a stream has more for this rank. Other ranks may have more even if this one has not."""
         return not self._state.get("ended", False)
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch; a stream goes on where it stopped, or begins again behind its end."""
+        """Go to the start of an epoch. A stream continues where it stopped; after its end it begins again."""
         self.sampler.begin_epoch(epoch, self._state)
         self._state = self.sampler.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
-        """The place behind the last batch that was handed out."""
+        """The place after the last batch that was yielded."""
         return self._state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to where `state_dict` was taken; nothing in front of it is read or decoded again."""
+        """Go to the place where `state_dict` was taken; nothing before it is read or decoded again."""
         self.sampler.load_state_dict(state)
         self._state = self.sampler.state_dict()
 
@@ -136,30 +134,30 @@ def build_loader(
 ) -> Loader:
     """Put dataset, sampler and collate together.
 
-    The same process count gives the same batches in the same order, whatever the number of workers. To
-    resume, call ``load_state_dict``: nothing that was trained on is read or decoded again.
+    The batches and their order depend on the number of ranks, but not on the number of workers. To resume,
+    call ``load_state_dict``: nothing that was trained on is read or decoded again.
 
     Args:
-        dataset: map-style dataset of samples of one of our transforms: ours, torchtune's, or a concatenation;
-            or a `Streamed` one.
+        dataset: map-style dataset of samples of one of our transforms: ours, torchtune's or a concatenation;
+            or a `Streamed` dataset.
         batch_size: samples (of a PackedSampler: rows) per rank and batch.
         sampler: which samples this rank reads.
         collate: samples, ``padding_idx`` and ``ignore_idx`` -> inputs.
         padding_idx: pad token id (``transform.pad_id``).
         ignore_idx: label that is not trained on.
         on_bad_sample: "raise" or "skip", see :class:`Guarded`.
-        num_workers: processes that read, decode and collate; 0 does it in this one.
+        num_workers: processes that read, decode and collate; with 0 this process does.
         prefetch_factor: batches that each worker prepares ahead; None is torch's default (2).
-        pin_memory: page-locked batches; None means where there is a CUDA device.
+        pin_memory: put batches into page-locked memory; None does so if there is a CUDA device.
         filler: what a batch without samples is made of; None is one pad token without a label.
 
     Returns:
         A :class:`Loader` of :class:`Batch`.
     """
     sampler.set_batch_size(batch_size)
-    order = _Noted(sampler)
+    order, samples = _Noted(sampler), as_samples(dataset)
     batches = DataLoader(
-        _Reported(dataset, on_bad_sample),
+        _Reported(samples, on_bad_sample),
         batch_sampler=order,
         collate_fn=partial(
             _make_batch,
@@ -170,72 +168,84 @@ def build_loader(
         prefetch_factor=prefetch_factor,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
         persistent_workers=num_workers > 0,
-        # Its own: starting workers draws a seed, which must not move the random numbers that training draws.
+        # Its own, since starting workers draws a seed: that must not move the random numbers of training.
         generator=torch.Generator(),
     )
-    return Loader(dataset, batches, order)
+    return Loader(samples, batches, order)
 
 
 class _Noted:
-    """A sampler's batches, and where it stands behind each: workers run ahead of what is handed out."""
+    """A sampler's batches, and its place after each: workers read ahead of the batches that are yielded."""
 
     def __init__(self, sampler: ResumableSampler | StreamSampler) -> None:
         self.sampler = sampler
-        self.behind: deque[dict[str, Any]] = deque()
+        self.after: deque[dict[str, Any]] = deque()
 
     def __iter__(self) -> Iterator[list[Any]]:
-        self.behind.clear()
+        self.after.clear()
         for batch in self.sampler:
-            self.behind.append(self.sampler.state_dict())
+            self.after.append(self.sampler.state_dict())
             yield batch
 
     def __len__(self) -> int:
         return len(self.sampler)
 
 
-class _Reported(Dataset):
-    """Samples, each with the number of its member in a mix.
+@dataclass(frozen=True)
+class _Drawn:
+    """What came of a key: a sample, one that was left out, or the error that stops the run.
 
-    Hands a bad sample's error out as a value, so that the main process raises it without a worker's
-    traceback.
+    Attributes:
+        outcome: errors travel as values, so that the main process raises them without a worker's traceback.
+        member: which dataset of a mix it belongs to.
     """
 
-    def __init__(self, dataset: Dataset, on_bad_sample: str) -> None:
-        self.guarded = Guarded(dataset, on_bad_sample)
-        self.member = getattr(dataset, "member", lambda index: 0)
-        self.check = getattr(dataset, "check", lambda index, sample: None)
+    outcome: Sample | ValueError
+    member: int = 0
 
-    def __getitem__(self, index: Any) -> tuple[int, Mapping[str, Any] | SkippedSample | BadRecord]:
-        if isinstance(index, Broken):
-            return 0, BadRecord(index.message)
-        member = self.member(index)
+
+class _Reported(Dataset):
+    """Reads a dataset's samples and reports what came of each."""
+
+    def __init__(self, samples: Samples, on_bad_sample: str) -> None:
+        self.guarded = Guarded(samples, on_bad_sample)
+
+    def __getitem__(self, key: Any) -> _Drawn:
+        if isinstance(key, ValueError):  # the stream broke off here
+            return _Drawn(key)
         try:
-            sample = self.guarded[index]
-        except BadRecord as error:
-            return member, BadRecord(str(error))
-        wrong = self.check(index, sample) if isinstance(sample, Mapping) else None
-        return member, sample if wrong is None else BadRecord(wrong)
+            sample = self.guarded[key]
+        except BadSample as error:
+            return _Drawn(error, self.guarded.member(key))
+        wrong = self.guarded.check(key, sample) if isinstance(sample, Mapping) else None
+        return _Drawn(sample if wrong is None else BadSample(wrong), self.guarded.member(key))
 
 
 def _make_batch(
-    drawn: Sequence[tuple[int, Mapping[str, Any] | SkippedSample | BadRecord]],
+    drawn: Sequence[_Drawn],
     collate: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]],
     filler: Mapping[str, Any],
-) -> Batch | BadRecord:
-    samples = [sample for _, sample in drawn]
-    for sample in samples:
-        if isinstance(sample, BadRecord):
-            return sample
-    kept = [sample for sample in samples if isinstance(sample, Mapping)]
+) -> Batch | ValueError:
+    outcomes = [one.outcome for one in drawn]
+    for outcome in outcomes:
+        if isinstance(outcome, ValueError):
+            return outcome
+    kept = [outcome for outcome in outcomes if isinstance(outcome, Mapping)]
     return Batch(
         inputs=collate(kept or [filler]),
         samples=len(kept),
         tokens=sum(len(sample.get("tokens", ())) for sample in kept),
-        skipped=tuple(sample for sample in samples if isinstance(sample, SkippedSample)),
+        skipped=tuple(outcome for outcome in outcomes if isinstance(outcome, SkippedSample)),
         dropped_turns=sum(sample.get("dropped_turns", 0) for sample in kept),
-        drawn=Counter(member for member, _ in drawn),
-        lost=Counter(member for member, sample in drawn if isinstance(sample, SkippedSample)),
+        drawn=Counter(one.member for one in drawn),
+        lost=Counter(one.member for one in drawn if isinstance(one.outcome, SkippedSample)),
     )
+
+
+def _raised(outcome: Batch | ValueError) -> Batch:
+    if isinstance(outcome, ValueError):
+        raise outcome.with_traceback(None) from None
+    return outcome
 
 
 def _one_pad_token(padding_idx: int) -> dict[str, Any]:

@@ -1,76 +1,63 @@
 """Several datasets as one, mixed by weights."""
 
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import Dataset
 from torchtune.config import instantiate
 
 from torchtune_qwenvl.data.chat_dataset import vision_chat_dataset
-from torchtune_qwenvl.data.dataset import SkippedSample
-from torchtune_qwenvl.data.length_cache import fingerprint
 from torchtune_qwenvl.data.order.mixture import Mixture
-from torchtune_qwenvl.data.sizes import sample_size
+from torchtune_qwenvl.data.samples import JoinedSamples, Sample, Samples, as_samples
 from torchtune_qwenvl.data.streams.dataset import is_streamed
 from torchtune_qwenvl.data.streams.mixed import MixedStream
 from torchtune_qwenvl.transforms.size import SampleSize
 
 
-class Members(Dataset):
-    """Datasets one after the other, which know whose sample is whose.
+class Members(Samples):
+    """The datasets of a mix, one after the other.
 
     Args:
-        datasets: map-style datasets.
+        datasets: map-style.
         names: one for each, for messages and figures.
     """
 
     def __init__(self, datasets: Sequence[Dataset], names: Sequence[str]) -> None:
-        self.datasets, self.names = list(datasets), list(names)
-        self.lengths = [len(dataset) for dataset in datasets]  # type: ignore[arg-type]
-        self._ends = list(accumulate(self.lengths))
+        self.joined = JoinedSamples([as_samples(d, name) for d, name in zip(datasets, names, strict=True)])
+        self.names = list(names)
+
+    @property
+    def datasets(self) -> list[Samples]:
+        """The members."""
+        return self.joined.datasets
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return len(self.joined)
 
-    def __getitem__(self, index: int) -> Mapping[str, Any] | SkippedSample:
-        member, inner = self.find(index)
-        return self.datasets[member][inner]
+    def __getitem__(self, key: int) -> Sample:
+        return self.joined[key]
 
-    def find(self, index: int) -> tuple[int, int]:
-        """Member, and number of the sample in it."""
-        member = bisect_right(self._ends, index)
-        return member, index - (self._ends[member - 1] if member else 0)
+    def member(self, key: int) -> int:
+        return self.joined.places.find(key).part
 
-    def member(self, index: int) -> int:
-        """Whose sample it is."""
-        return self.find(index)[0]
-
-    def where(self, index: int) -> str:
+    def where(self, key: int) -> str:
         """File and number of a sample, or the member's name and the number."""
-        member, inner = self.find(index)
-        dataset: Any = self.datasets[member]
-        if hasattr(dataset, "where"):
-            return dataset.where(inner)
-        return f"dataset {self.names[member]}, sample {inner} (from 0)"
+        part, index = self.joined.places.find(key)
+        return self.datasets[part].where(index)
 
-    def size(self, index: int) -> SampleSize:
-        """Tokens and patches of a sample."""
-        member, inner = self.find(index)
-        return sample_size(self.datasets[member], inner)
+    def size(self, key: int) -> SampleSize:
+        return self.joined.size(key)
 
     def fingerprint(self) -> str | None:
-        """Of all members' lengths, see `length_cache`; None where one is not known."""
-        return fingerprint(ConcatDataset(self.datasets))
+        return self.joined.fingerprint()
 
 
-class MixedDataset(Dataset):
+class MixedDataset(Samples):
     """One epoch of a mix as a map-style dataset; our recipe asks `mixture` for the order of each epoch.
 
-    Sample i is the i-th of the first epoch: under a stock recipe's sampler the shares are right, but every
+    Sample i is the i-th of the first epoch. With a stock recipe's sampler the shares are right, but every
     epoch reads the same samples.
 
     Attributes:
@@ -86,22 +73,27 @@ class MixedDataset(Dataset):
         stopping_strategy: str = "first_exhausted",
     ) -> None:
         self.members = Members(datasets, names or [str(number) for number in range(len(datasets))])
-        self.mixture = Mixture(self.members.lengths, weights, stopping_strategy)
+        lengths = [len(dataset) for dataset in self.members.datasets]  # type: ignore[arg-type]
+        self.mixture = Mixture(lengths, weights, stopping_strategy)
         self._first_epoch = self.mixture.order(0)
 
     def __len__(self) -> int:
         return len(self.mixture)
 
-    def __getitem__(self, index: int) -> Mapping[str, Any] | SkippedSample:
-        return self.members[int(self._first_epoch[index])]
+    def __getitem__(self, key: int) -> Sample:
+        return self.members[self._member_key(key)]
 
-    def where(self, index: int) -> str:
-        """File and number of a sample, or the member's name and the number."""
-        return self.members.where(int(self._first_epoch[index]))
+    def where(self, key: int) -> str:
+        return self.members.where(self._member_key(key))
 
-    def size(self, index: int) -> SampleSize:
-        """Tokens and patches of a sample."""
-        return self.members.size(int(self._first_epoch[index]))
+    def size(self, key: int) -> SampleSize:
+        return self.members.size(self._member_key(key))
+
+    def member(self, key: int) -> int:
+        return self.members.member(self._member_key(key))
+
+    def _member_key(self, key: int) -> int:
+        return int(self._first_epoch[key])
 
 
 def mixed_dataset(
@@ -120,22 +112,22 @@ def mixed_dataset(
 
     is short for a ``dataset`` of this ``_component_`` with such a list as ``datasets``.
 
-    A weight is the share of all samples drawn that come from the dataset: after any number of samples, each
-    has been drawn its share of them, but for a sample or two, whatever the seed. Weights sum to 1; without
-    any, each dataset is drawn in proportion to its length. A dataset is read in passes, each shuffled anew,
-    each sample once per pass. With "first_exhausted" an epoch ends when the first dataset has been read
-    once, and the next epoch goes on in the others' passes; with "all_exhausted" when all have been read
-    once, and those that end earlier begin again.
+    A weight is the share of all drawn samples that come from the dataset. The shares are exact to within a
+    sample or two after any number of samples, whatever the seed. Weights sum to 1; without any, each dataset
+    is drawn in proportion to its length. A dataset is read in passes. Each pass has its own shuffled order
+    and reads every sample once. With "first_exhausted" an epoch ends when the first dataset has been read
+    once, and the next epoch continues the others' passes. With "all_exhausted" it ends when all have been
+    read once, and datasets that end earlier begin again.
 
     Args:
-        tokenizer: the model's transform, handed to every builder.
-        datasets: of each, ``weight``, ``label`` (for figures; else the source's), and a builder under
-            ``_component_`` with its arguments; without one, those of ``vision_chat_dataset``.
+        tokenizer: the model's transform, passed to every builder.
+        datasets: each with a ``weight``, a ``label`` for figures (default: the source's name), and a builder
+            under ``_component_`` with its arguments. Without a builder it is ``vision_chat_dataset``.
         stopping_strategy: "first_exhausted" or "all_exhausted".
 
     Raises:
-        ValueError: weights that do not fit, see `check_weights`; two datasets of one name; whatever a
-            builder raises.
+        ValueError: weights that do not fit, see `check_weights`; two datasets with the same name; whatever
+            a builder raises.
     """
     entries = [dict(entry) for entry in (_plain(datasets) or [])]
     weights = weights_of(entries)
@@ -146,7 +138,7 @@ def mixed_dataset(
 
 
 def weights_of(entries: Sequence[Mapping[str, Any]]) -> list[object] | None:
-    """The entries' weights; None where no entry has one.
+    """The entries' weights, or None if no entry has one.
 
     Raises:
         ValueError: no entries, or only some of them with a weight.

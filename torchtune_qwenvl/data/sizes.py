@@ -1,17 +1,16 @@
-"""How long samples are, before any image is decoded: what packing plans with.
+"""Measures how long all samples of a dataset are, before any image is decoded. Packing needs it.
 
-n samples of the dataset.
+Axis: n samples of the dataset.
 """
 
 import logging
-from bisect import bisect_right
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset
 
+from torchtune_qwenvl.data.samples import Samples, as_samples, sample_size
 from torchtune_qwenvl.transforms.size import SampleSize
 
 log = logging.getLogger(__name__)
@@ -19,44 +18,25 @@ log = logging.getLogger(__name__)
 _AT_ONCE = 64  # samples per message of a worker
 
 
-def sample_size(dataset: Any, index: Any) -> SampleSize:
-    """Tokens and patches of one sample, by its number (of a stream, by its item).
-
-    Asks the dataset's own `size(index)` (ours counts images from their headers), through torch's
-    ConcatDataset too. Where there is none the sample is read as a whole, images decoded.
-
-    Returns:
-        (0, 0) for a bad sample, or one that the length policy gives up: reading it in its turn will tell why.
-    """
-    try:
-        if hasattr(dataset, "size"):
-            return dataset.size(index)
-        if isinstance(dataset, ConcatDataset):
-            part = bisect_right(dataset.cumulative_sizes, index)
-            before = dataset.cumulative_sizes[part - 1] if part else 0
-            return sample_size(dataset.datasets[part], index - before)
-        sample = dataset[index]
-    except (ValueError, OSError):
-        return SampleSize(0, 0)
-    return SampleSize.of(sample) if isinstance(sample, Mapping) else SampleSize(0, 0)
-
-
 def measure(dataset: Dataset, *, num_workers: int = 0, rank: int = 0, world_size: int = 1) -> Tensor:
-    """Sizes of all samples, int64 [n, 2]: tokens, patches.
+    """Sizes of all samples, int64 [n, 2]: tokens, patches; (0, 0) for a bad one.
 
-    Every rank measures its share, with its data workers, and all of them exchange the results; so all ranks
-    must call, and torch.distributed must be there where `world_size` is more than 1.
+    Our datasets count images from their headers; of others, each sample is read and decoded. Every rank
+    measures its share with its data workers, then all ranks exchange the results. So all ranks must call,
+    with torch.distributed initialised if `world_size` is more than 1.
 
     Args:
-        dataset: map-style, see `sample_size`.
+        dataset: map-style.
         num_workers: processes that measure.
-        rank, world_size: of this process, and how many there are.
+        rank: of this process.
+        world_size: number of processes.
     """
-    n = len(dataset)  # type: ignore[arg-type]
+    samples = as_samples(dataset)
+    n = len(samples)  # type: ignore[arg-type]
     mine = range(rank, n, world_size)
     log.info(f"measuring the lengths of {len(mine)} samples; images are counted from their headers")
     batches = DataLoader(
-        _Sizes(dataset),
+        _Sizes(samples),
         batch_size=_AT_ONCE,
         sampler=mine,
         num_workers=num_workers,
@@ -75,11 +55,11 @@ def measure(dataset: Dataset, *, num_workers: int = 0, rank: int = 0, world_size
 
 
 class _Sizes(Dataset):
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
+        return len(self.samples)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> SampleSize:
-        return sample_size(self.dataset, index)
+        return sample_size(self.samples, index)

@@ -1,6 +1,5 @@
 """A trained model in pieces: a `step_N/` folder or an adapter, and the checkpoint that it began from."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torchtune.config import instantiate
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.loading import load_model, load_weights
 from torchtune_qwenvl.checkpoints.peft_import import AdapterFolder, adapter_arguments
+from torchtune_qwenvl.json_files import read_json
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.training.resume import META
@@ -52,7 +52,7 @@ class StepState(Mapping[str, Tensor]):
     """
 
     def __init__(self, folder: Path) -> None:
-        size = json.loads((folder / META).read_text())["world_size"]
+        size = read_json(folder / META)["world_size"]
         files = [folder / f"rank_{rank}.pt" for rank in range(size)]
         if missing := [file.name for file in files if not file.is_file()]:
             raise ValueError(

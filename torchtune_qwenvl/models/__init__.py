@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from torchtune_qwenvl.json_files import read_config
 from torchtune_qwenvl.models.family import Family
 from torchtune_qwenvl.models.glm4v._family import GLM4V, GLM46V
 from torchtune_qwenvl.models.glm4v_moe._family import GLM4V_MOE
@@ -34,15 +34,7 @@ def get_family(config: Mapping[str, Any] | str | Path) -> Family:
     Raises:
         ValueError: where there is no config.json, or its model_type is not known.
     """
-    if not isinstance(config, Mapping):
-        path = Path(config)
-        path = path / "config.json" if path.is_dir() else path
-        if not path.is_file():
-            raise ValueError(
-                f"no config.json at {path}: expected a checkpoint folder, as `tune download <repo>` makes it"
-            )
-        return get_family(json.loads(path.read_text(encoding="utf-8")))
-    model_type = config.get("model_type")
+    model_type = read_config(config).get("model_type")
     if model_type not in FAMILIES:
         raise ValueError(
             f"config.json: model_type {model_type!r} is not known, expected one of {sorted(FAMILIES)}"

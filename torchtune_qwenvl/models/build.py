@@ -1,4 +1,4 @@
-"""From config.json to a model, for every family: `Slots` is what a family brings, the rest is the same.
+"""From config.json to a model, for every family: `Slots` is the family's share, the rest is the same.
 
 config.json ─> Slots.normalise ─> Slots.vision ─> Slots.vision_encoder ─┐
                                   Slots.text ───> Slots.decoder ────────┴─> VisionLanguageModel
@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models.hf_config import read_config, yarn_arguments
+from torchtune_qwenvl.json_files import read_config
+from torchtune_qwenvl.models.hf_config import yarn_arguments
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
 from torchtune_qwenvl.modules.trainable import Mode, Training, plan_experts, plan_training
 from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 Config = Mapping[str, Any]
-# A builder's argument -> the entry of the normalised config, or how to compute it from all entries.
+# A builder's argument -> an entry of the normalised config, or a function that computes it from all entries.
 Entries = Mapping[str, str | Callable[[Config], Any]]
 
 _VISION: Entries = {
@@ -49,16 +50,17 @@ _TEXT: Entries = {
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
-    """What a family fills.
+    """A family's share of building a model.
 
     Attributes:
         normalise: a parsed config.json in either form -> the nested form, checked.
         normalise_vision: its vision part, or a config.json of the encoder alone -> the entries needed,
             checked.
-        vision_encoder: builder of the encoder.
-        decoder: builder of the language model.
-        vision: arguments of `vision_encoder` beside those of every family, or instead of them.
-        text: the same of `decoder`.
+        vision_encoder: builder of the encoder; takes the arguments of `VisionShape`.
+        decoder: builder of the language model; takes the arguments of `TextShape`.
+        vision: where further arguments of `vision_encoder` come from. They add to or replace the ones that
+            every family has.
+        text: the same for `decoder`.
     """
 
     normalise: Callable[[Config], dict[str, Any]]
@@ -83,15 +85,15 @@ def build_model(
 
     Args:
         slots: the family's.
-        config: the parsed config.json in its published or its 5.x form, its path, or that of its folder.
-        image_mean: per channel, in 0 .. 1, of the folder's preprocessor file; needed for uint8 pixels.
-        image_std: the same.
-        loss_chunk_tokens: most positions whose logits exist at once in training.
+        config: the parsed config.json in its published or its transformers 5 form, its path, or its folder.
+        image_mean: mean per channel, in 0 .. 1, from the folder's image settings; needed for uint8 pixels.
+        image_std: standard deviation per channel; needed for uint8 pixels.
+        loss_chunk_tokens: in training, compute logits for at most so many positions at once.
         **trainable: arguments of `plan_training`.
 
     Raises:
-        ValueError: for a config that is missing, incomplete or unsupported, and for unknown or contradicting
-            arguments.
+        ValueError: the config is missing, broken, incomplete or unsupported, or arguments contradict each
+            other.
     """
     training = plan_training(**trainable)
     return _assemble(slots, config, training, (image_mean, image_std), loss_chunk_tokens=loss_chunk_tokens)
@@ -143,13 +145,13 @@ def build_moe_model(
     loss_chunk_tokens: int = 2048,
     **trainable: Any,
 ) -> VisionLanguageModel:
-    """`build_model` of a mixture of experts.
+    """`build_model` for a mixture of experts.
 
     Args:
-        slots, config, image_mean, image_std, loss_chunk_tokens, **trainable: as there.
-        experts_trainable: of the experts' weights, see `plan_experts`.
-        router_aux_loss_coef: weight of the load-balance loss beside the mean loss of a token; published
-            trainings take 0.001.
+        experts_trainable: how the experts' weights train: "frozen", "lora" (that of the decoder's MLPs),
+            "full" or a bool; None: as the decoder, with LoRA on them only if apply_lora_to_mlp is set.
+        router_aux_loss_coef: weight of the load-balance loss relative to the mean loss of a token. Published
+            trainings use 0.001.
     """
     training = plan_experts(plan_training(**trainable), experts_trainable)
     options = {"loss_chunk_tokens": loss_chunk_tokens, "router_aux_loss_coef": router_aux_loss_coef}
@@ -163,6 +165,30 @@ def build_moe_model(
     )
 
 
+def config_builder(
+    slots: Slots,
+    name: str,
+    doc: str,
+    *,
+    module: str,
+    build: Callable[..., VisionLanguageModel] = build_model,
+) -> Callable[..., VisionLanguageModel]:
+    """The builder of a family's models by config.json, with the arguments of `build`.
+
+    Args:
+        slots: the family's.
+        name: of the builder, as users write it.
+        doc: first paragraph of its docstring.
+        module: the `__name__` of the module that defines it.
+        build: `build_model` or `build_moe_model`.
+    """
+
+    def from_config(config: Config | str | Path, **arguments: Any) -> VisionLanguageModel:
+        return build(slots, config, **arguments)
+
+    return takes_arguments_of(build)(_called(from_config, name, doc, module))
+
+
 def published_sizes(
     from_config: Callable[..., VisionLanguageModel],
     published_config: Callable[[str], dict[str, Any]],
@@ -172,24 +198,29 @@ def published_sizes(
     """(name, size, docstring) -> the builder of a published size, with the arguments of `from_config`."""
 
     def size_builder(name: str, size: str, doc: str) -> Callable[..., VisionLanguageModel]:
-        @takes_arguments_of(from_config, image_mean=image_mean, image_std=image_std)
         def build(**arguments: Any) -> VisionLanguageModel:
             return from_config(published_config(size), **arguments)
 
-        build.__name__ = build.__qualname__ = name
-        build.__module__ = from_config.__module__
-        build.__doc__ = f"{doc}\n\n    Arguments beside the size: those of `{from_config.__name__}`."
-        return build
+        takes_arguments = takes_arguments_of(from_config, image_mean=image_mean, image_std=image_std)
+        return takes_arguments(_called(build, name, doc, from_config.__module__))
 
     return size_builder
 
 
+def _called(
+    function: Callable[..., VisionLanguageModel], name: str, doc: str, module: str
+) -> Callable[..., VisionLanguageModel]:
+    function.__name__ = function.__qualname__ = name
+    function.__module__, function.__doc__ = module, doc
+    return function
+
+
 def architecture(slots: Slots, config: Config) -> dict[str, Any]:
-    """All that a parsed config.json, in any of its forms, says about a model: sizes and constants by name.
+    """Every size and constant that a parsed config.json, in any of its forms, gives a model, by name.
 
     Args:
         slots: the family's.
-        config: what a model was built from, or a folder has.
+        config: a folder's, or the one that a model was built from.
 
     Raises:
         ValueError: as `build_model`.
@@ -237,7 +268,7 @@ def _assemble(
 
 
 def _tower_arguments(slots: Slots, config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a normalised config says to the builders of encoder and decoder."""
+    """The arguments that a normalised config gives to the builders of encoder and decoder."""
     vision = _arguments({**_VISION, **slots.vision}, config["vision_config"])
     text = _arguments({**_TEXT, **slots.text}, config["text_config"])
     return vision, {**text, "tied": config["tie_word_embeddings"]}

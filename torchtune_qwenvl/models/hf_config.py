@@ -1,15 +1,14 @@
 """Reading config.json of any family: the flat published form and the nested one of transformers 5.
 
-Both come out as one plain dict: `text_config`, `vision_config`, `rope_parameters`, `dtype`, `in_channels`.
-What a model would silently get wrong (sliding windows, unknown rotary types, sizes that do not divide) is
-refused here; a family adds what only it has.
+Both become one plain dict with `text_config`, `vision_config`, `rope_parameters`, `dtype`, `in_channels`.
+What a model would silently get wrong is refused here: sliding windows, unknown rotary types, sizes that do
+not divide. A family states what is its own as `ConfigRules`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 _TOP = ("model_type", "image_token_id", "video_token_id")
@@ -18,97 +17,115 @@ _TEXT = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "rms_norm_eps", "max_position_embeddings",
 )  # fmt: skip
+# Entries of the vision part that all families but Qwen2-VL need.
+VISION = (
+    "depth", "hidden_size", "intermediate_size", "num_heads", "out_hidden_size", "patch_size",
+    "spatial_merge_size", "temporal_patch_size",
+)  # fmt: skip
 _ROPE_TYPES = {"mrope": "default", "default": "default", "yarn": "yarn"}
 
 
-def read_config(config: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
-    """A parsed config.json as it is, or read from its path or its folder."""
-    if isinstance(config, Mapping):
-        return config
-    path = Path(config)
-    path = path / "config.json" if path.is_dir() else path
-    if not path.is_file():
-        raise ValueError(f"no config.json at {path}: expected that of a checkpoint folder")
-    return json.loads(path.read_text(encoding="utf-8"))
+@dataclass(frozen=True, kw_only=True)
+class ConfigRules:
+    """What a family's config.json must say in addition to what every family's says.
+
+    Args:
+        vision: entries that the vision part needs.
+        vision_defaults: values of missing ones; transformers 4 leaves out what equals its class default.
+        vision_activation: the only `hidden_act` of the vision part that is supported.
+        vision_width: the entry with the encoder's width.
+        token_width: the entry with the width of a visual token, which must be the decoder's.
+        layer_list: an entry that lists layers of the encoder.
+        top: entries that the top level needs.
+        text: entries that the text part needs.
+        rope_theta: value of a missing entry of that name; None: it must be there.
+    """
+
+    vision: Collection[str]
+    vision_defaults: Mapping[str, Any] = field(default_factory=dict)
+    vision_activation: str
+    vision_width: str = "hidden_size"
+    token_width: str = "out_hidden_size"
+    layer_list: str | None = None
+    top: Collection[str] = _VISION_MARKS
+    text: Collection[str] = ()
+    rope_theta: float | None = None
 
 
 def normalise_config(
     raw: Mapping[str, Any],
-    *,
-    top: Collection[str] = _VISION_MARKS,
-    text: Collection[str] = (),
-    vision: Callable[[Mapping[str, Any]], dict[str, Any]],
-    rope_theta: float | None = None,
+    rules: ConfigRules,
+    vision_part: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The nested form of either config.json, with what the model needs and nothing else.
 
     Args:
         raw: the parsed config.json.
-        top: entries of the top level needed beside those of every family.
-        text: entries of the text part needed beside those of every family.
-        vision: what the family reads of the vision part, see `normalise_vision`.
-        rope_theta: what a missing entry of that name means; None: it must be there.
+        rules: the family's.
+        vision_part: the family's way to read the vision part; None: `normalise_vision` by the rules.
 
     Raises:
-        ValueError: naming the entry that is missing, does not fit or is not supported, and what came.
+        ValueError: an entry is missing, does not fit or is not supported; it names the entry and the value.
     """
-    text_config, vision_config = raw.get("text_config") or raw, raw.get("vision_config")
-    if not isinstance(vision_config, Mapping):
+    text, vision = raw.get("text_config") or raw, raw.get("vision_config")
+    if not isinstance(vision, Mapping):
         raise ValueError("config.json has no vision_config: expected that of a vision-language model")
-    heads = required(text_config, "num_attention_heads", "text")
 
     def top_down(*names: str) -> Any:
         """The top level decides: transformers 5 repeats class defaults in the text part."""
         found = first(raw, *names)
-        return first(text_config, *names) if found is None else found
+        return first(text, *names) if found is None else found
 
     config = {
-        **{name: required(raw, name, "top level") for name in (*_TOP, *top)},
+        **{name: required(raw, name, "top level") for name in (*_TOP, *rules.top)},
         "tie_word_embeddings": bool(top_down("tie_word_embeddings")),
         "dtype": top_down("dtype", "torch_dtype") or "float32",
-        "text_config": {
-            **{name: required(text_config, name, "text") for name in (*_TEXT, *text)},
-            "num_key_value_heads": text_config.get("num_key_value_heads") or heads,
-            "rope_parameters": _rope_parameters(text_config, rope_theta),
-        },
-        "vision_config": vision(vision_config),
+        "text_config": _text_part(text, rules),
+        "vision_config": normalise_vision(vision, rules) if vision_part is None else vision_part(vision),
     }
-    _refuse_sliding_windows(text_config)
-    check_activation(text_config, "silu", "text")
-    _check_text(config["text_config"])
+    check_visual_width(config["vision_config"][rules.token_width], rules.token_width, config["text_config"])
     return config
 
 
-def normalise_vision(
-    raw: Mapping[str, Any],
-    needed: Collection[str],
-    *,
-    activation: str,
-    width: str = "hidden_size",
-    defaults: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+def _text_part(given: Mapping[str, Any], rules: ConfigRules) -> dict[str, Any]:
+    heads = required(given, "num_attention_heads", "text")
+    text = {
+        **{name: required(given, name, "text") for name in (*_TEXT, *rules.text)},
+        "num_key_value_heads": given.get("num_key_value_heads") or heads,
+        "rope_parameters": _rope_parameters(given, rules.rope_theta),
+    }
+    _refuse_sliding_windows(given)
+    check_activation(given, "silu", "text")
+    _check_text(text)
+    return text
+
+
+def normalise_vision(raw: Mapping[str, Any], rules: ConfigRules) -> dict[str, Any]:
     """The vision part of a config.json, or a config.json of the encoder alone, with what the encoder needs.
 
     Args:
         raw: the parsed part.
-        needed: its entries.
-        activation: the only `hidden_act` there is.
-        width: the entry that is the encoder's width.
-        defaults: what a missing entry means; transformers 4 leaves out what equals its class default.
+        rules: the family's.
 
     Raises:
-        ValueError: naming the entry that is missing, does not fit or is not supported, and what came.
+        ValueError: see `normalise_config`.
     """
-    given = {**(defaults or {}), **raw}
-    vision = {name: required(given, name, "vision_config") for name in needed}
-    vision["in_channels"] = first(given, "in_channels", "in_chans") or 3
-    check_activation(given, activation, "vision_config")
+    given = {**rules.vision_defaults, **raw}
+    vision = {
+        **{name: required(given, name, "vision_config") for name in rules.vision},
+        "in_channels": first(given, "in_channels", "in_chans") or 3,
+    }
+    check_activation(given, rules.vision_activation, "vision_config")
+    width = rules.vision_width
     check_multiple(vision[width], 4 * vision["num_heads"], f"vision {width} over 4 * num_heads")
+    if (name := rules.layer_list) is not None:
+        vision[name] = list(vision[name])
+        check_layers(vision[name], vision["depth"], name)
     return vision
 
 
 def first(config: Mapping[str, Any], *names: str) -> Any:
-    """The first entry of these names that is there."""
+    """The first of these entries that is there, or None."""
     return next((config[name] for name in names if config.get(name) is not None), None)
 
 
@@ -126,7 +143,7 @@ def check_multiple(value: int, of: int, what: str) -> None:
 
 
 def check_activation(config: Mapping[str, Any], expected: str, where: str) -> None:
-    """Refuse another activation than the family's."""
+    """Refuse an activation that is not the family's."""
     if config.get("hidden_act", expected) != expected:
         raise ValueError(
             f"config.json ({where}): expected hidden_act {expected}, got {config['hidden_act']!r}"
@@ -137,7 +154,7 @@ def check_visual_width(width: int, name: str, text: Mapping[str, Any]) -> None:
     """Refuse visual tokens that do not fit the embeddings."""
     if width != text["hidden_size"]:
         raise ValueError(
-            f"config.json: visual tokens of width {width} ({name}) do not fit "
+            f"config.json: visual tokens of width {width} ({name} of vision_config) do not fit "
             f"embeddings of width {text['hidden_size']} (hidden_size)"
         )
 
@@ -148,8 +165,14 @@ def check_layers(indexes: Sequence[int], depth: int, what: str) -> None:
         raise ValueError(f"config.json: {what} {beyond} beyond the {depth} vision layers")
 
 
+def check_range(text: Mapping[str, Any], name: str, most: int, what: str) -> None:
+    """Refuse an entry of the text part that is not in 1 .. `most`, the value of `what`."""
+    if not 1 <= text[name] <= most:
+        raise ValueError(f"config.json (text): {name} {text[name]}: expected 1 to {what}, {most}")
+
+
 def yarn_arguments(text: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Arguments of `yarn_frequencies` in a normalised text config; None without a stretched context."""
+    """Arguments of `yarn_frequencies` in a normalised text config; None if the context was not stretched."""
     rope = text["rope_parameters"]
     if rope["rope_type"] != "yarn":
         return None
@@ -167,7 +190,7 @@ def head_width(text: Mapping[str, Any]) -> int:
 
 
 def rotary_width(text: Mapping[str, Any]) -> int:
-    """How many values of a head are rotated: all, or the share that a partial rotary embedding has."""
+    """How many values of a head are rotated: all of them, or the share `partial_rotary_factor`."""
     return int(head_width(text) * text["rope_parameters"].get("partial_rotary_factor", 1.0))
 
 

@@ -1,8 +1,9 @@
-"""What a family's published checkpoints have in common, and what of it a folder changes."""
+"""What a family's published checkpoints have in common, what a folder changes of it, and the arguments of
+its transform for videos."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -11,10 +12,45 @@ from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat
 from torchtune_qwenvl.transforms.chat.tokenizer import ExtraToken
 from torchtune_qwenvl.transforms.chat.video_format import VideoFormat
 from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
-from torchtune_qwenvl.transforms.processor_folder import PATCH_SETTINGS, ProcessorFolder
+from torchtune_qwenvl.transforms.processor_folder import ProcessorFolder
+from torchtune_qwenvl.transforms.processor_settings import PATCHES
 from torchtune_qwenvl.transforms.videos.video_transform import VideoTransform
 
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoArguments:
+    """Arguments of a transform that are for videos only; None: the family's value.
+
+    Args:
+        fps: frames to read per second.
+        num_frames: frames to read of every video, instead of `fps`.
+        min_frames: read at least so many.
+        max_frames: read at most so many.
+        max_duration: seconds; a longer video gets no more frames than one of this length (GLM).
+        video_min_pixels: lower limit of the resized area: of a frame or of the clip, as the family counts.
+        video_max_pixels: upper limit of the same.
+        video_frame_pixels: a further upper limit, of one frame's area.
+        video_total_pixels: a further upper limit, of a clip's area. T frames, which make one temporal patch,
+            count once; (patch_size * merge_size)² pixels are one token.
+        decode_timeout: seconds that reading one file may take.
+    """
+
+    fps: float | None = None
+    num_frames: int | None = None
+    min_frames: int | None = None
+    max_frames: int | None = None
+    max_duration: float | None = None
+    video_min_pixels: int | None = None
+    video_max_pixels: int | None = None
+    video_frame_pixels: int | None = None
+    video_total_pixels: int | None = None
+    decode_timeout: float | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The same as arguments of `VideoSettings`, which has no prefix in its names."""
+        return {field.name.removeprefix("video_"): getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True)
@@ -23,14 +59,15 @@ class Published:
 
     Args:
         chats: chat formats by name; the first is the default.
-        added_tokens: in the order of their ids, from the end of the base vocabulary on.
+        added_tokens: in the order of their ids, which continue the base vocabulary.
         image: the image transform with the family's defaults.
-        videos: the video transforms with theirs, by the name of transformers' processor; the first is the
-            default.
+        videos: the video transforms with the family's defaults, by the name of transformers' processor; the
+            first is the default.
         tokens_per_second: temporal positions per second of a clip; None: one per temporal patch.
-        video_limits_of_images: whether a folder without a file for videos gives a frame the limits of an
-            image, as transformers does; else such a folder's videos are refused.
-        video_formats: how videos are written, where that goes by their processor and not by the chat format.
+        video_limits_of_images: what to do if a folder has no file for videos. True: limit a frame as an image
+            is limited, as transformers does. False: refuse videos.
+        video_formats: how videos are written, by the name of their processor, if that depends on the
+            processor and not on the chat format.
     """
 
     chats: dict[str, ChatFormat]
@@ -58,7 +95,7 @@ class Published:
         return _named(self.videos, name, "video_processor")
 
     def about_videos(self, files: ProcessorFolder) -> dict[str, Any]:
-        """Arguments of `PublishedTransform`: what a folder says about videos, or why they are refused."""
+        """Arguments of `PublishedTransform`: a folder's values for videos, or the reason to refuse videos."""
         video, processor, problem = files.video, files.video_processor, None
         if video is None and self.video_limits_of_images:
             video = {f"video_{limit}": files.image[limit] for limit in ("min_pixels", "max_pixels")}
@@ -93,7 +130,7 @@ class Published:
         rules = self.video_rules(files.video_processor if files.video_processor in self.videos else None)
         found = rules.known(files.video or {})
         settings = {name.removeprefix("video_"): value for name, value in found.items()}
-        patches = {name: files.image[name] for name in PATCH_SETTINGS}
+        patches = {name: files.image[name] for name in PATCHES}
         return image, rules(**patches, **settings, dtype=dtype)
 
 

@@ -34,6 +34,10 @@ class Losses(NamedTuple):
     router_loss_sum: Tensor | None
 
 
+# (logits [k, v], targets [k]) -> [k], one loss per position.
+TokenLoss = Callable[[Tensor, Tensor], Tensor]
+
+
 class _CrossEntropySum(torch.autograd.Function):
     """Sum over k of logsumexp(logits) - logits[target], in fp32, a few rows at a time.
 
@@ -72,10 +76,14 @@ def _scratch(logits: Tensor) -> Tensor:
     return torch.empty(min(rows, max(1, len(logits))), logits.shape[1], device=logits.device)
 
 
-def chunked_cross_entropy(
-    states: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], chunk_tokens: int
+def chunked_loss(
+    states: Tensor,
+    targets: Tensor,
+    head: Callable[[Tensor], Tensor],
+    chunk_tokens: int,
+    loss: TokenLoss | None = None,
 ) -> Tensor:
-    """Sum of the cross-entropies of k positions, fp32.
+    """Sum of the losses of k positions, fp32.
 
     A single chunk keeps its logits for the backward pass; several chunks are recomputed there. For k = 0 the
     result is a zero that depends on the head's weight, so that every rank runs the same collectives.
@@ -85,13 +93,28 @@ def chunked_cross_entropy(
         targets: [k] token ids.
         head: [.., w] -> [.., v].
         chunk_tokens: maximum number of positions in a chunk.
+        loss: see `TokenLoss`; None is the cross-entropy.
+
+    Raises:
+        ValueError: `loss` returns something else than one number per position.
     """
 
     def loss_of(states: Tensor, targets: Tensor) -> Tensor:
-        return _CrossEntropySum.apply(head(states), targets)
+        logits = head(states)
+        return _CrossEntropySum.apply(logits, targets) if loss is None else _summed(loss, logits, targets)
 
     if len(states) <= chunk_tokens:
         return loss_of(states, targets)
     chunks = zip(states.split(chunk_tokens), targets.split(chunk_tokens), strict=True)
     losses = [checkpoint(loss_of, *chunk, use_reentrant=False) for chunk in chunks]
     return torch.stack(losses).sum()
+
+
+def _summed(loss: TokenLoss, logits: Tensor, targets: Tensor) -> Tensor:
+    losses = loss(logits, targets)
+    if losses.shape != targets.shape:
+        raise ValueError(
+            f"loss: expected one loss per position, [{len(targets)}], got {list(losses.shape)} from {loss}. "
+            "The mean over a whole step is taken later: torch's losses need reduction: none"
+        )
+    return losses.float().sum()

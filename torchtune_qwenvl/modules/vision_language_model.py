@@ -21,7 +21,7 @@ from torchtune_qwenvl.modules.batch import BatchLayout, labelled_positions, plac
 from torchtune_qwenvl.modules.decoder import Deepstack, VisionLanguageDecoder
 from torchtune_qwenvl.modules.experts.routers import RouterStatistics
 from torchtune_qwenvl.modules.kv_cache import KVCache
-from torchtune_qwenvl.modules.loss import Losses, chunked_cross_entropy
+from torchtune_qwenvl.modules.loss import Losses, TokenLoss, chunked_loss
 from torchtune_qwenvl.modules.trainable import Training
 from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
 
@@ -42,6 +42,8 @@ class VisionLanguageModel(nn.Module):
     Raises:
         ValueError: router_aux_loss_coef for a decoder without routers.
     """
+
+    loss: TokenLoss | None
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class VisionLanguageModel(nn.Module):
         self.loss_chunk_tokens = loss_chunk_tokens
         self.router_aux_loss_coef = router_aux_loss_coef
         self.num_output_chunks = 0
+        self.set_loss(None)
         training_plan.apply(self)
 
     @property
@@ -83,6 +86,21 @@ class VisionLanguageModel(nn.Module):
     def set_num_output_chunks(self, num_output_chunks: int) -> None:
         """Return logits as a list of chunks along s, for torchtune's CEWithChunkedOutputLoss."""
         self.num_output_chunks = num_output_chunks
+
+    def set_loss(self, loss: TokenLoss | None) -> None:
+        """Replace the loss of a labelled position.
+
+        Args:
+            loss: (logits [k, v], targets [k]) -> [k]; None is the cross-entropy. It is called for at most
+                `loss_chunk_tokens` positions at once, also for none.
+
+        Raises:
+            ValueError: a loss with weights of its own, which no optimizer would train.
+        """
+        if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):
+            raise ValueError(f"loss: expected a function without weights, got {loss}, which has some")
+        # As a plain attribute: a module of the model would be sharded and saved with it.
+        object.__setattr__(self, "loss", loss)
 
     def adapter_params(self) -> list[str]:
         """Parameters that train fully next to a "lora" part; torchtune's LoRA recipes freeze all others."""
@@ -165,7 +183,7 @@ class VisionLanguageModel(nn.Module):
         watched = self.router_aux_loss_coef and (torch.is_grad_enabled() or return_router_loss)
         routers = RouterStatistics(layout.real_tokens(labels.shape[1])) if watched else None
         states = decode(keep=labelled, routers=routers)
-        loss_sum = chunked_cross_entropy(states, targets, self.output, self.loss_chunk_tokens)
+        loss_sum = chunked_loss(states, targets, self.output, self.loss_chunk_tokens, self.loss)
         number = torch.full((), len(labelled), dtype=torch.int64, device=loss_sum.device)
         if routers is None:
             return Losses(loss_sum, number, None)

@@ -16,7 +16,7 @@ from torchtune_qwenvl.settings.datasets import COMPONENT, OF_THE_MIX
 # `optimizer._component_=…`.
 SLOTS = (
     *("model", "tokenizer", "dataset", "val_dataset"),
-    *("optimizer", "lr_scheduler", "profiler", "metric_logger"),
+    *("loss", "optimizer", "lr_scheduler", "profiler", "metric_logger"),
 )
 # Keys with a default that may be null all the same.
 NULLABLE = ("keep_last_n",)
@@ -83,3 +83,15 @@ def check_arguments(path: str, node: dict) -> None:
     for name in node.keys() - {COMPONENT} - of_the_mix - parameters.keys():
         hint = nearest(name, parameters)
         raise ValueError(f"Config key '{path}.{name}': {node[COMPONENT]} has no such argument.{hint}")
+
+
+def check_function(path: str, name: str) -> None:
+    """Raise a ValueError unless the config key `path` names a function that can be imported."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = _get_component_from_path(name)
+    except InstantiationError as error:
+        raise ValueError(f"Config key '{path}': nothing called '{name}'. {error}") from error
+    if not callable(found):
+        raise ValueError(f"Config key '{path}': expected a function, {name} is {found!r}")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
-from torchtune_qwenvl.settings.checks import check_arguments, check_keys, components
+from torchtune_qwenvl.settings.checks import check_arguments, check_function, check_keys, components
 from torchtune_qwenvl.settings.datasets import COMPONENT, DATASETS, MIXED, check_mix, with_component
 from torchtune_qwenvl.settings.files import PACKAGED, find_config, load_config, merge, packaged_names
 from torchtune_qwenvl.settings.overrides import REMOVE, parse_override, remove
@@ -49,6 +49,7 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         check_arguments(where, node)
         if node[COMPONENT] == MIXED:
             check_mix(where, node)
+    check_function("collate_fn", cfg.collate_fn)
     return cfg
 
 

@@ -28,7 +28,11 @@ def for_stock_recipe(cfg: DictConfig) -> DictConfig:
         "output_dir": ours["output_dir"],
         "model_type": None,  # the recipes look it up under activation checkpointing
     }
-    stock["collate_fn"] = "torchtune_qwenvl.data.collate"
+    if ours["loss"] is not None:
+        raise ValueError(
+            "Config key 'loss': torchtune's recipes call a loss otherwise; leave it out for --stock"
+        )
+    stock["collate_fn"] = ours["collate_fn"]
     stock["loss"] = {COMPONENT: "torchtune.modules.loss.CEWithChunkedOutputLoss"}
     switched_off = ("resume_from_checkpoint", "log_peak_memory_stats", "save_adapter_weights_only")
     stock |= dict.fromkeys(switched_off, False)

@@ -1,8 +1,7 @@
-"""Where the epochs of a run begin and end. The end of a stream is known when it has come, on all ranks."""
+"""Where the epochs of a run begin and end. A stream's end is known only once all ranks have reached it."""
 
 import math
 
-from omegaconf import DictConfig
 from torchtune.utils import get_logger
 
 from torchtune_qwenvl.data.loader import Loader
@@ -13,31 +12,41 @@ log = get_logger("INFO")
 
 
 class Epochs:
-    """Optimizer steps of each epoch; packed rows, and so steps, differ in number from epoch to epoch.
+    """Counts the optimizer steps of each epoch. With packing the number differs from epoch to epoch.
 
     Args:
         loader: of the training data.
         world: whose ranks train together.
-        cfg: its epochs, max_steps_per_epoch and gradient_accumulation_steps count.
+        epochs: number of epochs.
+        batches_per_step: micro-batches of an optimizer step (gradient_accumulation_steps).
+        max_steps: an epoch ends after this many steps (max_steps_per_epoch); None reads all of the data.
 
     Raises:
-        ValueError: a stream, of which nobody knows the length, without max_steps_per_epoch.
+        ValueError: a stream, whose length is unknown, without `max_steps`.
     """
 
-    def __init__(self, loader: Loader, world: World, cfg: DictConfig) -> None:
+    def __init__(
+        self,
+        loader: Loader,
+        world: World,
+        *,
+        epochs: int,
+        batches_per_step: int = 1,
+        max_steps: int | None = None,
+    ) -> None:
         self.loader, self.world = loader, world
-        self.most, self.batches_per_step = cfg.max_steps_per_epoch, cfg.gradient_accumulation_steps
-        self.steps = [self._count(epoch) for epoch in range(cfg.epochs)]
+        self.max_steps, self.batches_per_step = max_steps, batches_per_step
+        self.steps = [self._count(epoch) for epoch in range(epochs)]
 
     def _count(self, epoch: int) -> int:
-        if self.most and self.loader.is_stream:
-            return self.most
+        if self.max_steps and self.loader.is_stream:
+            return self.max_steps
         self.loader.set_epoch(epoch)
         steps = math.ceil(len(self.loader) / self.batches_per_step)
-        return min(steps, self.most or steps)
+        return min(steps, self.max_steps or steps)
 
     def total_steps(self, progress: Progress) -> int:
-        """Steps of the whole run: fewer than planned where a stream has ended early."""
+        """Steps of the whole run; fewer than planned if a stream has ended early."""
         return progress.epoch_start + sum(self.steps[progress.epoch :])
 
     def begin(self, epoch: int, progress: Progress) -> None:
@@ -49,7 +58,7 @@ class Epochs:
             progress.epoch, progress.epoch_start = epoch, progress.step
 
     def is_over(self, progress: Progress) -> bool:
-        """Whether the epoch ends here; for a stream the ranks agree on it, and all must ask."""
+        """Whether the epoch ends here. For a stream the ranks decide together, so all must call."""
         steps, done = self.steps[progress.epoch], progress.step - progress.epoch_start
         if done < steps and self.loader.is_stream and not self.world.any(self.loader.more):
             self.steps[progress.epoch] = done

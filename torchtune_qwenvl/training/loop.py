@@ -6,7 +6,6 @@ and what is done at a validation (`validate`).
 
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from omegaconf import DictConfig
@@ -24,23 +23,7 @@ from torchtune_qwenvl.training.step.optim import current_learning_rates, gradien
 from torchtune_qwenvl.training.step.optim_in_bwd import OptimizerInBackward
 from torchtune_qwenvl.training.step.parts import GradientCheck, gradient_norm
 from torchtune_qwenvl.training.watch.history import History
-from torchtune_qwenvl.training.watch.metrics import Meter, TotalWork, Work
-
-
-class Step(NamedTuple):
-    """What an optimizer step gives, over all ranks; tensors stay on the device until they are logged.
-
-    Attributes:
-        loss: mean over the labels.
-        grad_norm: norm of the gradients before clipping.
-        work: what the batches held.
-        others: name -> mean over the labels of what else is logged.
-    """
-
-    loss: Tensor
-    grad_norm: Tensor
-    work: TotalWork
-    others: dict[str, Tensor]
+from torchtune_qwenvl.training.watch.metrics import Meter, Step, Work
 
 
 class TrainingLoop:

@@ -1,13 +1,17 @@
-"""The errors that a transform raises for a sample that cannot be used.
+"""The errors of a sample that cannot be used. All of them are raised as one of these two.
 
-Both are ValueErrors whose only argument is the finished message, so they can be pickled and leave worker
-processes unchanged. A caller that knows more (the dataset knows the sample's number) adds it with `at`.
+    BadSample        a record, image or video that cannot be turned into a training example
+    SampleTooLong    a sound sample that does not fit into max_seq_len, not even truncated
+
+Both are ValueErrors whose only argument is the finished message, so they can be pickled. What found the
+fault names its part of the sample (`where`, `at`). The dataset puts file and number in front, once
+(`locate`). A `SkippedSample` in `data/samples.py` is not an error but a sample left out, with its message.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 MAX_RATE = 10_000.0  # frames per second; above it, sampling by time would take forever
@@ -18,28 +22,44 @@ class BadSample(ValueError):
 
     Args:
         what: what was expected and what came.
-        where: the file, message or part at fault; the message begins with it.
-        fix: what the user can do; added in parentheses at the end.
+        where: the file, message or part at fault, put in front.
+        fix: what the user can do, put at the end.
 
     Attributes:
-        what: as given, without `where` and `fix`, so that errors can be grouped by it. Lost in pickling.
+        what: as given, without place and advice: the same for all errors of one kind.
+        located: whether the message already names the sample's file and number.
     """
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
-        prefix = f"{where}: " if where else ""
-        suffix = f" ({fix})" if fix else ""
-        super().__init__(f"{prefix}{what}{suffix}")
+        place = f"{where}: " if where else ""
+        advice = f" ({fix})" if fix else ""
+        super().__init__(f"{place}{what}{advice}")
         self.what = what
+        self.located = False
 
     def at(self, where: str) -> BadSample:
-        """The same error, of the same class, with `where` before its message."""
-        located = type(self)(str(self), where=where)
-        located.what = self.what
-        return located
+        """The same error, of the same class, with `where` in front."""
+        placed = type(self)(str(self), where=where)
+        placed.what, placed.located = self.what, self.located
+        return placed
 
 
 class SampleTooLong(BadSample):
-    """A sample that is longer than `max_seq_len`, even after the truncation that the policy allows."""
+    """A sample that does not fit into `max_seq_len`, even after the truncation policy was applied."""
+
+
+def locate(error: Exception, where: Callable[[], str]) -> BadSample:
+    """The error as a BadSample whose message begins with the sample's place.
+
+    Args:
+        error: whatever a dataset raised; one that is located already is returned as it is.
+        where: gives file and number; only called if they are needed.
+    """
+    if isinstance(error, BadSample) and error.located:
+        return error
+    located = (error if isinstance(error, BadSample) else BadSample(str(error))).at(where())
+    located.located = True
+    return located
 
 
 def check_trainable(mask: Sequence[bool], fix: str) -> None:

@@ -1,22 +1,20 @@
 """What a checkpoint folder says about its tokenizer, template, images and videos.
 
-Two generations of files say the same: published folders have preprocessor_config.json and list the added
-tokens in tokenizer_config.json, transformers 5 writes processor_config.json and has the added tokens in
-tokenizer.json. Nothing is guessed: a folder that lacks a file that is needed is an error.
+There are two generations of files. Published folders have preprocessor_config.json and list the added tokens
+in tokenizer_config.json. transformers 5 writes processor_config.json and has the added tokens in
+tokenizer.json. Nothing is guessed: if a needed file is missing, that is an error.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torchtune_qwenvl.json_files import read_config, read_json_if_there
 from torchtune_qwenvl.transforms.chat.tokenizer import BPETokenizer, ExtraToken
-
-PATCH_SETTINGS = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
-_SAMPLING = ("fps", "num_frames", "min_frames", "max_frames", "max_duration")
+from torchtune_qwenvl.transforms.processor_settings import LIMITS, PATCHES, SAMPLING, read_processor_settings
 
 
 @dataclass(frozen=True)
@@ -26,12 +24,12 @@ class ProcessorFolder:
     Args:
         path: the folder.
         config: config.json.
-        tokenizer_config: tokenizer_config.json, empty where there is none.
+        tokenizer_config: tokenizer_config.json; empty if there is none.
         image: arguments of `ImageTransform`.
-        video: how videos are sampled and limited, arguments of `PublishedTransform`; None where no file says.
-        video_processor: transformers' class for them, None where no file says.
-        stop_tokens: ids that end generation, None where no file says.
-        template: (Jinja source, file it came from), None where there is none.
+        video: how videos are sampled and limited, arguments of `PublishedTransform`; None if no file says.
+        video_processor: transformers' class for videos; None if no file says.
+        stop_tokens: ids that end generation; None if no file says.
+        template: (Jinja source, file it came from); None if there is none.
     """
 
     path: Path
@@ -55,7 +53,7 @@ class ProcessorFolder:
         return BPETokenizer(*files, extra_tokens=extra_tokens(self.tokenizer_config), **names)
 
     def check_token_id(self, key: str, token_id: int) -> None:
-        """ValueError if config.json gives another id under `key` than the tokenizer has."""
+        """Raise a ValueError if config.json gives another id under `key` than the tokenizer has."""
         if self.config.get(key, token_id) != token_id:
             raise ValueError(
                 f"{self.path}: config.json says {key} = {self.config[key]}, the tokenizer has {token_id}; "
@@ -79,18 +77,16 @@ class ProcessorFolder:
 
 
 def read_processor_folder(folder: str | Path) -> ProcessorFolder:
-    """Read the files beside a checkpoint's weights.
+    """Read the small files of a checkpoint folder; the weights are not read.
 
     Raises:
-        ValueError: no such folder, a needed file is missing or no JSON, or files contradict each other.
+        ValueError: no such folder, a needed file is missing or broken, or files contradict each other.
     """
     path = Path(folder)
     if not path.is_dir():
         raise ValueError(f"{path}: no such checkpoint folder")
-    config = _read_json(path / "config.json")
-    if config is None:
-        raise ValueError(f"{path}: no config.json; expected a Hugging Face checkpoint folder")
-    tokenizer_config = _read_json(path / "tokenizer_config.json") or {}
+    config = dict(read_config(path))
+    tokenizer_config = read_json_if_there(path / "tokenizer_config.json") or {}
     image = _image_arguments(path)
     _check_against_model(path, image, config.get("vision_config", {}))
     return ProcessorFolder(
@@ -114,13 +110,12 @@ def extra_tokens(tokenizer_config: Mapping[str, Any]) -> list[ExtraToken]:
 
 
 def _image_arguments(path: Path) -> dict[str, Any]:
-    nested = (_read_json(path / "processor_config.json") or {}).get("image_processor")
-    found = nested or _read_json(path / "preprocessor_config.json")
-    if not found:
+    found = read_processor_settings(path, "image")
+    if found is None:
         raise ValueError(
             f"{path}: neither preprocessor_config.json nor processor_config.json with an image_processor"
         )
-    arguments = {**_pixel_limits(found), **{name: found.get(name) for name in PATCH_SETTINGS}}
+    arguments = {name: found.get(name) for name in (*LIMITS, *PATCHES)}
     missing = [name for name, value in arguments.items() if value is None]
     if missing:
         raise ValueError(f"{path}: the image processor's file does not say {', '.join(missing)}")
@@ -130,26 +125,14 @@ def _image_arguments(path: Path) -> dict[str, Any]:
 
 
 def _video_arguments(path: Path, image: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
-    nested = (_read_json(path / "processor_config.json") or {}).get("video_processor")
-    found = nested or _read_json(path / "video_preprocessor_config.json")
-    if not found:
+    found = read_processor_settings(path, "video")
+    if found is None:
         return None, None
-    for name in PATCH_SETTINGS:
+    for name in PATCHES:
         if found.get(name, image[name]) != image[name]:
             raise ValueError(f"{path}: {name} is {image[name]} for images and {found[name]} for videos")
-    limits = {f"video_{name}": value for name, value in _pixel_limits(found).items()}
-    sampling = {
-        name: found.get(name) for name in ("fps", "num_frames", "min_frames", "max_frames", "max_duration")
-    }
-    return limits | sampling, found.get("video_processor_type")
-
-
-def _pixel_limits(found: Mapping[str, Any]) -> dict[str, int | None]:
-    size = found.get("size") or {}
-    return {
-        "min_pixels": found.get("min_pixels") or size.get("min_pixels") or size.get("shortest_edge"),
-        "max_pixels": found.get("max_pixels") or size.get("max_pixels") or size.get("longest_edge"),
-    }
+    limits = {f"video_{name}": found[name] for name in LIMITS}
+    return limits | {name: found.get(name) for name in SAMPLING}, found.get("video_processor_type")
 
 
 def _check_against_model(path: Path, image: Mapping[str, Any], vision: Mapping[str, Any]) -> None:
@@ -166,7 +149,7 @@ def _check_against_model(path: Path, image: Mapping[str, Any], vision: Mapping[s
 
 
 def _stop_tokens(path: Path) -> list[int] | None:
-    stop = (_read_json(path / "generation_config.json") or {}).get("eos_token_id")
+    stop = (read_json_if_there(path / "generation_config.json") or {}).get("eos_token_id")
     return [stop] if isinstance(stop, int) else stop
 
 
@@ -175,7 +158,7 @@ def _template(path: Path, tokenizer_config: Mapping[str, Any]) -> tuple[str, str
     if plain.is_file():
         return plain.read_text(encoding="utf-8"), str(plain)
     for file in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
-        found = (_read_json(path / file) or {}).get("chat_template")
+        found = (read_json_if_there(path / file) or {}).get("chat_template")
         if isinstance(found, list):  # several under names
             found = {entry["name"]: entry["template"] for entry in found}.get("default")
         if found:
@@ -187,19 +170,9 @@ def _token_text(token: Any) -> str | None:
     return token["content"] if isinstance(token, Mapping) else token
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
-
-
 def processor_class(folder: str | Path) -> str | None:
-    """transformers' class for the folder's processor, None where no file names it."""
+    """transformers' class for the folder's processor, or None if no file names it."""
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
-        path = Path(folder) / name
-        if path.is_file() and (found := json.loads(path.read_text(encoding="utf-8")).get("processor_class")):
+        if found := (read_json_if_there(Path(folder) / name) or {}).get("processor_class"):
             return found
     return None

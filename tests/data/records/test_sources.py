@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image
 
-from torchtune_qwenvl.data.records.indexed import JsonRecords
+from torchtune_qwenvl.data.records.json_records import JsonRecords
 from torchtune_qwenvl.data.records.sources import open_source
 from torchtune_qwenvl.transforms.errors import BadSample
 

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tv
 
 from torchtune_qwenvl.data.labelled.dataset import LabelledImages
 from torchtune_qwenvl.data.order.sampler import ResumableSampler
+from torchtune_qwenvl.data.samples import Samples
 from torchtune_qwenvl.transforms.errors import BadSample
 
 
@@ -36,7 +36,7 @@ class EpochSampler(ResumableSampler):
             yield [Draw(number, self.epoch) for number in batch]
 
 
-class Augmented(Dataset):
+class Augmented(Samples):
     """Images through a transform: `{"pixels": [c, h, w], "label", "number", "epoch"}` for each `Draw`.
 
     Args:

@@ -1,8 +1,8 @@
-"""A record of a conversation to a sample: parsed, its images and videos found, then the transform."""
+"""Turns the record of a conversation into a sample: parse it, find its images and videos, transform it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torchtune.data import CROSS_ENTROPY_IGNORE_IDX
 
@@ -13,13 +13,35 @@ from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.size import SampleSize
 
 
+class Transform(Protocol):
+    """What turns ``{"messages": [...]}``, with ``"tools": [...]`` if there are any, into a sample."""
+
+    def __call__(self, sample: Mapping[str, Any]) -> Mapping[str, Any]: ...
+
+    def size(self, sample: Mapping[str, Any]) -> SampleSize:
+        """Tokens and patches of the sample, without decoding its images."""
+
+
+class _SizedByReading:
+    """A user's transform that has no `size`: the sample is made in full to measure it."""
+
+    def __init__(self, transform: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+        self.transform = transform
+
+    def __call__(self, sample: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self.transform(sample)
+
+    def size(self, sample: Mapping[str, Any]) -> SampleSize:
+        return SampleSize.of(self.transform(sample))
+
+
 class ChatReader:
-    """A record with its images and videos to a sample; safe to call from workers.
+    """Turns records into samples; safe to call from data workers.
 
     Args:
         parse: record -> messages and tools.
-        find: what a record names, the file's folder, and image or video -> a path, bytes or image.
-        transform: ``{"messages": [...]}``, with ``"tools": [...]`` where there are some -> sample.
+        find: (what a record names, the file's folder, "image" or "video") -> a path, bytes or image.
+        transform: a `Transform`, or any callable that makes samples.
     """
 
     def __init__(
@@ -28,7 +50,8 @@ class ChatReader:
         find: MediaFinder,
         transform: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     ) -> None:
-        self.parse, self.find, self.transform = parse, find, transform
+        self.parse, self.find = parse, find
+        self.transform: Transform = transform if hasattr(transform, "size") else _SizedByReading(transform)
 
     def sample(self, record: Any, folder: Path | None) -> dict[str, Any]:
         """The transform's sample with ``labels`` (its tokens, ignored where masked)."""
@@ -38,11 +61,8 @@ class ChatReader:
         return sample
 
     def size(self, record: Any, folder: Path | None) -> SampleSize:
-        """Tokens and patches of the sample; with our transforms nothing is decoded for it."""
-        sample = self._parsed(record, folder)
-        if hasattr(self.transform, "size"):
-            return self.transform.size(sample)
-        return SampleSize.of(self.transform(sample))
+        """Tokens and patches of the sample; our transforms decode nothing for it."""
+        return self.transform.size(self._parsed(record, folder))
 
     def _parsed(self, record: Any, folder: Path | None) -> dict[str, Any]:
         if not isinstance(record, Mapping):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from torchtune_qwenvl.data.records.inline_images import read_base64, read_data_url
+from torchtune_qwenvl.data.records.inline_media import read_base64, read_data_url
 from torchtune_qwenvl.data.records.urls import MAX_BYTES, UrlPolicy, fetch
 from torchtune_qwenvl.transforms.errors import BadSample
 

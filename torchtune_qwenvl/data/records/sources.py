@@ -8,13 +8,9 @@ from typing import Any
 import datasets
 from omegaconf import OmegaConf
 
-from torchtune_qwenvl.data.records.indexed import (
-    ArrowRecords,
-    JoinedRecords,
-    JsonRecords,
-    Records,
-    SlicedRecords,
-)
+from torchtune_qwenvl.data.records.json_records import JsonRecords
+from torchtune_qwenvl.data.records.records import JoinedRecords, Records, SlicedRecords
+from torchtune_qwenvl.data.records.table_records import ArrowRecords
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
 # Names of `datasets` builders whose local files are read here.

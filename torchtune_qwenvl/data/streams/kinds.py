@@ -11,8 +11,10 @@ import datasets
 from datasets.distributed import split_dataset_by_node
 
 from torchtune_qwenvl.data.order.mixture import seed_of
-from torchtune_qwenvl.data.records.indexed import Records, without_absent
-from torchtune_qwenvl.data.streams.stream import Cursor, CursorBase, Item, Share, State
+from torchtune_qwenvl.data.records.records import Records
+from torchtune_qwenvl.data.records.table_records import without_absent
+from torchtune_qwenvl.data.samples import Item
+from torchtune_qwenvl.data.streams.stream import Cursor, CursorBase, Share, State
 
 
 @dataclass(frozen=True)

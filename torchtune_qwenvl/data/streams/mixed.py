@@ -1,33 +1,32 @@
-"""Streams mixed by weights; datasets with numbered samples may be among them."""
+"""Streams mixed by weights. Map-style datasets may be among them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
-from torchtune_qwenvl.data.dataset import SkippedSample
 from torchtune_qwenvl.data.order.mixture import check_strategy, check_weights
-from torchtune_qwenvl.data.streams.dataset import as_streamed
-from torchtune_qwenvl.data.streams.stream import Cursor, Item, Share, State
+from torchtune_qwenvl.data.samples import Item, Sample
+from torchtune_qwenvl.data.streams.dataset import Streamed, as_streamed
+from torchtune_qwenvl.data.streams.stream import Cursor, Share, State
 from torchtune_qwenvl.transforms.size import SampleSize
 
 
-class MixedStream(IterableDataset):
+class MixedStream(Streamed):
     """Several datasets as one stream, each with its share of the samples.
 
-    Every process draws its own share of each member, in turns as `Mixture` takes them. A pass over the mix
-    ends with the member that ends first, and the next pass goes on in the others; or when all have ended,
-    where those that end earlier begin again.
+    Every process draws from its own share of each member, in the same turns as `Mixture`. With
+    "first_exhausted" a pass over the mix ends when one member ends, and the next pass continues the others.
+    With "all_exhausted" it ends when all have ended; members that end earlier begin again.
 
     Args:
         members: datasets of any kind.
-        weights: shares of the samples drawn, see `check_weights`.
+        weights: each member's share of the drawn samples, see `check_weights`.
         names: one for each, for figures.
         stopping_strategy: "first_exhausted" or "all_exhausted".
 
     Raises:
-        ValueError: no weights: streams have no lengths to take them from; weights that do not fit.
+        ValueError: no weights (streams have no lengths to derive them from), or weights that do not fit.
     """
 
     def __init__(
@@ -40,34 +39,28 @@ class MixedStream(IterableDataset):
         if weights is None or len(weights) != len(members):
             raise ValueError(
                 f"a mix with streams: expected a weight for each of {len(members)} datasets, got "
-                f"{len(weights or ())}; a stream has no length that could stand for one"
+                f"{len(weights or ())}; a stream has no length to derive a weight from"
             )
         self.members = [as_streamed(member) for member in members]
         self.weights, self.names = check_weights(weights), list(names)
         self.repeats = check_strategy(stopping_strategy) == "all_exhausted"
 
     def open(self, share: Share, number: int, state: State | None = None) -> Cursor:
-        """See `Stream`; behind the end of a pass, its state opens the next."""
+        """See `Stream`; at the end of a pass, its state opens the next."""
         return _MixedCursor(self, share, number, state)
 
-    def __getitem__(self, item: Item) -> Mapping[str, Any] | SkippedSample:
-        return self.members[item.member][item]
+    def __getitem__(self, key: Item) -> Sample:
+        return self.members[key.member][key]
 
-    def __iter__(self) -> Iterator[Mapping[str, Any] | SkippedSample]:
-        """The samples of one pass."""
-        return (self[item] for item in self.open(Share(shuffle=False), 0))
+    def member(self, key: Item) -> int:
+        return key.member
 
-    def member(self, item: Item) -> int:
-        """Whose item it is."""
-        return item.member
-
-    def where(self, item: Item) -> str:
+    def where(self, key: Item) -> str:
         """File and line, or the member's name and the number."""
-        return self.members[item.member].where(item)
+        return self.members[key.member].where(key)
 
-    def size(self, item: Item) -> SampleSize:
-        """Tokens and patches of the item's sample."""
-        return self.members[item.member].size(item)
+    def size(self, key: Item) -> SampleSize:
+        return self.members[key.member].size(key)
 
 
 class _MixedCursor:
@@ -79,7 +72,7 @@ class _MixedCursor:
         if state["weights"] != mix.weights:
             raise ValueError(
                 f"the run that is resumed mixed its datasets with the weights {state['weights']}, not "
-                f"{mix.weights}; give it those that it began with"
+                f"{mix.weights}; give it the weights that it began with"
             )
         self._drawn, self._passes, self._ended = (list(state[key]) for key in ("drawn", "passes", "ended"))
         places = zip(mix.members, self._passes, state["members"], strict=True)
@@ -100,8 +93,8 @@ class _MixedCursor:
                 self._end_pass()
                 raise StopIteration
         raise ValueError(
-            f"a mix of streams: process {self._share.rank} gets nothing of {self._mix.names[member]}, which "
-            "has fewer samples than there are processes"
+            f"a mix of streams: process {self._share.rank} gets no sample of {self._mix.names[member]}, "
+            "which has fewer samples than there are processes"
         )
 
     def state_dict(self) -> State:

@@ -1,17 +1,16 @@
-"""Batches of a stream: shuffled and packed window by window, resumable behind any batch.
+"""Batches of a stream: shuffled and packed window by window, resumable after any batch.
 
     stream     a b c d e f | g h i j k l | ...      windows: as many records as the buffer takes, or 64 rows
     window     c e a | f b d                        its batches, in random order
-    state      place in front of the window, batches done in it
+    state      the place before the window, and how many of its batches are done
 
-The buffer is never saved: a resumed run reads the window again from the place in front of it, makes the same
-batches and leaves out those that were done. No image is decoded for that. One process reads, measures and
-packs (it is the only one that needs the stream), the data workers make samples of what it sends them, so
-their number changes nothing.
+The buffer is never saved. A resumed run reads the window again from its start, makes the same batches and
+leaves out those that were done. No image is decoded for that. One process reads, measures and packs; only
+it needs the stream. The data workers make samples of the items it sends, so their number changes nothing.
 
-Ranks read different records, and none knows the others' lengths. But all draw the same random numbers, and
-each takes from the rest of its window the batch that stands so far up by work: what they do side by side is
-of like size.
+Ranks read different records, and none knows the others' lengths. But all ranks sort the batches of their
+window by work and draw the same random numbers, so each takes the batch at the same rank in its own order.
+Batches that run at the same time are therefore of similar size.
 """
 
 import random
@@ -27,20 +26,14 @@ from torch.utils.data import DataLoader, IterableDataset
 from torchtune_qwenvl.data.order.mixture import seed_of
 from torchtune_qwenvl.data.order.packed_sampler import tokens_as_work
 from torchtune_qwenvl.data.order.packing import best_fit, like_lengths
-from torchtune_qwenvl.data.sizes import sample_size
-from torchtune_qwenvl.data.streams.stream import Cursor, Item, Share, State
+from torchtune_qwenvl.data.samples import Item, sample_size
+from torchtune_qwenvl.data.streams.dataset import Streamed
+from torchtune_qwenvl.data.streams.stream import Cursor, Share, State
 from torchtune_qwenvl.transforms.size import SampleSize
 
-MOST_AHEAD = 16384  # records in a window at most, where these have next to no tokens
+MOST_AHEAD = 16384  # records in a window at most, however few tokens they have
 
 _AT_ITS_START: State = {"batches": 0, "done": 0, "window": None}
-
-
-@dataclass(frozen=True)
-class Broken:
-    """Stands in a batch for what stopped the stream; raised after the batches before it."""
-
-    message: str
 
 
 @dataclass(frozen=True)
@@ -50,10 +43,10 @@ class Windows:
     Attributes:
         batch_size: samples per batch; with `capacity` rows.
         buffer: records that are shuffled together.
-        capacity: tokens per row, or None for samples that are not measured.
+        capacity: tokens per row; None does not pack, so nothing is measured.
         fit: (items, length, capacity) -> rows.
         work: (tokens, patches) of a sample -> its work, in any unit.
-        look_ahead: rows that the records of a window fill at least; one of them is not full.
+        look_ahead: how many rows the records of a window fill at least.
     """
 
     batch_size: int
@@ -65,17 +58,17 @@ class Windows:
 
 
 class StreamSampler:
-    """Yields this rank's batches of items; the stream goes on over epochs, and begins anew where it ended.
+    """Yields this rank's batches of items. Epochs continue the stream; after its end it begins again.
 
     Args:
         dataset: a `Streamed` dataset.
         share: of this rank.
         buffer: records that are shuffled together; 1 keeps the stream's order.
         pack_to: tokens per row; None does not pack.
-        padded: a batch holds samples of like length instead, see `PackedSampler`.
+        padded: do not pack but put samples of similar length into a batch, see `PackedSampler`.
         work: (tokens, patches) of a sample -> its work, in any unit.
-        look_ahead: rows that are packed together, at least.
-        in_process: True reads in a process of its own, False in this one.
+        look_ahead: how many rows are packed together at least.
+        in_process: True reads in a separate process, False in this one.
 
     Raises:
         ValueError: an empty buffer.
@@ -83,7 +76,7 @@ class StreamSampler:
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: Streamed,
         share: Share,
         *,
         buffer: int = 1000,
@@ -99,32 +92,32 @@ class StreamSampler:
         self.padded = padded
         fit = like_lengths if padded else best_fit
         self.windows = Windows(1, buffer if share.shuffle else 1, pack_to, fit, work, look_ahead)
-        self._behind: State = {"pass": 0, "cursor": None, "ended": False, **_AT_ITS_START}
+        self._after: State = {"pass": 0, "cursor": None, "ended": False, **_AT_ITS_START}
 
     def set_batch_size(self, batch_size: int) -> None:
-        """Samples, or rows, per batch; batches of like lengths have one row."""
+        """Samples, or rows, per batch; with `padded` a batch is one row."""
         if batch_size < 1:
             raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
         self.windows = replace(self.windows, batch_size=1 if self.padded else batch_size)
 
-    def begin_epoch(self, epoch: int, behind: Mapping[str, Any]) -> None:
-        """Go on where the epoch before stopped; behind the stream's end, begin anew."""
-        self.load_state_dict(behind)
-        if behind["ended"]:
-            self._behind |= {"pass": behind["pass"] + 1, "ended": False, **_AT_ITS_START}
+    def begin_epoch(self, epoch: int, after: Mapping[str, Any]) -> None:
+        """Continue where the previous epoch stopped; after the stream's end, begin it again."""
+        self.load_state_dict(after)
+        if after["ended"]:
+            self._after |= {"pass": after["pass"] + 1, "ended": False, **_AT_ITS_START}
 
     def state_dict(self) -> State:
-        """The place behind the last batch."""
-        return dict(self._behind)
+        """The place after the last batch."""
+        return dict(self._after)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to where `state_dict` was taken."""
-        self._behind = dict(state)
+        self._after = dict(state)
 
     def __len__(self) -> int:
         raise ValueError(
-            "a streamed dataset has no length: set max_steps_per_epoch, the optimizer steps after which an "
-            "epoch ends where the stream has not ended before"
+            "a streamed dataset has no length: set max_steps_per_epoch, the number of optimizer steps after "
+            "which an epoch ends if the stream has not ended before"
         )
 
     def __str__(self) -> str:
@@ -132,31 +125,32 @@ class StreamSampler:
         packed = f", packed into {rows.format(self.windows.capacity)}" if self.windows.capacity else ""
         return f"a stream{packed}, shuffled by {self.windows.buffer} samples or more"
 
-    def __iter__(self) -> Iterator[list[Item] | list[Broken]]:
+    def __iter__(self) -> Iterator[list[Item] | list[ValueError]]:
+        """This rank's batches. If the stream breaks off, the last is the error: a worker hands it on."""
         reader = DataLoader(
-            _Batches(self.dataset, self.share, self.windows, self._behind),
+            _Batches(self.dataset, self.share, self.windows, self._after),
             batch_size=None,
             num_workers=int(self.in_process),
             collate_fn=_as_it_is,
             generator=torch.Generator(),  # must not move the random numbers that training draws
         )
-        for items, behind in reader:
-            self._behind = behind
+        for items, after in reader:
+            self._after = after
             yield items
-        self._behind["ended"] = True
+        self._after["ended"] = True
 
 
 class _Batches(IterableDataset):
-    """(batch, state behind it) from a state to the end of the pass; what breaks comes as the last batch."""
+    """(batch, state after it) from a state to the end of the pass; an error comes as the last batch."""
 
-    def __init__(self, dataset: Any, share: Share, windows: Windows, state: State) -> None:
+    def __init__(self, dataset: Streamed, share: Share, windows: Windows, state: State) -> None:
         self.dataset, self.share, self.windows, self.state = dataset, share, windows, state
 
     def __iter__(self) -> Iterator[tuple[list[Any], State]]:
         if self.state["ended"]:
             return
         cursor = self.dataset.open(self.share, self.state["pass"], self.state["cursor"])
-        # One batch is held back: the last must say that it is, for the ranks that wait for the next.
+        # One batch is held back: the last one must be marked as the last, for ranks that wait for another.
         held: tuple[list[Any], State] | None = None
         try:
             for following in self._read(cursor):
@@ -166,7 +160,7 @@ class _Batches(IterableDataset):
         except ValueError as error:
             if held is not None:
                 yield held
-            yield [Broken(str(error))], self.state
+            yield [ValueError(str(error))], self.state
             return
         if held is not None:
             batch, state = held
@@ -184,12 +178,12 @@ class _Batches(IterableDataset):
             if expected not in (None, digest):
                 raise ValueError(
                     "the stream does not give what it gave in the run that is resumed: data, their order, "
-                    "shuffle_buffer, pack_to, max_seq_len or seed differ"
+                    "shuffle_buffer, pack_to, max_seq_len or seed differ; resume with those of that run"
                 )
             batches = self._batches(window, number)
             for i, batch in enumerate(batches[done:], start=done + 1):
-                place_behind = {"cursor": place, "batches": number, "done": i, "window": digest}
-                yield batch, {"pass": self.state["pass"], "ended": False, **place_behind}
+                after = {"cursor": place, "batches": number, "done": i, "window": digest}
+                yield batch, {"pass": self.state["pass"], "ended": False, **after}
             number, done, expected = number + len(batches), 0, None
 
     def _records(self, cursor: Cursor) -> Iterator[Item]:
@@ -198,14 +192,15 @@ class _Batches(IterableDataset):
             for item in cursor:
                 place = item.where
                 yield item
-        except Exception as error:  # whatever a network, a file system or somebody's iterable raises
+        except Exception as error:  # a network, a file system or a user's iterable can raise anything
             raise ValueError(
-                f"the stream broke off behind {place}: {type(error).__name__}: {error}; what came before has "
-                "been trained on. Mend the source, then go on from the last step_N folder with resume=true"
+                f"the stream broke off after {place}: {type(error).__name__}: {error}; everything before it "
+                "has been trained on. Repair the source, then continue from the last step_N folder with "
+                "resume=true"
             ) from error
 
     def _window(self, records: Iterator[Item]) -> list[tuple[Item, SampleSize]]:
-        """The next records, measured if they are to be packed; fewer or none at the end."""
+        """The next records, measured if they will be packed; fewer or none at the end."""
         ours, batch_size = self.windows, self.windows.batch_size
         if ours.capacity is None:
             n = -(-ours.buffer // batch_size) * batch_size
@@ -220,7 +215,7 @@ class _Batches(IterableDataset):
         return window
 
     def _batches(self, window: list[tuple[Item, SampleSize]], number: int) -> list[list[Item]]:
-        """All batches of a window, of which the first is batch `number` of the pass."""
+        """All batches of a window; the first is batch `number` of the pass."""
         ours, batch_size = self.windows, self.windows.batch_size
         if ours.capacity is None:
             items = [item for item, _ in window]
@@ -235,7 +230,7 @@ class _Batches(IterableDataset):
         return [[item for row in group for item, _ in row] for group in groups]
 
     def _chance(self, number: int) -> float:
-        """Of batch `number`, the same on all ranks, whatever their windows hold."""
+        """A random number for batch `number`, the same on all ranks, whatever their windows hold."""
         return random.Random(seed_of("batch", self.share.seed, self.state["pass"], number)).random()
 
 

@@ -1,8 +1,8 @@
-"""Records one after the other, from any place on: what a source without numbered rows is read by.
+"""What a stream is: a source of records that are read one after the other, from any place on.
 
-A stream opens as a cursor over the share of one process. A cursor's state is small, made of plain numbers and
-words, and tells where it stands behind the record that it gave last: the next cursor goes on from there
-without reading what lies before (files, parquet), or reads and drops it (iterables without a state).
+A stream opens as a cursor over the share of one process. A cursor's state is small, consists of plain numbers
+and strings, and marks the place after the last record. The next cursor continues from there without reading
+what comes before (files, parquet), or reads and drops it (iterables that have no state).
 """
 
 from __future__ import annotations
@@ -10,36 +10,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from torchtune_qwenvl.data.order.mixture import pass_order, seed_of
+from torchtune_qwenvl.data.samples import Item
 
 State = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Item:
-    """A record on its way to the process that makes a sample of it.
-
-    Attributes:
-        record: as the source gave it; a line of JSON is still bytes.
-        number: of the record in the share of its process, from 0.
-        where: file and line, for messages.
-        folder: from which relative image paths start.
-        member: which dataset of a mix it belongs to.
-    """
-
-    record: Any
-    number: int
-    where: str
-    folder: Path | None = None
-    member: int = 0
-
-
-@dataclass(frozen=True)
 class Share:
-    """What a process reads of a stream, and in which order files or numbers come."""
+    """Which part of a stream a process reads, and in which order files or numbers come."""
 
     rank: int = 0
     world_size: int = 1
@@ -59,20 +40,26 @@ class Cursor(Protocol):
     def __next__(self) -> Item: ...
 
     def state_dict(self) -> State:
-        """The place behind the last record."""
+        """The place after the last record."""
 
 
 class Stream(Protocol):
     """A source of records that can be read again and again."""
 
     def open(self, share: Share, number: int, state: State | None = None) -> Cursor:
-        """The share of a process, in pass `number` (from 0), from its start or from a state of that pass."""
+        """A cursor over the share of a process in pass `number` (from 0).
+
+        Args:
+            share: of the process.
+            number: of the pass.
+            state: a place in that pass; None is its start.
+        """
 
 
 class CursorBase(ABC):
-    """A cursor over a generator that sets `_state` before it hands a record out.
+    """A cursor over a generator that sets `_state` before it yields a record.
 
-    Behind the end the state is empty: with it, the next pass opens at its start.
+    At the end the state is empty, so that the next pass opens at its start.
     """
 
     def __init__(self, state: State) -> None:
@@ -94,4 +81,4 @@ class CursorBase(ABC):
 
     @abstractmethod
     def _read(self) -> Iterator[Item]:
-        """The records; `_state` is set before each to the place behind it."""
+        """The records; before each, `_state` is set to the place after it."""

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models.build import Entries, Slots, build_model, published_sizes
+from torchtune_qwenvl.models.build import Entries, Slots, config_builder, published_sizes
 from torchtune_qwenvl.models.glm4v._component_builders import glm4v_decoder, glm4v_vision_encoder
 from torchtune_qwenvl.models.glm4v._hf_config import normalise_config, normalise_vision
 from torchtune_qwenvl.models.glm4v._sizes import IMAGE_MEAN, IMAGE_STD, published_config
 from torchtune_qwenvl.models.hf_config import rotary_width
-from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 VISION: Entries = {
     "table_side": lambda vision: vision["image_size"] // vision["patch_size"],
@@ -28,13 +22,12 @@ SLOTS = Slots(
     text={"rotary_dim": rotary_width},
 )
 
-
-@takes_arguments_of(build_model)
-def glm4v_from_config(config: Mapping[str, Any] | str | Path, **arguments: Any) -> VisionLanguageModel:
-    """GLM-4.1V of the size that a config.json describes, with random weights: see `build_model`."""
-    return build_model(SLOTS, config, **arguments)
-
-
+glm4v_from_config = config_builder(
+    SLOTS,
+    "glm4v_from_config",
+    "GLM-4.1V of the size that a config.json describes, with random weights.",
+    module=__name__,
+)
 _size = published_sizes(glm4v_from_config, published_config, IMAGE_MEAN, IMAGE_STD)
 glm4_1v_9b = _size("glm4_1v_9b", "4.1v_9b", "GLM-4.1V-9B, Base and Thinking, 10,292,777,472 parameters.")
 glm4_6v_flash = _size(

@@ -1,12 +1,13 @@
-"""What a config.json of GLM-4.5V must say beside what a dense GLM's says."""
+"""What a config.json of GLM-4.5V must say in addition to what a dense GLM's says."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torchtune_qwenvl.models.glm4v import _hf_config as dense
-from torchtune_qwenvl.models.hf_config import check_multiple, required
+from torchtune_qwenvl.models.hf_config import check_multiple, check_range, required
 
 _EXPERTS = ("num_experts_per_tok", "moe_intermediate_size")
 # Of transformers' Glm4vMoeTextConfig: what a missing entry means.
@@ -23,7 +24,8 @@ _NAME_IN_5_X = "num_local_experts"
 def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     """See `torchtune_qwenvl.models.hf_config.normalise_config`."""
     found = dict(raw.get("text_config") or raw)
-    config = dense.normalise_config(raw, text=("head_dim",) if found.get("head_dim") else ())
+    head = ("head_dim",) if found.get("head_dim") else ()
+    config = dense.normalise_config(raw, replace(dense.RULES, text=head))
     text = config["text_config"]
     found.setdefault("n_routed_experts", found.get(_NAME_IN_5_X))
     text |= {name: required(found, name, "text") for name in ("n_routed_experts", *_EXPERTS)}
@@ -34,14 +36,7 @@ def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"config.json (text): {name} is {found[name]}, which no GLM-4.5V is")
     experts, groups = text["n_routed_experts"], text["n_group"]
     check_multiple(experts, groups, "n_routed_experts over n_group")
-    if not 1 <= text["topk_group"] <= groups:
-        raise ValueError(
-            f"config.json (text): topk_group {text['topk_group']}: expected 1 to n_group, {groups}"
-        )
+    check_range(text, "topk_group", groups, "n_group")
     open_experts = experts // groups * text["topk_group"]
-    if not 1 <= text["num_experts_per_tok"] <= open_experts:
-        raise ValueError(
-            f"config.json (text): num_experts_per_tok {text['num_experts_per_tok']}: expected 1 to the "
-            f"experts of topk_group groups, {open_experts}"
-        )
+    check_range(text, "num_experts_per_tok", open_experts, "the experts of topk_group groups")
     return config

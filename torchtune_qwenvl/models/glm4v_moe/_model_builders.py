@@ -40,11 +40,11 @@ SLOTS = Slots(
 
 @takes_arguments_of(build_moe_model)
 def glm4v_moe_from_config(config: Mapping[str, Any] | str | Path, **arguments: Any) -> VisionLanguageModel:
-    """A GLM mixture of experts of the size that a config.json describes: see `build_moe_model`.
+    """A GLM mixture of experts of the size that a config.json describes, with random weights.
 
     Raises:
-        ValueError: also for DoRA on MLPs, which PEFT cannot load for this family: it takes their names for
-            those of experts in older files.
+        ValueError: as `build_moe_model`. Also for DoRA on MLPs, which PEFT cannot load for this family: it
+            takes their names for those of experts in older files.
     """
     if arguments.get("use_dora") and arguments.get("apply_lora_to_mlp"):
         raise ValueError(

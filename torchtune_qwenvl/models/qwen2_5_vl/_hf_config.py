@@ -1,4 +1,4 @@
-"""What a config.json of Qwen2.5-VL must say beside what every family's says."""
+"""What a config.json of Qwen2.5-VL must say in addition to what every family's says."""
 
 from __future__ import annotations
 
@@ -7,26 +7,23 @@ from typing import Any
 
 from torchtune_qwenvl.models import hf_config as shared
 
-_VISION = (
-    "depth", "hidden_size", "intermediate_size", "num_heads", "out_hidden_size", "patch_size",
-    "spatial_merge_size", "temporal_patch_size", "window_size", "fullatt_block_indexes",
-)  # fmt: skip
+RULES = shared.ConfigRules(
+    vision=(*shared.VISION, "window_size", "fullatt_block_indexes"),
+    vision_activation="silu",
+    layer_list="fullatt_block_indexes",
+    rope_theta=1e6,
+)
 
 
 def normalise_vision(raw: Mapping[str, Any]) -> dict[str, Any]:
     """See `torchtune_qwenvl.models.hf_config.normalise_vision`."""
-    vision = shared.normalise_vision(raw, _VISION, activation="silu")
+    vision = shared.normalise_vision(raw, RULES)
     vision["tokens_per_second"] = raw.get("tokens_per_second", 4)
-    vision["fullatt_block_indexes"] = list(vision["fullatt_block_indexes"])
     side = vision["patch_size"] * vision["spatial_merge_size"]
     shared.check_multiple(vision["window_size"], side, "window_size over patch_size * spatial_merge_size")
-    shared.check_layers(vision["fullatt_block_indexes"], vision["depth"], "fullatt_block_indexes")
     return vision
 
 
 def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     """See `torchtune_qwenvl.models.hf_config.normalise_config`."""
-    config = shared.normalise_config(raw, vision=normalise_vision, rope_theta=1e6)
-    width = config["vision_config"]["out_hidden_size"]
-    shared.check_visual_width(width, "out_hidden_size", config["text_config"])
-    return config
+    return shared.normalise_config(raw, RULES, normalise_vision)

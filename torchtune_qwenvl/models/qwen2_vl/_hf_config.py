@@ -1,13 +1,15 @@
-"""What a config.json of Qwen2-VL must say beside what every family's says."""
+"""What a config.json of Qwen2-VL must say in addition to what every family's says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from functools import partial
 
-from torchtune_qwenvl.models import hf_config as shared
+from torchtune_qwenvl.models.hf_config import ConfigRules
+from torchtune_qwenvl.models.hf_config import normalise_config as normalise
+from torchtune_qwenvl.models.hf_config import normalise_vision as vision_part
 
-# Of transformers' Qwen2VLVisionConfig: what it writes is only what differs from these.
+# Of transformers' Qwen2VLVisionConfig, which writes only what differs from these. Here `hidden_size` is the
+# width of a visual token.
 _VISION_DEFAULTS = {
     "depth": 32,
     "embed_dim": 1280,
@@ -18,18 +20,13 @@ _VISION_DEFAULTS = {
     "spatial_merge_size": 2,
     "temporal_patch_size": 2,
 }
-
-
-def normalise_vision(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """See `torchtune_qwenvl.models.hf_config.normalise_vision`; `hidden_size` is a visual token's width."""
-    return shared.normalise_vision(
-        raw, _VISION_DEFAULTS, activation="quick_gelu", width="embed_dim", defaults=_VISION_DEFAULTS
-    )
-
-
-def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """See `torchtune_qwenvl.models.hf_config.normalise_config`."""
-    config = shared.normalise_config(raw, vision=normalise_vision, rope_theta=1e6)
-    width = config["vision_config"]["hidden_size"]
-    shared.check_visual_width(width, "hidden_size of vision_config", config["text_config"])
-    return config
+RULES = ConfigRules(
+    vision=_VISION_DEFAULTS,
+    vision_defaults=_VISION_DEFAULTS,
+    vision_activation="quick_gelu",
+    vision_width="embed_dim",
+    token_width="hidden_size",
+    rope_theta=1e6,
+)
+normalise_config = partial(normalise, rules=RULES)
+normalise_vision = partial(vision_part, rules=RULES)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models.build import Entries, Slots, build_model, published_sizes
+from torchtune_qwenvl.models.build import Entries, Slots, config_builder, published_sizes
 from torchtune_qwenvl.models.qwen3_vl._component_builders import qwen3_vl_decoder, qwen3_vl_vision_encoder
 from torchtune_qwenvl.models.qwen3_vl._hf_config import normalise_config, normalise_vision
 from torchtune_qwenvl.models.qwen3_vl._sizes import IMAGE_MEAN, IMAGE_STD, published_config
-from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 VISION: Entries = {
     "deepstack_layers": "deepstack_visual_indexes",
@@ -28,13 +23,12 @@ SLOTS = Slots(
     text=TEXT,
 )
 
-
-@takes_arguments_of(build_model)
-def qwen3_vl_from_config(config: Mapping[str, Any] | str | Path, **arguments: Any) -> VisionLanguageModel:
-    """Qwen3-VL of the size that a config.json describes, with random weights: see `build_model`."""
-    return build_model(SLOTS, config, **arguments)
-
-
+qwen3_vl_from_config = config_builder(
+    SLOTS,
+    "qwen3_vl_from_config",
+    "Qwen3-VL of the size that a config.json describes, with random weights.",
+    module=__name__,
+)
 _size = published_sizes(qwen3_vl_from_config, published_config, IMAGE_MEAN, IMAGE_STD)
 qwen3_vl_2b = _size("qwen3_vl_2b", "2b", "Qwen3-VL-2B, 2,127,532,032 parameters, tied head.")
 qwen3_vl_4b = _size("qwen3_vl_4b", "4b", "Qwen3-VL-4B, 4,437,815,808 parameters, tied head.")

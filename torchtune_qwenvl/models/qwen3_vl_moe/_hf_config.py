@@ -1,11 +1,11 @@
-"""What a config.json of a Qwen3-VL mixture of experts must say beside what a dense one's says."""
+"""What a config.json of a Qwen3-VL mixture of experts must say in addition to what a dense one's says."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from torchtune_qwenvl.models.hf_config import required
+from torchtune_qwenvl.models.hf_config import check_range, required
 from torchtune_qwenvl.models.qwen3_vl import _hf_config as dense
 
 _EXPERTS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size")
@@ -18,11 +18,7 @@ def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     text, found = config["text_config"], dict(raw.get("text_config") or raw)
     found.setdefault("num_experts", found.get(_NAME_IN_5_X))
     text |= {name: required(found, name, "text") for name in _EXPERTS}
-    if not 1 <= text["num_experts_per_tok"] <= text["num_experts"]:
-        raise ValueError(
-            f"config.json (text): num_experts_per_tok {text['num_experts_per_tok']}: expected 1 to "
-            f"num_experts, {text['num_experts']}"
-        )
+    check_range(text, "num_experts_per_tok", text["num_experts"], "num_experts")
     if found.get("norm_topk_prob") is False:
         raise ValueError("config.json (text): norm_topk_prob is false, which no Qwen3-VL is")
     step, listed = found.get("decoder_sparse_step") or 1, found.get("mlp_only_layers") or []

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-from torchtune_qwenvl.arguments import takes_arguments_of
-from torchtune_qwenvl.models.build import Slots, build_moe_model, published_sizes
+from torchtune_qwenvl.models.build import Slots, build_moe_model, config_builder, published_sizes
 from torchtune_qwenvl.models.qwen3_vl._hf_config import normalise_vision
 from torchtune_qwenvl.models.qwen3_vl._model_builders import TEXT, VISION
 from torchtune_qwenvl.models.qwen3_vl_moe._component_builders import (
@@ -16,7 +11,6 @@ from torchtune_qwenvl.models.qwen3_vl_moe._component_builders import (
 )
 from torchtune_qwenvl.models.qwen3_vl_moe._hf_config import normalise_config
 from torchtune_qwenvl.models.qwen3_vl_moe._sizes import IMAGE_MEAN, IMAGE_STD, published_config
-from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 SLOTS = Slots(
     normalise=normalise_config,
@@ -33,13 +27,13 @@ SLOTS = Slots(
     },
 )
 
-
-@takes_arguments_of(build_moe_model)
-def qwen3_vl_moe_from_config(config: Mapping[str, Any] | str | Path, **arguments: Any) -> VisionLanguageModel:
-    """A Qwen3-VL mixture of experts of the size that a config.json describes: see `build_moe_model`."""
-    return build_moe_model(SLOTS, config, **arguments)
-
-
+qwen3_vl_moe_from_config = config_builder(
+    SLOTS,
+    "qwen3_vl_moe_from_config",
+    "A Qwen3-VL mixture of experts of the size that a config.json describes, with random weights.",
+    module=__name__,
+    build=build_moe_model,
+)
 _size = published_sizes(qwen3_vl_moe_from_config, published_config, IMAGE_MEAN, IMAGE_STD)
 qwen3_vl_30b_a3b = _size("qwen3_vl_30b_a3b", "30b_a3b", "Qwen3-VL-30B-A3B, 31,070,754,032 parameters.")
 qwen3_vl_235b_a22b = _size(

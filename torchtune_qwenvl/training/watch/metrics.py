@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 
@@ -114,6 +115,22 @@ class TotalWork:
         members = (len(counts) - single) // 2
         drawn, lost = counts[single : single + members], counts[single + members :]
         return replace(Work(*counts[:single]), drawn=tuple(drawn), lost=tuple(lost))
+
+
+class Step(NamedTuple):
+    """What an optimizer step gives, over all ranks; tensors stay on the device until they are logged.
+
+    Attributes:
+        loss: mean over the labels: labelled tokens, or images.
+        grad_norm: norm of the gradients before clipping.
+        work: what the batches held.
+        others: name -> mean over the labels of what else is logged.
+    """
+
+    loss: torch.Tensor
+    grad_norm: torch.Tensor
+    work: TotalWork
+    others: dict[str, torch.Tensor]
 
 
 class Meter:

@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import Dataset
 
-from torchtune_qwenvl.data.dataset import SkippedSample
+from torchtune_qwenvl.data.samples import SkippedSample
 from torchtune_qwenvl.data.streams.dataset import first_samples
 from torchtune_qwenvl.transforms.images.unpatch import images_of
 

@@ -5,7 +5,7 @@ kind of dataset can be asked.
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from torchtune_qwenvl.data.dataset import Guarded, SkippedSample
+from torchtune_qwenvl.data.samples import SkippedSample
+from torchtune_qwenvl.data.streams.dataset import in_order
 from torchtune_qwenvl.generation import generate
 from torchtune_qwenvl.modules.batch import placeholder_positions
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
@@ -77,7 +78,7 @@ class ValidationAnswers:
     ) -> None:
         self.transform, self.max_new_tokens = transform, max_new_tokens
         ids = (model.image_token_id, model.video_token_id)
-        samples = _in_order(dataset, on_bad_sample) if dataset is not None else iter(())
+        samples = in_order(dataset, on_bad_sample) if dataset is not None else iter(())
         good = (sample for sample in samples if not isinstance(sample, SkippedSample))
         self.questions = [question_of(sample, transform, ids) for sample in islice(good, count)]
 
@@ -141,10 +142,3 @@ def _asked(tokens: Sequence[int], transform: Any) -> str:
     asked = shortened(tokens, transform).rpartition(user)[2].rpartition(assistant)[0]
     asked = re.sub(transform.chat.video.pattern, "", asked)  # including its timestamps
     return re.sub("|".join(map(re.escape, transform.special_tokens)), "", asked).strip()
-
-
-def _in_order(dataset: Any, on_bad_sample: str) -> Iterator[Any]:
-    if not hasattr(dataset, "__getitem__"):
-        return iter(dataset)
-    guarded = Guarded(dataset, on_bad_sample)
-    return (guarded[index] for index in range(len(guarded)))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from torchtune.data import Message
 
@@ -92,6 +93,18 @@ def render_jinja(
     Raises:
         ValueError: the template cannot be compiled, or raises an error.
     """
+    try:
+        return _compiled(template).render(
+            messages=[_plain(message) for message in messages],
+            add_generation_prompt=generation_prompt,
+            **arguments,
+        )
+    except (TemplateError, TypeError, KeyError) as error:
+        raise ValueError(f"the Jinja chat template fails: {error}") from error
+
+
+@lru_cache(maxsize=8)  # compiling takes far longer than rendering, and every probe is rendered
+def _compiled(template: str) -> Template:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
@@ -99,14 +112,7 @@ def render_jinja(
         value, **{"ensure_ascii": False, **options}
     )
     environment.globals["raise_exception"] = _raise
-    try:
-        return environment.from_string(template).render(
-            messages=[_plain(message) for message in messages],
-            add_generation_prompt=generation_prompt,
-            **arguments,
-        )
-    except (TemplateError, TypeError, KeyError) as error:
-        raise ValueError(f"the Jinja chat template fails: {error}") from error
+    return environment.from_string(template)
 
 
 def check_template(

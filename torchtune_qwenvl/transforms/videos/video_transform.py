@@ -143,23 +143,35 @@ class VideoTransform(Transform):
             decode_threads=self.settings.decode_threads,
             where=where,
         )
-        given = {
+        options = {
             **{"fps": fps, "num_frames": num_frames, "min_frames": min_frames, "max_frames": max_frames},
             **{"min_pixels": min_pixels, "max_pixels": max_pixels},
             **{"frame_pixels": frame_pixels, "total_pixels": total_pixels},
         }
         try:
-            wanted = self.settings.changed(given)
+            wanted = self.settings.changed(options)
+            size = wanted_size(opened, resized_height, resized_width)
+            take_all = opened.chosen and fps is None and num_frames is None
             whole = Clip(opened.n_frames, opened.fps, opened.seconds)
             first, clip = part_between(whole, video_start, video_end)
-            if self.needs_time:
-                clip.rate()
-            take_all = opened.chosen and fps is None and num_frames is None
-            chosen = all_frames(clip, wanted) if take_all else self.sample(clip, wanted)
-            height, width = wanted_size(opened, resized_height, resized_width)
-            height, width = self.resize_to(height, width, len(chosen), wanted)
+            return self._plan(opened, first, clip, size, wanted, take_all)
         except BadSample as error:
             raise error.at(opened.where) from None
+
+    def _plan(
+        self,
+        opened: OpenedVideo,
+        first: int,
+        clip: Clip,
+        size: tuple[int, int],
+        wanted: VideoSettings,
+        take_all: bool,
+    ) -> PlannedVideo:
+        """Choose frames of `clip`, which is `opened` from frame `first` on, and resize them from `size`."""
+        if self.needs_time:
+            clip.rate()
+        chosen = all_frames(clip, wanted) if take_all else self.sample(clip, wanted)
+        height, width = self.resize_to(*size, len(chosen), wanted)
         indices = tuple(first + int(index) for index in chosen)
         if clip.fps is None:
             return PlannedVideo(opened, indices, (), height, width, None)

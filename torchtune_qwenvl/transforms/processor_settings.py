@@ -1,0 +1,66 @@
+"""A checkpoint folder's settings for images and videos, from whichever of two files has them.
+
+Published folders have preprocessor_config.json and video_preprocessor_config.json. transformers 5 writes both
+into processor_config.json. If a folder has both files, they must agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from torchtune_qwenvl.json_files import read_json_if_there
+
+PATCHES = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
+SAMPLING = ("fps", "num_frames", "min_frames", "max_frames", "max_duration")
+LIMITS = ("min_pixels", "max_pixels")
+
+_NESTED = "processor_config.json"
+_FLAT = {"image": "preprocessor_config.json", "video": "video_preprocessor_config.json"}
+_COMPARED = (*PATCHES, *LIMITS, *SAMPLING, "rescale_factor", "video_processor_type")
+
+
+def read_processor_settings(folder: str | Path, kind: Literal["image", "video"]) -> dict[str, Any] | None:
+    """The entries of the folder's image or video processor; None if no file has any.
+
+    `min_pixels` and `max_pixels` are there under these names, or None: files may have them in `size`.
+
+    Raises:
+        ValueError: a file is broken, or two files contradict each other.
+    """
+    nested_path, flat_path = Path(folder) / _NESTED, Path(folder) / _FLAT[kind]
+    entry = f"{kind}_processor"
+    nested = _with_limits((read_json_if_there(nested_path) or {}).get(entry))
+    flat = _with_limits(read_json_if_there(flat_path))
+    if nested is None or flat is None:
+        return nested or flat
+    for name in _COMPARED:
+        one, other = nested.get(name), flat.get(name)
+        if one is not None and other is not None and one != other:
+            raise ValueError(
+                f"{nested_path} ({entry}) says {name} = {one}, {flat_path} says {other}. Find out which one "
+                f"the model was trained with, then correct the other or delete one of the two"
+            )
+    return nested
+
+
+def image_statistics(folder: str | Path) -> dict[str, list[float]]:
+    """`image_mean` and `image_std` per channel; empty if the folder has no file for images.
+
+    Raises:
+        ValueError: as `read_processor_settings`.
+    """
+    found = read_processor_settings(folder, "image") or {}
+    return {name: found[name] for name in ("image_mean", "image_std") if name in found}
+
+
+def _with_limits(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if not found:
+        return None
+    size = found.get("size") or {}
+    limits = {
+        "min_pixels": found.get("min_pixels") or size.get("min_pixels") or size.get("shortest_edge"),
+        "max_pixels": found.get("max_pixels") or size.get("max_pixels") or size.get("longest_edge"),
+    }
+    return {**found, **limits}
