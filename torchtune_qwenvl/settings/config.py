@@ -49,7 +49,8 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         check_arguments(where, node)
         if node[COMPONENT] == MIXED:
             check_mix(where, node)
-    check_function("collate_fn", cfg.collate_fn)
+    for key in recipe.functions:
+        check_function(key, cfg[key])
     return cfg
 
 

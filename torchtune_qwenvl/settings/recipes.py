@@ -16,17 +16,24 @@ class RecipeSettings:
         dataset: what `dataset.source=...` means if no component is named.
         source: an example of such a source, for messages.
         folders: folders of configs/ whose configs are this recipe's; empty: all that no other recipe has.
+        functions: keys whose value is the path of a function.
     """
 
     base: str
     dataset: str
     source: str
     folders: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
 
 
 DEFAULT = "finetune"
 RECIPES = {
-    DEFAULT: RecipeSettings("base.yaml", "torchtune_qwenvl.data.vision_chat_dataset", "data.json"),
+    DEFAULT: RecipeSettings(
+        "base.yaml",
+        "torchtune_qwenvl.data.vision_chat_dataset",
+        "data.json",
+        functions=("collate_fn",),
+    ),
     "train_vit": RecipeSettings(
         "vit/base.yaml", "torchtune_qwenvl.data.labelled.labelled_images", "photos/", folders=("vit",)
     ),
