@@ -5,13 +5,12 @@
 
 What is unusual: the loss is the mean over the labelled tokens of the whole step, all its micro-batches and
 all ranks (they are counted on the host before the first forward pass), so neither changes what is learnt.
-Several processes shard everything (FSDP2); with one, the same lines run without. Every key is in
-configs/base.yaml.
+Several processes shard everything (FSDP2); with one, the same lines run without. The steps themselves are
+training/loop.py. Every key is in configs/base.yaml.
 """
 
 import sys
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -21,7 +20,6 @@ from torch.utils.data import Dataset
 from torchtune.config import instantiate
 from torchtune.config._utils import _get_component_from_path
 from torchtune.utils import get_logger
-from tqdm import tqdm
 
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.loading import load_weights
@@ -37,21 +35,18 @@ from torchtune_qwenvl.settings.exclusions import check_exclusions
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.dry_run import Forecast, Schedule, forecast
 from torchtune_qwenvl.training.epochs import Epochs
+from torchtune_qwenvl.training.loop import TrainingLoop
 from torchtune_qwenvl.training.order import Order, check_has_length, member_names, order_of
-from torchtune_qwenvl.training.profiling import build_profiler
 from torchtune_qwenvl.training.step.batches import collate_for, work_of
 from torchtune_qwenvl.training.step.layers import checkpoint_activations, compile_layers, offload_activations
 from torchtune_qwenvl.training.step.optim import (
     build_optimizer,
     build_optimizer_in_bwd,
     build_scheduler,
-    current_learning_rates,
-    gradients_of,
     learning_rates,
 )
 from torchtune_qwenvl.training.step.parts import (
     GradientCheck,
-    gradient_norm,
     trainable_by_part,
     trainable_table,
 )
@@ -59,7 +54,7 @@ from torchtune_qwenvl.training.step.precision import autocast, compute_dtype, se
 from torchtune_qwenvl.training.watch.answer_display import show_answers
 from torchtune_qwenvl.training.watch.flops import FlopCounter
 from torchtune_qwenvl.training.watch.history import History, read_curves
-from torchtune_qwenvl.training.watch.metrics import Meter, Step, Work, peak_flops
+from torchtune_qwenvl.training.watch.metrics import Meter, Work, peak_flops
 from torchtune_qwenvl.training.watch.sample_log import log_samples
 from torchtune_qwenvl.training.watch.validation_answers import ValidationAnswers
 from torchtune_qwenvl.training.watch.validation_loss import validation_loss
@@ -67,7 +62,7 @@ from torchtune_qwenvl.training.watch.validation_loss import validation_loss
 log = get_logger("INFO")
 
 
-class FinetuneRecipe:
+class FinetuneRecipe(TrainingLoop):
     """Set up, train, finish; see `main`. Subclass it, or copy this file, to change what a step does."""
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -120,7 +115,6 @@ class FinetuneRecipe:
         self.check_gradients = GradientCheck(self.parts)
         self.members = member_names(dataset)
         self.meter = Meter(world, peak_flops(world.device, cfg.device_peak_tflops), self.members)
-        self.logger: History | None = None
         if world.is_main:
             self.announce(found, rates, dataset)
 
@@ -180,11 +174,6 @@ class FinetuneRecipe:
             pin_memory=self.world.device.type == "cuda",
         )
 
-    @property
-    def total_steps(self) -> int:
-        """Steps of the whole run, as far as is known."""
-        return self.epochs.total_steps(self.progress)
-
     def dry_run(self) -> None:
         """Say what an epoch takes; nothing is written, and the weights are no longer the checkpoint's."""
         found = self.forecast()
@@ -204,86 +193,19 @@ class FinetuneRecipe:
         )
         return forecast(self.loader, self.step, self.flops, self.world, run)
 
-    def train(self) -> None:
-        """All epochs, from where the progress stands."""
-        bar = tqdm(total=self.total_steps, initial=self.progress.step, disable=not self.world.is_main)
-        with bar as self.bar, build_profiler(self.cfg.profiler) as self.profiler:
-            for epoch in range(self.progress.epoch, self.cfg.epochs):
-                self.train_epoch(epoch)
+    def work_of(self, batch: Batch) -> Work:
+        """What a batch holds, counted on the host."""
+        return work_of(batch, self.transform.pad_id, self.flops, len(self.members))
 
-    def train_epoch(self, epoch: int) -> None:
-        """The steps of an epoch, from the first sample that no step has seen."""
-        self.epochs.begin(epoch, self.progress)
-        batches, over = iter(self.loader), self.epochs.is_over(self.progress)
-        first_step, labelled = self.progress.step, 0
-        while not over:
-            with self.meter.waiting():
-                step_batches = list(islice(batches, self.cfg.gradient_accumulation_steps))
-            rates = current_learning_rates(self.optimizer)
-            step = self.step(step_batches)
-            self.progress.step += 1
-            self.progress.data = self.loader.state_dict()
-            over = self.epochs.is_over(self.progress)
-            labelled = labelled + step.work.labelled  # stays on the device
-            self.meter.add(step.work)
-            self.bar.update()
-            self.profiler.step()
-            if self.is_due(self.cfg.log_every_n_steps):
-                self.log_step(step, rates)
-            with self.meter.paused():
-                if self.is_due(self.cfg.run_val_every_n_steps):
-                    self.validate()
-                if self.is_due(self.cfg.save_every_n_steps):
-                    self.save()
-        if self.progress.step > first_step and not int(labelled):
-            raise ValueError(
-                f"epoch {epoch} trained on no token at all: there is no sample, or every sample was skipped. "
-                "The reasons are logged above; on_bad_sample=raise stops at the first bad sample."
-            )
+    def loss_of(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The sum of the losses of a batch's labelled tokens; of a mixture of experts the routers' loss too.
 
-    def step(self, batches: list[Batch]) -> Step:
-        """One optimizer step."""
-        work = Work.total(
-            (work_of(batch, self.transform.pad_id, self.flops, len(self.members)) for batch in batches),
-            self.world,
-        )
-        labelled = work.labelled.clamp(min=1).float()
-        loss = torch.zeros((), device=self.world.device)
-        router_loss = torch.zeros_like(loss)
-        for batch in batches:
-            with self.autocast(), self.offloading:
-                losses = self.model(**on_device(batch.inputs, self.world.device), return_router_loss=True)
-            # Sharded gradients are averaged over the ranks, ours are to be summed.
-            (losses.loss_sum * self.world.size / labelled).backward()
-            loss += losses.loss_sum.detach()
-            if losses.router_loss_sum is not None:
-                router_loss += losses.router_loss_sum
-        gradients = gradients_of(self.optimizer)
-        self.check_gradients(gradients, labelled=work.labelled, images=work.images)
-        norm = gradient_norm(gradients.values())
-        if self.cfg.clip_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.cfg.clip_grad_norm, norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.scheduler is not None:
-            self.scheduler.step()
-        loss, router_loss = (self.world.sum(total) / labelled for total in (loss, router_loss))
-        return Step(loss, norm, work, router_loss if self.model.router_aux_loss_coef else None)
-
-    def is_due(self, every: int | None) -> bool:
-        """Whether something that happens every so many steps, and after the last one, happens now."""
-        step = self.progress.step
-        return every is not None and (step % every == 0 or step == self.total_steps)
-
-    def log_step(self, step: Step, rates: dict[str, float]) -> None:
-        """Losses, gradient norm before clipping and learning rates of this step, and the meter's figures."""
-        figures = {"loss": step.loss.item(), "grad_norm": step.grad_norm.item()}
-        if step.router_aux_loss is not None:
-            figures["router_aux_loss"] = step.router_aux_loss.item()
-        figures |= {f"lr_{part}": rate for part, rate in rates.items()} | self.meter.report()
-        self.bar.set_postfix(loss=f"{figures['loss']:.4f}")
-        if self.logger is not None:
-            self.logger.log_dict(figures, step=self.progress.step)
+        The routers' load-balance loss is logged before its coefficient, and only if it is trained on.
+        """
+        with self.autocast(), self.offloading:
+            losses = self.model(**on_device(batch.inputs, self.world.device), return_router_loss=True)
+        routers = losses.router_loss_sum if self.model.router_aux_loss_coef else None
+        return losses.loss_sum, {} if routers is None else {"router_aux_loss": routers}
 
     def validate(self) -> None:
         """Loss on the validation set, a few answers, and what the components of `evaluate:` measure."""
@@ -295,22 +217,12 @@ class FinetuneRecipe:
         for component in self.cfg.evaluate:
             with self.autocast():
                 figures |= instantiate(component, self.model, self.transform)
-        if self.logger is not None and figures:
-            self.logger.log_dict(figures, step=self.progress.step)
-            shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
-            self.bar.write(f"step {self.progress.step}: {shown}")
+        self.log_validation(figures)
         if self.answers.questions:
             with self.autocast():
                 answers = self.answers(self.model)
             if self.logger is not None:
                 self.bar.write(show_answers(answers, self.progress.step, self.output_dir, self.logger))
-
-    def save(self) -> None:
-        """Everything that a resumed run needs."""
-        keep = self.cfg.keep_last_n
-        resume.save(
-            self.output_dir, self.world, self.model, self.optimizer, self.scheduler, self.progress, keep
-        )
 
     def finish(self) -> None:
         """Write what was trained as folders that others load, then call the components of `finish:`."""

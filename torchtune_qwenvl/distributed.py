@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torchtune.modules import TransformerSelfAttentionLayer
 
@@ -110,6 +110,17 @@ def shard(model: nn.Module, world: World, compute_dtype: torch.dtype) -> None:
             fully_shard(module, mesh=mesh, mp_policy=policy)
     # Everything else, including embeddings and merger, stays gathered between forward and backward.
     fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def reshard(model: nn.Module) -> None:
+    """Drop the whole tensors that a forward pass without a backward pass leaves behind.
+
+    Without it the parameters outside of the layers are whole tensors until the next backward pass: saving
+    would write these instead of this rank's shards.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def _check_quantised(model: nn.Module, size: int) -> None:

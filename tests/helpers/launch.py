@@ -4,6 +4,7 @@ A fork server imports the recipe once, and every rank of every run is forked fro
 process can kill itself (SIGKILL) at a given point of the run.
 """
 
+import importlib
 import multiprocessing
 import os
 import re
@@ -17,7 +18,10 @@ from types import MappingProxyType
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["torchtune_qwenvl.recipes.finetune", "torchtune_qwenvl.cli.main", "torchtune_qwenvl.vision.index"]
+    [
+        f"torchtune_qwenvl.{name}"
+        for name in ("recipes.finetune", "recipes.train_vit", "cli.main", "vision.index")
+    ]
 )
 
 HANGS_AFTER = 300  # seconds; compiling can take over a hundred on a busy machine
@@ -60,6 +64,7 @@ def run(
     processes: int = 1,
     kill_at: str = "",
     environment: Mapping[str, str] = MappingProxyType({}),
+    recipe: str = "finetune",
 ) -> Run:
     """Run the recipe until it ends or is killed.
 
@@ -71,6 +76,7 @@ def run(
         kill_at: "step N" kills the run in step N before the optimizer; "rename" kills it when a checkpoint is
             complete except for its final name.
         environment: additional variables; `torch.compile` is disabled unless TORCH_COMPILE_BACKEND is set.
+        recipe: name of its module.
     """
     argv = ["--config", str(config), f"output_dir={output_dir}", "device=cpu", *overrides]
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -79,7 +85,7 @@ def run(
     ranks = [
         FORKS.Process(
             target=_rank,
-            args=(rank, processes, port, argv, str(printed[rank]), kill_at, dict(environment)),
+            args=(rank, processes, port, argv, str(printed[rank]), kill_at, dict(environment), recipe),
         )
         for rank in range(processes)
     ]
@@ -135,7 +141,14 @@ def _become(printed: str) -> None:
 
 
 def _rank(
-    rank: int, size: int, port: int, argv: list[str], printed: str, kill_at: str, environment: dict[str, str]
+    rank: int,
+    size: int,
+    port: int,
+    argv: list[str],
+    printed: str,
+    kill_at: str,
+    environment: dict[str, str],
+    recipe: str,
 ) -> None:
     _become(printed)
     if size > 1:
@@ -143,28 +156,27 @@ def _rank(
     os.environ.update(environment)
     import torch
 
-    from torchtune_qwenvl.recipes import finetune
-    from torchtune_qwenvl.training import resume
+    from torchtune_qwenvl.training import loop, resume
 
     # torchao's optimizer would compile a kernel per shape, which takes longer than all steps here.
     if "TORCH_COMPILE_BACKEND" not in environment:
         torch.compile = lambda function, **options: function
     if kill_at.startswith("step "):
-        _die_in_step(finetune, int(kill_at.removeprefix("step ")))
+        _die_in_step(loop.TrainingLoop, int(kill_at.removeprefix("step ")))
     elif kill_at == "rename":
         resume.os = _DyingOs(os)
-    finetune.main(argv)
+    importlib.import_module(f"torchtune_qwenvl.recipes.{recipe}").main(argv)
 
 
-def _die_in_step(finetune, step: int) -> None:
-    train_step = finetune.FinetuneRecipe.step
+def _die_in_step(loop, step: int) -> None:
+    train_step = loop.step
 
     def dying(self, batches):
         if self.progress.step + 1 == step:
             os.kill(os.getpid(), signal.SIGKILL)
         return train_step(self, batches)
 
-    finetune.FinetuneRecipe.step = dying
+    loop.step = dying
 
 
 class _DyingOs:

@@ -84,3 +84,15 @@ def test_what_does_not_fit_is_refused(reference: Run, config: Path, tmp_path: Pa
     assert without.codes == [1] and "other trainable parameters" in without.printed
     again = run(reference.output_dir, *SAVING, config=config)
     assert again.codes == [1] and "is there from an earlier run" in again.printed
+
+
+def test_saved_right_after_a_validation(config: Path, tmp_path: Path) -> None:
+    """A validation leaves no whole tensors in the place of the shards that are saved."""
+    val = ("val_dataset=torchtune_qwenvl.data.vision_chat_dataset", "val_dataset.source=${dataset.source}")
+    options = (*val, "run_val_every_n_steps=1", "save_every_n_steps=1", "val_answers=0", "batch_size=1")
+    out = tmp_path / "out"
+    done = run(out, *options, config=config, processes=2)
+    assert set(done.codes) == {0}, done.printed
+    resumed = run(tmp_path / "on", *options, f"resume={out}/step_3", config=config, processes=2)
+    assert set(resumed.codes) == {0}, resumed.printed
+    assert resumed.values("loss")[4] == done.values("loss")[4]

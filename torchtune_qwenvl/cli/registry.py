@@ -6,6 +6,7 @@ from torchtune._recipe_registry import Config, Recipe, get_all_recipes
 
 import torchtune_qwenvl.recipes
 from torchtune_qwenvl.settings.files import find_config, packaged_names
+from torchtune_qwenvl.settings.recipes import RECIPES as WITH_CONFIG
 
 RECIPES = Path(str(torchtune_qwenvl.recipes.__file__)).parent
 # Recipes that take key=value alone, without --config.
@@ -19,12 +20,16 @@ def register() -> None:
 
 
 def ours() -> list[Recipe]:
-    """`finetune` with every packaged config, and `generate`."""
-    configs = [Config(name, str(find_config(name))) for name in packaged_names()]
+    """Each recipe with its packaged configs, and `generate`."""
     return [
-        Recipe("finetune", str(RECIPES / "finetune.py"), configs, supports_distributed=True),
+        *(_with_configs(recipe) for recipe in WITH_CONFIG),
         Recipe("generate", str(RECIPES / "generate.py"), [], supports_distributed=False),
     ]
+
+
+def _with_configs(recipe: str) -> Recipe:
+    configs = [Config(name, str(find_config(name))) for name in packaged_names(recipe)]
+    return Recipe(recipe, str(RECIPES / f"{recipe}.py"), configs, supports_distributed=True)
 
 
 def recipe_names() -> list[str]:

@@ -10,6 +10,7 @@ from torchtune._cli.run import Run as TorchtuneRun
 from torchtune_qwenvl.arguments import nearest
 from torchtune_qwenvl.cli.registry import RECIPES, WITHOUT_CONFIG, recipe_names
 from torchtune_qwenvl.settings.config import parse_arguments
+from torchtune_qwenvl.settings.recipes import RECIPES as WITH_CONFIG
 
 EPILOG = """\
 examples:
@@ -44,6 +45,6 @@ class Run(TorchtuneRun):
         if args.recipe in WITHOUT_CONFIG and "--config" not in args.recipe_args:
             args.recipe = RECIPES / f"{args.recipe}.py"
             return self._run_single_device(args, is_builtin=True)
-        if args.recipe == "finetune":
-            parse_arguments(args.recipe_args)
+        if args.recipe in WITH_CONFIG:
+            parse_arguments(args.recipe_args, args.recipe)
         super()._run_cmd(args)

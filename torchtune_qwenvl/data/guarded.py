@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from torchtune_qwenvl.data.samples import Item, Sample, Samples, SkippedSample, as_samples, sample_size
+from torchtune_qwenvl.data.samples import Sample, Samples, SkippedSample, as_samples, sample_size
 from torchtune_qwenvl.transforms.errors import SampleTooLong, check_trainable, locate
 from torchtune_qwenvl.transforms.size import SampleSize
 
@@ -54,7 +54,7 @@ class Guarded(Samples):
         except (ValueError, OSError) as error:
             located = locate(error, lambda: self.where(key))
             if isinstance(located, SampleTooLong) or self.on_bad_sample == "skip":
-                return SkippedSample(key.number if isinstance(key, Item) else key, str(located))
+                return SkippedSample(getattr(key, "number", key), str(located))
             if located is error:
                 raise
             raise located from error

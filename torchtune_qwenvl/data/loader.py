@@ -131,6 +131,7 @@ def build_loader(
     num_workers: int = 0,
     prefetch_factor: int | None = None,
     pin_memory: bool | None = None,
+    filler: Mapping[str, Any] | None = None,
 ) -> Loader:
     """Put dataset, sampler and collate together.
 
@@ -149,6 +150,7 @@ def build_loader(
         num_workers: processes that read, decode and collate; with 0 this process does.
         prefetch_factor: batches that each worker prepares ahead; None is torch's default (2).
         pin_memory: put batches into page-locked memory; None does so if there is a CUDA device.
+        filler: what a batch without samples is made of; None is one pad token without a label.
 
     Returns:
         A :class:`Loader` of :class:`Batch`.
@@ -158,7 +160,11 @@ def build_loader(
     batches = DataLoader(
         _Reported(samples, on_bad_sample),
         batch_sampler=order,
-        collate_fn=partial(_make_batch, collate=collate, padding_idx=padding_idx, ignore_idx=ignore_idx),
+        collate_fn=partial(
+            _make_batch,
+            collate=partial(collate, padding_idx=padding_idx, ignore_idx=ignore_idx),
+            filler=_one_pad_token(padding_idx) if filler is None else filler,
+        ),
         prefetch_factor=prefetch_factor,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
         persistent_workers=num_workers > 0,
@@ -215,18 +221,19 @@ class _Reported(Dataset):
 
 
 def _make_batch(
-    drawn: Sequence[_Drawn], collate: Callable[..., dict[str, Any]], padding_idx: int, ignore_idx: int
+    drawn: Sequence[_Drawn],
+    collate: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]],
+    filler: Mapping[str, Any],
 ) -> Batch | ValueError:
     outcomes = [one.outcome for one in drawn]
     for outcome in outcomes:
         if isinstance(outcome, ValueError):
             return outcome
     kept = [outcome for outcome in outcomes if isinstance(outcome, Mapping)]
-    inputs = collate(kept or [_one_pad_token(padding_idx)], padding_idx=padding_idx, ignore_idx=ignore_idx)
     return Batch(
-        inputs=inputs,
+        inputs=collate(kept or [filler]),
         samples=len(kept),
-        tokens=sum(len(sample["tokens"]) for sample in kept),
+        tokens=sum(len(sample.get("tokens", ())) for sample in kept),
         skipped=tuple(outcome for outcome in outcomes if isinstance(outcome, SkippedSample)),
         dropped_turns=sum(sample.get("dropped_turns", 0) for sample in kept),
         drawn=Counter(one.member for one in drawn),

@@ -22,13 +22,19 @@ COLOURS = (GREEN, ORANGE, BLUE, RED, INK)
 MANY, WINDOWS = 60, 40
 
 
-def draw_curves(curves: Curves, path: Path, marks: Mapping[str, float] | None = None) -> None:
+def draw_curves(
+    curves: Curves,
+    path: Path,
+    marks: Mapping[str, float] | None = None,
+    titles: Mapping[str, str] | None = None,
+) -> None:
     """Write a PNG with a panel for each kind of metric that was logged; no file if there is none.
 
     Args:
         curves: names as the recipe logs them (`loss`, `val_loss`, `lr_decoder`, …) -> [(step, value)].
         path: the PNG file to write.
         marks: label -> value of dashed lines in the panel of validation metrics.
+        titles: title of a panel -> another title for it.
     """
     panels = [panel for panel in PANELS if any(map(panel.wants, curves))]
     if not panels:
@@ -40,6 +46,7 @@ def draw_curves(curves: Curves, path: Path, marks: Mapping[str, float] | None = 
         for axis, panel in zip(axes, panels, strict=False):
             panel.draw(axis, curves, marks or {})
             axis.set(xlabel="step", xlim=(0, None))
+            axis.set_title((titles or {}).get(axis.get_title("left"), axis.get_title("left")))
             axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             if axis.get_legend_handles_labels()[1]:
                 axis.legend(loc="best")

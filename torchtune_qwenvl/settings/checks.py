@@ -22,19 +22,21 @@ SLOTS = (
 NULLABLE = ("keep_last_n",)
 
 
-def check_keys(schema: dict, tree: dict, prefix: str = "") -> None:
+def check_keys(schema: dict, tree: dict, prefix: str = "", base_name: str = "base.yaml") -> None:
     """Every key of `tree` stands in `schema`, with a value like the default; components are free."""
     for key, value in tree.items():
         name = prefix + str(key)
         if key not in schema:
             known = [path for path in _dotted(schema, prefix)]
-            raise ValueError(f"Unknown config key '{name}'.{nearest(name, known)} base.yaml lists every key.")
+            raise ValueError(
+                f"Unknown config key '{name}'.{nearest(name, known)} {base_name} lists every key."
+            )
         default = schema[key]
         if name in SLOTS:
             if value is not None and not (isinstance(value, dict) and COMPONENT in value):
                 raise ValueError(f"Config key '{name}' takes a component: name one by {name}._component_=….")
         elif isinstance(default, dict) and isinstance(value, dict):
-            check_keys(default, value, f"{name}.")
+            check_keys(default, value, f"{name}.", base_name)
         elif not (value is None and name in NULLABLE) and not _fits(value, default):
             raise ValueError(f"Config key '{name}': expected a value like {default!r}, got {value!r}.")
 

@@ -1,9 +1,9 @@
 """Configs: a file over base.yaml, command-line overrides on top, and an error for every key nobody reads.
 
-`configs/base.yaml` holds every key of the recipe with its default: it is the root of every config and its
-schema. A config file names its parents (`include: [_3B, _lora]`); later files win, key by key. A node that
-names another `_component_` than its parent replaces it whole, so that no argument of the old component is
-left over.
+`configs/base.yaml` holds every key of the fine-tuning recipe with its default: it is the root of every config
+and its schema. A config of another recipe names it (`recipe: train_vit`), see recipes.py. A config file
+names its parents (`include: [_3B, _lora]`); later files win, key by key. A node that names another
+`_component_` than its parent replaces it whole, so that no argument of the old component is left over.
 
     tune-qwenvl show qwen2_5_vl/3B_lora batch_size=2     prints it fully resolved
     tune-qwenvl show qwen2_5_vl/3B_lora --stock          for torchtune's own recipes
@@ -18,18 +18,21 @@ from torchtune_qwenvl.settings.checks import check_arguments, check_function, ch
 from torchtune_qwenvl.settings.datasets import COMPONENT, DATASETS, MIXED, check_mix, with_component
 from torchtune_qwenvl.settings.files import PACKAGED, find_config, load_config, merge, packaged_names
 from torchtune_qwenvl.settings.overrides import REMOVE, parse_override, remove
+from torchtune_qwenvl.settings.recipes import DEFAULT, check_recipe, settings_of
 from torchtune_qwenvl.settings.stock import for_stock_recipe
 
 
 def resolve(name: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """The config called `name` (packaged, or a YAML file) over base.yaml, with `key=value` overrides on top.
+    """The config called `name` (packaged, or a YAML file) over its base, with `key=value` overrides on top.
 
     Raises:
         ValueError: an unknown config, key or component argument, with the nearest known one; a malformed
             override.
     """
-    base = load_config(PACKAGED / "base.yaml")
-    merged = merge(base, load_config(find_config(name)))
+    own = load_config(find_config(name))
+    recipe = settings_of(own)
+    base = load_config(PACKAGED / recipe.base)
+    merged = merge(base, own)
     # Components first: `optimizer.lr=1 optimizer=torch.optim.SGD` must not lose the learning rate.
     for path, value in sorted(map(parse_override, overrides), key=lambda edit: edit[0][-1] != COMPONENT):
         if value is REMOVE:
@@ -38,32 +41,39 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         for part in reversed(path):
             value = {part: value}
         merged = merge(merged, value)
-    for slot, default in DATASETS.items():
-        merged[slot] = with_component(merged[slot], default)
-    check_keys(base, merged)
+    for slot in DATASETS:
+        merged[slot] = with_component(merged[slot], recipe.dataset)
+    check_keys(base, merged, base_name=recipe.base)
     cfg = OmegaConf.create(merged)
     for where, node in components(OmegaConf.to_container(cfg, resolve=True)):
         check_arguments(where, node)
         if node[COMPONENT] == MIXED:
             check_mix(where, node)
-    check_function("collate_fn", cfg.collate_fn)
+    for key in recipe.functions:
+        check_function(key, cfg[key])
     return cfg
 
 
-def parse_arguments(argv: Sequence[str]) -> DictConfig:
-    """A recipe's command line, `--config NAME [key=value ...]`, as a resolved config."""
+def parse_arguments(argv: Sequence[str], recipe: str = DEFAULT) -> DictConfig:
+    """A recipe's command line, `--config NAME [key=value ...]`, as a resolved config.
+
+    Raises:
+        ValueError: as `resolve`; a config of another recipe.
+    """
     arguments = list(argv)
     if "--config" not in arguments[:-1]:
         raise ValueError(f"Expected --config NAME [key=value ...], got '{' '.join(arguments)}'.")
     at = arguments.index("--config")
-    return resolve(arguments[at + 1], arguments[:at] + arguments[at + 2 :])
+    cfg = resolve(arguments[at + 1], arguments[:at] + arguments[at + 2 :])
+    check_recipe(cfg, recipe)
+    return cfg
 
 
 def require(cfg: DictConfig, *keys: str) -> None:
     """Raise a ValueError for the first of these keys that is not set: base.yaml has no default for them."""
     for key in keys:
         if cfg[key] is None:
-            example = f"{key}.source=data.json" if key in DATASETS else f"{key}=..."
+            example = f"{key}.source={settings_of(cfg).source}" if key in DATASETS else f"{key}=..."
             raise ValueError(f"Config key '{key}' is not set: give {example} or write it into the file.")
 
 

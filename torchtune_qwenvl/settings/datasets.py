@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 COMPONENT = "_component_"
-# What `dataset.source=data.json` means where no component is named.
-DATASETS = dict.fromkeys(("dataset", "val_dataset"), "torchtune_qwenvl.data.vision_chat_dataset")
+# Keys that take a dataset. What `dataset.source=data.json` means without a component depends on the recipe.
+DATASETS = ("dataset", "val_dataset")
 # What a list of datasets means.
 MIXED = "torchtune_qwenvl.data.mixed_dataset"
 # Keys of a member that are the mix's, not its builder's.

@@ -12,19 +12,21 @@ from omegaconf import OmegaConf
 
 from torchtune_qwenvl.arguments import nearest
 from torchtune_qwenvl.settings.datasets import COMPONENT
+from torchtune_qwenvl.settings.recipes import recipe_of
 
 PACKAGED = Path(str(files("torchtune_qwenvl.configs")))
 PARTS = ("sizes", "methods")  # folders of building blocks, which are no configs to run
 
 
-def packaged_names() -> list[str]:
-    """The packaged configs to run, such as `qwen2_5_vl/3B_lora`."""
+def packaged_names(recipe: str | None = None) -> list[str]:
+    """The packaged configs to run, such as `qwen2_5_vl/3B_lora`, of one recipe or of all."""
     paths = [path.relative_to(PACKAGED).with_suffix("") for path in PACKAGED.rglob("*.yaml")]
-    return sorted(
+    names = (
         f"{path.parts[0]}/{path.name}"
         for path in paths
         if path.name != "base" and path.parent.name not in PARTS
     )
+    return sorted(name for name in names if recipe in (None, recipe_of(name)))
 
 
 def find_config(name: str, beside: Path | None = None) -> Path:

@@ -3,6 +3,7 @@
 from omegaconf import DictConfig, OmegaConf
 
 from torchtune_qwenvl.settings.datasets import COMPONENT
+from torchtune_qwenvl.settings.recipes import DEFAULT, check_recipe
 
 
 def for_stock_recipe(cfg: DictConfig) -> DictConfig:
@@ -10,7 +11,11 @@ def for_stock_recipe(cfg: DictConfig) -> DictConfig:
 
     They know one learning rate, one checkpointing switch and no parts; validation, prepare and finish stay
     out.
+
+    Raises:
+        ValueError: a config of another recipe than `finetune`.
     """
+    check_recipe(cfg, DEFAULT)
     ours = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(ours, dict)
     stock = {key: ours[key] for key in _SHARED_WITH_STOCK}

@@ -1,7 +1,7 @@
 """The optimizer, with a learning rate per part, and its schedule, from the config."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from omegaconf import DictConfig
@@ -32,17 +32,21 @@ def learning_rates(cfg: DictConfig, parts: Mapping[str, object]) -> dict[str, fl
 
 
 def build_optimizer(
-    node: DictConfig, parts: Mapping[str, Mapping[str, nn.Parameter]], rates: Mapping[str, float]
+    node: DictConfig,
+    parts: Mapping[str, Mapping[str, nn.Parameter]],
+    rates: Mapping[str, float],
+    undecayed: Collection[str] = (),
 ) -> Optimizer:
     """The optimizer of `node`, with two parameter groups per part: with and without weight decay.
 
     Norm scales and biases (tensors with one axis) are not decayed, because pulling a scale of 1 towards 0 is
-    not regularisation. Each group has the name of its part under "part".
+    not regularisation; parameters named in `undecayed` are not either. Each group has the name of its part
+    under "part".
     """
     groups = []
     for part, parameters in parts.items():
         for decayed in (True, False):
-            chosen = [p for p in parameters.values() if (p.dim() > 1) == decayed]
+            chosen = [p for n, p in parameters.items() if (p.dim() > 1 and n not in undecayed) == decayed]
             if chosen:
                 groups.append(_group(chosen, part, rates[part], decayed))
     return instantiate(node, groups)

@@ -121,16 +121,16 @@ class Step(NamedTuple):
     """What an optimizer step gives, over all ranks; tensors stay on the device until they are logged.
 
     Attributes:
-        loss: mean cross-entropy of the labelled tokens.
+        loss: mean over the labels: labelled tokens, or images.
         grad_norm: norm of the gradients before clipping.
         work: what the batches held.
-        router_aux_loss: the routers' load-balance loss before its coefficient; None if it is not trained on.
+        others: name -> mean over the labels of what else is logged.
     """
 
     loss: torch.Tensor
     grad_norm: torch.Tensor
     work: TotalWork
-    router_aux_loss: torch.Tensor | None = None
+    others: dict[str, torch.Tensor]
 
 
 class Meter:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchtune_qwenvl.distributed import World
+from torchtune_qwenvl.distributed import World, reshard
 
 
 @torch.no_grad()
@@ -35,6 +35,7 @@ def validation_loss(
         with autocast():
             loss_sum, n = model(**batch)
         total += torch.stack([loss_sum.double(), n.double()])
+    reshard(model)
     model.train(was_training)
     loss_sum, n = world.sum(total).tolist()
     if n == 0:

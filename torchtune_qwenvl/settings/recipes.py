@@ -1,0 +1,68 @@
+"""The recipes that take a config, and the base config with the keys of each. A new one is an entry here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torchtune_qwenvl.arguments import nearest
+
+
+@dataclass(frozen=True)
+class RecipeSettings:
+    """What belongs to one recipe.
+
+    Attributes:
+        base: file under configs/ with every key and its default.
+        dataset: what `dataset.source=...` means if no component is named.
+        source: an example of such a source, for messages.
+        folders: folders of configs/ whose configs are this recipe's; empty: all that no other recipe has.
+        functions: keys whose value is the path of a function.
+    """
+
+    base: str
+    dataset: str
+    source: str
+    folders: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
+
+
+DEFAULT = "finetune"
+RECIPES = {
+    DEFAULT: RecipeSettings(
+        "base.yaml",
+        "torchtune_qwenvl.data.vision_chat_dataset",
+        "data.json",
+        functions=("collate_fn",),
+    ),
+    "train_vit": RecipeSettings(
+        "vit/base.yaml", "torchtune_qwenvl.data.labelled.labelled_images", "photos/", folders=("vit",)
+    ),
+}
+
+
+def settings_of(config: Mapping[str, Any]) -> RecipeSettings:
+    """The settings of the recipe that a config names by its key `recipe`; without the key, of `finetune`.
+
+    Raises:
+        ValueError: a recipe that does not exist.
+    """
+    name = config.get("recipe", DEFAULT)
+    if name not in RECIPES:
+        hint = nearest(str(name), RECIPES)
+        raise ValueError(f"Config key 'recipe': expected one of {', '.join(RECIPES)}, got '{name}'.{hint}")
+    return RECIPES[name]
+
+
+def recipe_of(packaged_name: str) -> str:
+    """The recipe of a packaged config, by its folder."""
+    folder = packaged_name.partition("/")[0]
+    return next((name for name, recipe in RECIPES.items() if folder in recipe.folders), DEFAULT)
+
+
+def check_recipe(config: Mapping[str, Any], recipe: str) -> None:
+    """Raise a ValueError for a config of another recipe."""
+    if config["recipe"] != recipe:
+        raise ValueError(
+            f"This config is for the recipe {config['recipe']}, not for {recipe}: run `tune-qwenvl run "
+            f"{config['recipe']} --config ...`."
+        )
