@@ -229,7 +229,7 @@ class VisionProcessor:
         max_pixels: int | None = None,
     ) -> None:
         self.config = config = config or VisionConfig()
-        patches = {
+        patches: dict[str, Any] = {
             "patch_size": config.patch_size,
             "merge_size": config.spatial_merge_size,
             "temporal_patch_size": config.temporal_patch_size,
