@@ -44,10 +44,10 @@ class Export(Subcommand):
         add = parser.add_argument
         add("folder", type=Path, help="step_N/ of a run, or an adapter/")
         add("overrides", nargs="*", metavar="key=value", help="keys of the run's config to change")
-        add("--out", metavar="DIR", type=Path, help="for model/ and adapter/; default: export/ beside FOLDER")
+        add("--out", metavar="DIR", type=Path, help="for model/ and adapter/; default: export/ next to FOLDER")
         add("--only", choices=("model", "adapter"), help="write one of both")
         add("--dtype", choices=("bf16", "fp32"), help="of all weights; default: those of the checkpoint")
-        add("--config", help=f"of the run; default: {RUN_CONFIG} beside FOLDER")
+        add("--config", help=f"of the run; default: {RUN_CONFIG} next to FOLDER")
         add("--checkpoint-dir", metavar="DIR", type=Path, help="that training began from, if it has moved")
         add("--device", default="cpu", help="where logits are computed; default: cpu")
         add("--no-compare", action="store_true", help="compute no logits; headers are read back all the same")

@@ -1,4 +1,4 @@
-"""Our recipes and configs beside torchtune's own, in the list that torchtune's commands read."""
+"""Add our recipes and configs to the list that torchtune's commands read."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
-"""`tune-qwenvl run`: torchtune's, which looks at names and config before it starts anything.
+"""`tune-qwenvl run`: torchtune's command, which checks names and config before it starts anything.
 
-A misspelt key otherwise shows after every process has loaded torch, as many tracebacks as processes.
+Otherwise a misspelt key would show only after every process has loaded torch, with a traceback from each.
 """
 
 import argparse
@@ -16,7 +16,7 @@ EPILOG = """\
 examples:
   one process:
     tune-qwenvl run finetune --config qwen2_5_vl/3B_lora dataset.source=data.json
-  eight GPUs; every argument of torchrun stands before the recipe:
+  eight GPUs; torchrun's arguments come before the recipe:
     tune-qwenvl run --nproc_per_node 8 finetune --config qwen2_5_vl/7B_full dataset.source=data.json
   go on where an interrupted run stopped:
     tune-qwenvl run finetune --config qwen2_5_vl/3B_lora dataset.source=data.json resume=true

@@ -1,4 +1,4 @@
-"""What stands under `dataset:`: a file, a builder with its arguments, or a list of these with weights."""
+"""The value of `dataset:`: a file, a builder with its arguments, or a list of these with weights."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -235,7 +235,7 @@ class VisionProcessor:
             "temporal_patch_size": config.temporal_patch_size,
         }
         limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-        given = {name: value for name, value in limits.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
         self.images = GLM4VImageTransform(**patches, **given)
         self.videos = GLM4VVideoTransform(**patches)
 
