@@ -44,7 +44,9 @@ class Export(Subcommand):
         add = parser.add_argument
         add("folder", type=Path, help="step_N/ of a run, or an adapter/")
         add("overrides", nargs="*", metavar="key=value", help="keys of the run's config to change")
-        add("--out", metavar="DIR", type=Path, help="for model/ and adapter/; default: export/ next to FOLDER")
+        add(
+            "--out", metavar="DIR", type=Path, help="for model/ and adapter/; default: export/ next to FOLDER"
+        )
         add("--only", choices=("model", "adapter"), help="write one of both")
         add("--dtype", choices=("bf16", "fp32"), help="of all weights; default: those of the checkpoint")
         add("--config", help=f"of the run; default: {RUN_CONFIG} next to FOLDER")

@@ -23,7 +23,7 @@ NULLABLE = ("keep_last_n",)
 
 
 def check_keys(schema: dict, tree: dict, prefix: str = "", base_name: str = "base.yaml") -> None:
-    """Check that every key of `tree` is in `schema`, with a value like the default; components may be anything."""
+    """Check that every key of `tree` is in `schema`, with a value like its default; not within components."""
     for key, value in tree.items():
         name = prefix + str(key)
         if key not in schema:
