@@ -55,7 +55,7 @@ def test_python_runs(machine: Path, number: int, peft_without_torchao: None):
     code = blocks("python")[number].replace(PUBLISHED, str(machine / "published"))
     names: dict = {}
     exec(compile(code, f"README.md, Python block {number}", "exec"), names)
-    if "encoder = " in code:
+    if "pipeline = " in code:
         assert len(names["tokens"]) == int(re.search(r"\[(\d+), 2048\]", code)[1])
 
 
