@@ -61,7 +61,7 @@ def test_a_dataset_that_cannot_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "start_method", lambda: "spawn")
     batches = DataLoader(Unpicklable(), num_workers=1, multiprocessing_context="spawn")
     with pytest.raises(
-        ValueError, match=r"num_workers=1: expected a dataset .*started by spawn: .*lambda.*top of"
+        ValueError, match=r"num_workers=1: expected a dataset .*started by spawn: .*lambda.*top level, or"
     ):
         workers.started(batches)
 

@@ -1,4 +1,4 @@
-"""docs/search.md does what it says: its commands and its Python run in order, on a tiny folder."""
+"""docs/guides/search.md does what it says: its commands and its Python run in order, on a tiny folder."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ import tiny
 
 from torchtune_qwenvl.cli.main import main
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs/search.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs/guides/search.md").read_text(encoding="utf-8")
 PUBLISHED = "/tmp/Qwen3-VL-2B-Instruct"
 
 
@@ -33,7 +33,7 @@ def test_the_page_runs(working_folder: Path, capsys: pytest.CaptureFixture) -> N
     for language, block in blocks:
         code = block.replace(PUBLISHED, str(working_folder / "published"))
         if language == "python":
-            exec(compile(code, "docs/search.md", "exec"), names)
+            exec(compile(code, "docs/guides/search.md", "exec"), names)
         else:
             for line in code.splitlines():
                 assert line.startswith("tune-qwenvl ")

@@ -1,18 +1,21 @@
 """Datasets, collate and loader: from a file of conversations to batches.
 
-records/        reads records from files and tables, and finds what they name
-order/          which sample comes when: shuffling, mixing, packing
-streams/        records that come one after the other, without numbers
-samples         what is asked of a dataset, and the wrappers of foreign ones
-joined          sequences counted through as one
-guarded         what happens to a bad sample
-chat_dataset    `vision_chat_dataset`: the dataset of conversations
-mixed_dataset   `mixed_dataset`: several datasets, mixed by weights
-sizes           measures the lengths of all samples
-length_cache    keeps measured lengths in a file
-collate         samples -> one batch of tensors
-loader          batches for one rank, read by data workers
-workers         how data workers are started
+Files:
+
+    records/        reads records from files and tables, and finds what they name
+    order/          which sample comes when: shuffling, mixing, packing
+    streams/        records that come one after the other, without numbers
+    samples         what is asked of a dataset, and the wrappers of foreign ones
+    joined          sequences counted through as one
+    guarded         what happens to a bad sample
+    chat_dataset    `vision_chat_dataset`: the dataset of conversations
+    mixed_dataset   `mixed_dataset`: several datasets, mixed by weights
+    sizes           measures the lengths of all samples
+    length_cache    keeps measured lengths in a file
+    collate         samples -> one batch of tensors
+    reported        what a data worker reports for each sample
+    loader          batches for one rank, read by data workers
+    workers         how data workers are started
 """
 
 from torchtune_qwenvl.data.chat_dataset import VisionChatDataset, vision_chat_dataset

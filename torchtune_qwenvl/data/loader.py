@@ -12,13 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from torchtune_qwenvl.data.collate import collate as default_collate
-from torchtune_qwenvl.data.guarded import Guarded
 from torchtune_qwenvl.data.order.sampler import ResumableSampler
-from torchtune_qwenvl.data.samples import Sample, Samples, SkippedSample, as_samples
+from torchtune_qwenvl.data.reported import Drawn, Reported
+from torchtune_qwenvl.data.samples import Samples, SkippedSample, as_samples
 from torchtune_qwenvl.data.streams.sampler import StreamSampler
 from torchtune_qwenvl.data.workers import started, worker_options
 from torchtune_qwenvl.modules.batch import map_tensors
-from torchtune_qwenvl.transforms.errors import BadSample
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +145,7 @@ def build_loader(
         collate: samples, ``padding_idx`` and ``ignore_idx`` -> inputs.
         padding_idx: pad token id (``transform.pad_id``).
         ignore_idx: label that is not trained on.
-        on_bad_sample: "raise" or "skip", see :class:`Guarded`.
+        on_bad_sample: "raise" or "skip", see :class:`~torchtune_qwenvl.data.Guarded`.
         num_workers: processes that read, decode and collate; with 0 this process does.
         prefetch_factor: batches that each worker prepares ahead; None is torch's default (2).
         pin_memory: put batches into page-locked memory; None does so if there is a CUDA device.
@@ -158,7 +157,7 @@ def build_loader(
     sampler.set_batch_size(batch_size)
     order, samples = _Noted(sampler), as_samples(dataset)
     batches = DataLoader(
-        _Reported(samples, on_bad_sample),
+        Reported(samples, on_bad_sample),
         batch_sampler=order,
         collate_fn=partial(
             _make_batch,
@@ -190,38 +189,8 @@ class _Noted:
         return len(self.sampler)
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """What came of a key: a sample, one that was left out, or the error that stops the run.
-
-    Attributes:
-        outcome: errors travel as values, so that the main process raises them without a worker's traceback.
-        member: which dataset of a mix it belongs to.
-    """
-
-    outcome: Sample | ValueError
-    member: int = 0
-
-
-class _Reported(Dataset):
-    """Reads a dataset's samples and reports what came of each."""
-
-    def __init__(self, samples: Samples, on_bad_sample: str) -> None:
-        self.guarded = Guarded(samples, on_bad_sample)
-
-    def __getitem__(self, key: Any) -> _Drawn:
-        if isinstance(key, ValueError):  # the stream broke off here
-            return _Drawn(key)
-        try:
-            sample = self.guarded[key]
-        except BadSample as error:
-            return _Drawn(error, self.guarded.member(key))
-        wrong = self.guarded.check(key, sample) if isinstance(sample, Mapping) else None
-        return _Drawn(sample if wrong is None else BadSample(wrong), self.guarded.member(key))
-
-
 def _make_batch(
-    drawn: Sequence[_Drawn],
+    drawn: Sequence[Drawn],
     collate: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]],
     filler: Mapping[str, Any],
 ) -> Batch | ValueError:

@@ -5,9 +5,9 @@
                                                is a copy of the server and shares its pages
     spawn         (macOS, Windows)             each worker imports everything itself
 
-The platform's start method is kept, as is one that a script has chosen by `multiprocessing.set_start_method`:
-fork needs the least memory and takes datasets that cannot be pickled, forkserver also works where a library's
-threads hold locks.
+The platform's start method is used, or the one that a script has set by `multiprocessing.set_start_method`.
+fork needs the least memory and works with datasets that cannot be pickled. forkserver is safe even if a
+thread of this process holds a lock. `benchmarks/workers.py` measures all of them.
 """
 
 import multiprocessing
@@ -25,10 +25,9 @@ PACKAGE = __name__.partition(".")[0]
 
 
 def begin_sharing(num_workers: int) -> None:
-    """Let the fork server, if workers need one, import in the background from now on.
+    """If workers are started by a fork server, start it now, so that it imports in the background.
 
-    Called before a model is loaded, it costs no time. Without workers, or after the first call, it does
-    nothing.
+    A call before the model is loaded hides the time of these imports. A second call does nothing.
     """
     if num_workers and start_method() == "forkserver":
         multiprocessing.set_forkserver_preload(modules_to_share())

@@ -33,7 +33,7 @@ def draw_confusion(
     """Write a PNG: a row per class, shares of its images by the class that they were given.
 
     Args:
-        counts: [k][k], images of class (row) that were given class (column).
+        counts: k rows of k numbers, images of class (row) that were given class (column).
         names: of the k classes.
         path: of the PNG.
         title: above it.

@@ -29,11 +29,11 @@ def packaged_names(recipe: str | None = None) -> list[str]:
     return sorted(name for name in names if recipe in (None, recipe_of(name)))
 
 
-def find_config(name: str, beside: Path | None = None) -> Path:
+def find_config(name: str, next_to: Path | None = None) -> Path:
     """The file of a config: next to the file that includes it, in the working directory, or packaged."""
     file_name = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
     folders = [PACKAGED, Path()] if name != file_name else [Path(), PACKAGED]
-    for folder in folders if beside is None else [beside, *folders]:
+    for folder in folders if next_to is None else [next_to, *folders]:
         for path in _places(folder / file_name):
             if path.is_file():
                 return path
@@ -62,7 +62,7 @@ def load_config(path: Path, chain: tuple[Path, ...] = ()) -> dict:
     parents = content.pop("include", [])
     merged: dict = {}
     for parent in [parents] if isinstance(parents, str) else parents:
-        merged = merge(merged, load_config(find_config(parent, beside=path.parent), (*chain, path)))
+        merged = merge(merged, load_config(find_config(parent, next_to=path.parent), (*chain, path)))
     return merge(merged, content)
 
 

@@ -5,9 +5,13 @@
     for features in pipeline.stream(paths): ...            many images, in constant memory
     ImageIndex.build("photos", pipeline, "photos.index")   search; probe(pipeline, "classes"): which layer
 
-pipeline.py         the encoder and what it reads           inputs.py, media.py, channels.py   images to
-patches features.py         what comes out                          stream.py, batches.py              many
-images qwen3_vl_pipeline.py, glm4v_encoder.py                      two guides' names for the same
+pipeline.py, features.py                 the encoder, and what comes out of it
+inputs.py, media.py, channels.py         images to patches
+stream.py, batches.py                    many images
+looking.py                               tokens as pictures
+probing.py, classifiers.py               which layer and pooling suit your classes
+index/                                   search
+qwen3_vl_pipeline.py, glm4v_encoder.py   two guides' names for the same
 """
 
 from torchtune_qwenvl.checkpoints.vision_encoder import (
@@ -26,6 +30,7 @@ from torchtune_qwenvl.vision.glm4v_encoder import (
 )
 from torchtune_qwenvl.vision.index import ImageIndex, late_interaction, pool_by_factor
 from torchtune_qwenvl.vision.inputs import VisionInputs
+from torchtune_qwenvl.vision.looking import TokenColours, similarity_map, visualize_tokens
 from torchtune_qwenvl.vision.pipeline import VisionPipeline
 from torchtune_qwenvl.vision.probing import ProbeResult, probe
 from torchtune_qwenvl.vision.qwen3_vl_pipeline import (
@@ -43,6 +48,7 @@ __all__ = [
     "ProbeResult",
     "Qwen3VLPipeline",
     "Qwen3VisionTransformer",
+    "TokenColours",
     "TokenPostprocessor",
     "VisionConfig",
     "VisionInputs",
@@ -59,4 +65,6 @@ __all__ = [
     "pool_by_factor",
     "probe",
     "save_vision_encoder",
+    "similarity_map",
+    "visualize_tokens",
 ]

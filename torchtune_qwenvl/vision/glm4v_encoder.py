@@ -229,13 +229,13 @@ class VisionProcessor:
         max_pixels: int | None = None,
     ) -> None:
         self.config = config = config or VisionConfig()
-        patches = {
+        patches: dict[str, Any] = {
             "patch_size": config.patch_size,
             "merge_size": config.spatial_merge_size,
             "temporal_patch_size": config.temporal_patch_size,
         }
         limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-        given = {name: value for name, value in limits.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
         self.images = GLM4VImageTransform(**patches, **given)
         self.videos = GLM4VVideoTransform(**patches)
 

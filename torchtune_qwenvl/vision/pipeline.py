@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -217,7 +217,7 @@ class VisionPipeline(nn.Module):
         encode = partial(self.encode, **options)
         return Stream(self.inputs, encode, list(paths), batch_tokens or self.batch_tokens, workers, on_bad)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the encoder's weights and of all settings of its inputs: equal ones give equal
         tokens."""

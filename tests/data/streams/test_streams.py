@@ -167,7 +167,7 @@ def test_a_file_that_became_shorter_is_no_silent_end(tmp_path: Path) -> None:
     for _ in range(5):
         next(cursor)
     (tmp_path / "0.jsonl").write_text("{}\n")
-    with pytest.raises(ValueError, match=r"0\.jsonl is shorter than it was when the run that is resumed"):
+    with pytest.raises(ValueError, match=r"0\.jsonl is shorter than when the run that is resumed"):
         next(stream.open(Share(), 0, cursor.state_dict()))
 
 

@@ -11,7 +11,7 @@ from stand_in import StandIn, build_and_die, write_files
 from torchtune_qwenvl.vision.index import ImageIndex
 from torchtune_qwenvl.vision.index.store import Store
 
-PART = 5
+PART = 6
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -27,15 +27,14 @@ def build_in_a_process(photos: Path, out: Path, after: float | None = None) -> i
 
 
 def test_forty_kills_leave_the_same_bytes(tmp_path: Path) -> None:
-    photos = write_files(tmp_path / "photos", 120, bad=(3, 50, 51, 99, 119))
-    build_in_a_process(photos, tmp_path / "warm")
+    photos = write_files(tmp_path / "photos", 48, bad=(3, 20, 21, 39, 47))
     start = time.monotonic()
-    assert build_in_a_process(photos, tmp_path / "whole") == 0
+    ImageIndex.build(photos, StandIn(seconds=2e-4), tmp_path / "whole", part_size=PART, workers=0)
     seconds, chance = time.monotonic() - start, random.Random(0)
     codes, sizes, builds = [], set(), 0
     while codes.count(-9) < 40:
         out = tmp_path / f"out_{builds}"
-        codes.append(build_in_a_process(photos, out, chance.uniform(0, seconds / 3)))
+        codes.append(build_in_a_process(photos, out, chance.uniform(0, seconds / 2)))
         if (out / "meta.json").is_file():
             sizes.add(Store.open(out).meta.rows)  # what counts is whole at any moment
         if codes[-1] == 0 or codes.count(-9) == 40:
@@ -44,14 +43,14 @@ def test_forty_kills_leave_the_same_bytes(tmp_path: Path) -> None:
             assert content(out) == content(tmp_path / "whole")
             builds += 1
         assert len(codes) < 400
-    assert set(codes) <= {0, -9} and len(sizes) > 5
+    assert set(codes) <= {0, -9} and len(sizes) > 4
 
 
 def test_a_step_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped before each step of writing, one after the other."""
     from torchtune_qwenvl.vision.index import store
 
-    photos = write_files(tmp_path / "photos", 12, bad=(3,))
+    photos = write_files(tmp_path / "photos", 18, bad=(3,))
     ImageIndex.build(photos, StandIn(), tmp_path / "whole", part_size=PART, workers=0)
     steps = [0, 0]  # done, allowed
 

@@ -126,7 +126,7 @@ class StreamSampler:
         return f"a stream{packed}, shuffled by {self.windows.buffer} samples or more"
 
     def __iter__(self) -> Iterator[list[Item] | list[ValueError]]:
-        """This rank's batches. If the stream breaks off, the last is the error: a worker hands it on."""
+        """This rank's batches. If the stream breaks off, the last one holds the error."""
         reader = DataLoader(
             _Batches(self.dataset, self.share, self.windows, self._after),
             batch_size=None,

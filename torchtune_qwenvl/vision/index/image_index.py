@@ -13,8 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -23,6 +21,7 @@ from torchtune_qwenvl.vision.index.clip_retrieval import export_clip_retrieval
 from torchtune_qwenvl.vision.index.embedding import Reading, call_options, embed_into
 from torchtune_qwenvl.vision.index.listing import Images, list_images
 from torchtune_qwenvl.vision.index.meta import META, Meta
+from torchtune_qwenvl.vision.index.queries import as_vectors, check_image, checked
 from torchtune_qwenvl.vision.index.store import Store
 
 Backend = Literal["exact", "faiss", "usearch"]
@@ -192,9 +191,9 @@ class ImageIndex:
         if k < 1:
             raise ValueError(f"k: expected at least 1, got {k}")
         many = isinstance(query, list | tuple) and pipeline is not None
-        vectors = self._vectors(query) if pipeline is None else self.embed(query, pipeline)
+        vectors = as_vectors(query) if pipeline is None else self.embed(query, pipeline)
         single = vectors.ndim == 1 or (pipeline is not None and not many)
-        vectors = self._checked(vectors)
+        vectors = checked(vectors, self.width)
         scores, rows = self._engine(normalize(vectors, dim=1), min(k, len(self)))
         found = [
             [self._hit(score, row) for score, row in zip(*pair, strict=True) if row >= 0]
@@ -268,30 +267,3 @@ class ImageIndex:
             else "it is empty"
         )
         raise ValueError(f"{self.store.folder}: no vectors in this index, {why}")
-
-    def _vectors(self, query: Any) -> Tensor:
-        if isinstance(query, str | bytes | Path):
-            raise ValueError(f"{query!r} needs the pipeline: search(query, pipeline, k)")
-        try:
-            return (
-                torch.as_tensor(np.asarray(query) if isinstance(query, list | tuple) else query).float().cpu()
-            )
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"expected a vector without a pipeline, got {type(query).__name__}") from error
-
-    def _checked(self, vectors: Tensor) -> Tensor:
-        if vectors.ndim not in (1, 2) or vectors.shape[-1] != self.width or not vectors.numel():
-            raise ValueError(
-                f"expected a vector of {self.width} numbers, or several, got the shape {tuple(vectors.shape)}"
-            )
-        if not vectors.isfinite().all():
-            raise ValueError("the query's vector is not finite")
-        return vectors.reshape(-1, vectors.shape[-1])
-
-
-def check_image(image: Any) -> None:
-    """Raise a ValueError for a text: a string that is not the path of a file."""
-    if isinstance(image, str) and not Path(image).is_file():
-        raise ValueError(
-            f"{image!r} is no file. If it is a text: there is no text tower, the encoder reads images only"
-        )

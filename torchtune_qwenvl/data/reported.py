@@ -1,0 +1,41 @@
+"""Reads samples in a data worker, and reports for each key what came of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from torchtune_qwenvl.data.guarded import Guarded
+from torchtune_qwenvl.data.samples import Sample, Samples
+from torchtune_qwenvl.transforms.errors import BadSample
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What came of a key: a sample, one that was left out, or the error that stops the run.
+
+    Attributes:
+        outcome: errors travel as values, so that the main process raises them without a worker's traceback.
+        member: which dataset of a mix it belongs to.
+    """
+
+    outcome: Sample | ValueError
+    member: int = 0
+
+
+class Reported(Dataset):
+    """Reads a dataset's samples and reports what came of each."""
+
+    def __init__(self, samples: Samples, on_bad_sample: str) -> None:
+        self.guarded = Guarded(samples, on_bad_sample)
+
+    def __getitem__(self, key: Any) -> Drawn:
+        if isinstance(key, ValueError):  # the stream broke off here
+            return Drawn(key)
+        try:
+            sample = self.guarded[key]
+        except BadSample as error:
+            return Drawn(error, self.guarded.member(key))
+        wrong = self.guarded.check(key, sample) if isinstance(sample, Mapping) else None
+        return Drawn(sample if wrong is None else BadSample(wrong), self.guarded.member(key))
