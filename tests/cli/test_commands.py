@@ -1,4 +1,4 @@
-"""`tune-qwenvl`: torchtune's commands know ours, and every mistake is answered in one line."""
+"""`tune-qwenvl`: torchtune's commands with our recipes and configs; a user's mistake gives one line."""
 
 import re
 import subprocess
@@ -29,7 +29,7 @@ def refused(capsys: pytest.CaptureFixture, *argv: str) -> str:
     return stop.value.code if isinstance(stop.value.code, str) else captured[-1]
 
 
-def test_ls_lists_ours_beside_torchtunes(capsys: pytest.CaptureFixture) -> None:
+def test_ls_lists_ours_and_torchtunes(capsys: pytest.CaptureFixture) -> None:
     table = printed(capsys, "ls")
     table = printed(capsys, "ls")  # a second time: registered once
     recipes = re.findall(r"^(\S+) ", table, re.M)

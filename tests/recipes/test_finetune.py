@@ -1,4 +1,4 @@
-"""The recipe from the command line to folders that others load, and what it says when something is wrong."""
+"""The recipe from the command line to the folders that it writes, and its errors."""
 
 import re
 import subprocess
@@ -73,7 +73,7 @@ def metric(out: Path, name: str) -> dict[int, float]:
 
 
 def first_loss(config: Path, batch_size: int) -> float:
-    """Of the first samples in their order, without the recipe."""
+    """The loss of the first samples, computed without the recipe."""
     cfg = resolve(str(config))
     transform = load_transform(cfg.checkpoint_dir, dtype="uint8")
     dataset = instantiate(cfg.dataset, transform)
@@ -88,7 +88,7 @@ def test_tune_run_one_process(config: Path, tmp_path: Path) -> None:
     overrides = ("shuffle=false", *VALIDATION, f"val_dataset.source={source}", "learning_rates.encoder=1e-4")
     printed = tune_run(config, out, *overrides, "clip_grad_norm=0.5", "device_peak_tflops=0.5")
     assert metric(out, "loss")[1] == pytest.approx(first_loss(config, 2), rel=1e-6)
-    # To the last digit: fifteen or so, not four.
+    # All digits are logged: about fifteen, not four.
     assert re.search(r"^Step 1 \| loss:\d\.\d{9,} ", (out / "logs" / "log.txt").read_text())
     assert set(metric(out, "val_loss")) == {3, 4} and metric(out, "val_loss")[4] < metric(out, "loss")[1]
     for name in (
@@ -111,7 +111,7 @@ def test_tune_run_one_process(config: Path, tmp_path: Path) -> None:
         assert Image.open(out / name).width > 1000
     assert printed.count("  1  (1 image) What is in image 0?\n     expected  I see a\n     generated ") == 2
     assert OmegaConf.load(out / "torchtune_config.yaml").batch_size == 2
-    # The run's config is one to run again.
+    # The saved config can be run again.
     assert resolve(str(out / "torchtune_config.yaml")).clip_grad_norm == 0.5
 
 
@@ -122,7 +122,7 @@ def test_tune_run_two_processes(config: Path, tmp_path: Path) -> None:
     tune_qwenvl_run(config, out, *overrides, "batch_size=1", processes=2)
     alone = run(one, *overrides, config=config)
     for name in ("loss", "val_loss"):
-        # bf16 weights of one are cast by FSDP, of the other by autocast: norms and sums round elsewhere.
+        # One run casts weights to bf16 by FSDP, the other by autocast: norms and sums are rounded elsewhere.
         assert list(metric(out, name).values()) == pytest.approx(
             [float(v) for v in alone.values(name).values()], rel=5e-3
         )

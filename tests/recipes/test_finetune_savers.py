@@ -20,7 +20,7 @@ EIGHT_BIT = ("optimizer=torchao.optim.AdamW8bit", "optimizer.lr=1e-3")
 
 @pytest.fixture(scope="module")
 def reference(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Four steps without any of them."""
+    """Four steps without any saver."""
     finished = run(tmp_path_factory.mktemp("plain") / "out", *STEPS, config=config)
     assert finished.codes == [0], finished.printed
     return finished
