@@ -8,15 +8,13 @@ writes what was trained. Everything else (sharding, resuming, validation, logs) 
 run like any recipe, on several GPUs too; its path is relative to the folder in which the command runs.
 """
 
-import sys
-
 import torch
 from torch import Tensor
 
 from torchtune_qwenvl.data import Batch
 from torchtune_qwenvl.distributed import local
-from torchtune_qwenvl.recipes.finetune import FinetuneRecipe
-from torchtune_qwenvl.settings.config import parse_arguments
+from torchtune_qwenvl.recipes.finetune import FinetuneRecipe, main
+from torchtune_qwenvl.training.watch.metrics import Step
 
 DECAY = 0.99
 
@@ -34,7 +32,7 @@ class AveragingRecipe(FinetuneRecipe):
         weights = self.model.named_parameters()
         return {name: local(weight).detach() for name, weight in weights if weight.requires_grad}
 
-    def step(self, batches: list[Batch]) -> tuple[Tensor, Tensor, Tensor]:
+    def step(self, batches: list[Batch]) -> Step:
         """The usual step, then one step of the average."""
         result = super().step(batches)
         for name, weight in self.trained().items():
@@ -48,13 +46,5 @@ class AveragingRecipe(FinetuneRecipe):
         super().finish()
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run with the command line `--config NAME [key=value ...]`."""
-    recipe = AveragingRecipe(parse_arguments(sys.argv[1:] if argv is None else argv))
-    recipe.setup()
-    recipe.train()
-    recipe.finish()
-
-
 if __name__ == "__main__":
-    main()
+    main(recipe=AveragingRecipe)

@@ -3,10 +3,10 @@
     tune run torchtune_qwenvl/recipes/finetune.py --config qwen2_5_vl/3B_lora dataset.source=data.json
     tune run --nproc_per_node 8 torchtune_qwenvl/recipes/finetune.py --config qwen2_5_vl/7B_full ...
 
-What is unusual: the loss is the mean over the labelled tokens of the whole step, all its micro-batches and
-all ranks (they are counted on the host before the first forward pass), so neither changes what is learnt.
-Several processes shard everything (FSDP2); with one, the same lines run without. The steps themselves are
-training/loop.py. Every key is in configs/base.yaml.
+The loss is the mean over all labelled tokens of an optimizer step, on all ranks and in all its batches. They
+are counted before the first forward pass, so neither accumulation nor the number of ranks changes what is
+learnt. With several processes, FSDP2 shards model, gradients and optimizer; with one, nothing is sharded. The
+loop over steps is in training/loop.py, the keys of a config are in configs/base.yaml.
 """
 
 import sys
@@ -45,11 +45,7 @@ from torchtune_qwenvl.training.step.optim import (
     build_scheduler,
     learning_rates,
 )
-from torchtune_qwenvl.training.step.parts import (
-    GradientCheck,
-    trainable_by_part,
-    trainable_table,
-)
+from torchtune_qwenvl.training.step.parts import GradientCheck, trainable_by_part, trainable_table
 from torchtune_qwenvl.training.step.precision import autocast, compute_dtype, set_parameter_dtypes
 from torchtune_qwenvl.training.watch.answer_display import show_answers
 from torchtune_qwenvl.training.watch.flops import FlopCounter
@@ -63,7 +59,7 @@ log = get_logger("INFO")
 
 
 class FinetuneRecipe(TrainingLoop):
-    """Set up, train, finish; see `main`. Subclass it, or copy this file, to change what a step does."""
+    """Set up, train, finish; see `main`. To change what a step does, subclass it or copy this file."""
 
     def __init__(self, cfg: DictConfig) -> None:
         require(cfg, "checkpoint_dir", "model", "dataset")
@@ -75,7 +71,7 @@ class FinetuneRecipe(TrainingLoop):
         self.autocast = partial(autocast, self.world.device, self.compute)
 
     def setup(self) -> None:
-        """Everything that a step needs, in the order in which one needs the other."""
+        """Build everything that a step needs; each line needs only what is above it."""
         cfg, world = self.cfg, self.world
         if world.is_main:
             for component in cfg.prepare:
@@ -85,7 +81,7 @@ class FinetuneRecipe(TrainingLoop):
         torch.manual_seed(cfg.seed)
         found = None if cfg.dry_run else resume.find(self.output_dir, cfg.resume)
         self.transform = instantiate(cfg.tokenizer)
-        # Before the weights: a wrong path shows at once.
+        # Before the weights are read, so that a wrong path is reported at once.
         dataset = instantiate(cfg.dataset, self.transform)
         val_dataset = instantiate(cfg.val_dataset, self.transform)
         check_has_length("val_dataset", val_dataset)
@@ -108,7 +104,7 @@ class FinetuneRecipe(TrainingLoop):
             max_steps=cfg.max_steps_per_epoch,
         )
         self.scheduler = build_scheduler(cfg.lr_scheduler, self.optimizer, self.total_steps)
-        # What is random from here on (dropout) differs between ranks.
+        # From here on, random numbers (dropout) differ between ranks.
         torch.manual_seed(cfg.seed + world.rank)
         if found is not None:
             self.progress = resume.load(found, world, self.model, self.optimizer, self.scheduler)
@@ -119,7 +115,7 @@ class FinetuneRecipe(TrainingLoop):
             self.announce(found, rates, dataset)
 
     def announce(self, found: Path | None, rates: dict[str, float], dataset: Dataset) -> None:
-        """Open the logs, and say what trains, for how long and from where."""
+        """Open the logs, and print what trains, for how many steps and from where."""
         cfg = self.cfg
         if not cfg.dry_run:
             self.logger = History(instantiate(cfg.metric_logger), self.output_dir, self.progress.step, found)
@@ -132,7 +128,7 @@ class FinetuneRecipe(TrainingLoop):
         log.info(f"{trainable_table(self.model, rates)}\n{self.total_steps} steps, {start}")
 
     def build_model(self) -> VisionLanguageModel:
-        """Built without storage, sharded, then filled: a rank reads of the checkpoint what it keeps."""
+        """Build the model on meta, shard it, then load it: each rank reads only the weights that it keeps."""
         cfg = self.cfg
         with CheckpointFolder(cfg.checkpoint_dir) as files:
             with torch.device("meta"):
@@ -148,7 +144,7 @@ class FinetuneRecipe(TrainingLoop):
         return model.train()
 
     def build_loader(self, dataset: Dataset, shuffle: bool) -> Loader:
-        """Batches of this rank's share of a dataset; the same number on every rank."""
+        """Batches of this rank's share of a dataset; every rank gets the same number."""
         cfg = self.cfg
         order = Order(
             seed=cfg.seed,
@@ -175,14 +171,14 @@ class FinetuneRecipe(TrainingLoop):
         )
 
     def dry_run(self) -> None:
-        """Say what an epoch takes; nothing is written, and the weights are no longer the checkpoint's."""
+        """Print memory and time of an epoch. It writes nothing, but changes the weights in memory."""
         found = self.forecast()
         if self.world.is_main:
             log.info(found)
         leave_world()
 
     def forecast(self) -> Forecast:
-        """Predict what an epoch takes, by a few steps that change the weights."""
+        """Predict memory and time of an epoch from a few steps, which change the weights."""
         cfg = self.cfg
         run = Schedule(
             epochs=cfg.epochs,
@@ -194,13 +190,13 @@ class FinetuneRecipe(TrainingLoop):
         return forecast(self.loader, self.step, self.flops, self.world, run)
 
     def work_of(self, batch: Batch) -> Work:
-        """What a batch holds, counted on the host."""
+        """Count a batch's work on the host."""
         return work_of(batch, self.transform.pad_id, self.flops, len(self.members))
 
     def loss_of(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The sum of the losses of a batch's labelled tokens; of a mixture of experts the routers' loss too.
+        """The sum of the losses of a batch's labelled tokens, and of the routers' load-balance losses.
 
-        The routers' load-balance loss is logged before its coefficient, and only if it is trained on.
+        The latter is logged without its coefficient, and only if the coefficient is not 0.
         """
         with self.autocast(), self.offloading:
             losses = self.model(**on_device(batch.inputs, self.world.device), return_router_loss=True)
@@ -208,7 +204,7 @@ class FinetuneRecipe(TrainingLoop):
         return losses.loss_sum, {} if routers is None else {"router_aux_loss": routers}
 
     def validate(self) -> None:
-        """Loss on the validation set, a few answers, and what the components of `evaluate:` measure."""
+        """Measure the loss on val_dataset, call the components of `evaluate:`, and generate a few answers."""
         figures: dict[str, float] = {}
         if self.val_loader is not None:
             self.val_loader.set_epoch(0)
@@ -225,7 +221,7 @@ class FinetuneRecipe(TrainingLoop):
                 self.bar.write(show_answers(answers, self.progress.step, self.output_dir, self.logger))
 
     def finish(self) -> None:
-        """Write what was trained as folders that others load, then call the components of `finish:`."""
+        """Write model/ and adapter/, draw the curves, then call the components of `finish:`."""
         cfg = self.cfg
         export(
             self.model, self.world, cfg.checkpoint_dir, self.output_dir, cfg.export_dtype, cfg.merge_adapter
@@ -239,15 +235,15 @@ class FinetuneRecipe(TrainingLoop):
         leave_world()
 
 
-@record  # so that torchrun's last lines say what went wrong
-def main(argv: list[str] | None = None) -> None:
-    """Run with the command line `--config NAME [key=value ...]`."""
-    recipe = FinetuneRecipe(parse_arguments(sys.argv[1:] if argv is None else argv))
-    recipe.setup()
-    if recipe.cfg.dry_run:
-        return recipe.dry_run()
-    recipe.train()
-    recipe.finish()
+@record  # so that torchrun prints the error last
+def main(argv: list[str] | None = None, recipe: type[FinetuneRecipe] = FinetuneRecipe) -> None:
+    """Run the recipe or a subclass of it with the command line `--config NAME [key=value ...]`."""
+    run = recipe(parse_arguments(sys.argv[1:] if argv is None else argv))
+    run.setup()
+    if run.cfg.dry_run:
+        return run.dry_run()
+    run.train()
+    run.finish()
 
 
 if __name__ == "__main__":

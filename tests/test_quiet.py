@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 CODE = """
 import logging
@@ -29,3 +32,22 @@ def test_the_command_says_nothing_of_it() -> None:
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "cpp extensions" not in finished.stdout + finished.stderr
     assert "qwen2_5_vl/3B_lora" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "times"),
+    [
+        (("torchtune_qwenvl.cli.main", "run", "--nproc_per_node", "2", "finetune"), 0),
+        # torchtune imports torchao before it looks at the recipe's name; its two ranks are ours.
+        (("torchtune._cli.tune", "run", "--nproc_per_node", "2", "torchtune_qwenvl/recipes/finetune.py"), 1),
+    ],
+    ids=["tune-qwenvl", "tune"],
+)
+def test_no_rank_of_a_run_says_it(command: tuple[str, ...], times: int, tmp_path: Path) -> None:
+    arguments = ("--config", "demo/digits", "prepare=[]", f"checkpoint_dir={tmp_path / 'nowhere'}")
+    done = subprocess.run(
+        [sys.executable, "-m", *command, *arguments], capture_output=True, text=True, cwd=tmp_path
+    )
+    printed = done.stdout + done.stderr
+    assert "nowhere: expected a checkpoint folder" in printed
+    assert printed.count("Skipping import of cpp extensions due to incompatible torch version") == times

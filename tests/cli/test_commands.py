@@ -1,6 +1,8 @@
-"""`tune-qwenvl`: torchtune's commands know ours, and every mistake is answered in one line."""
+"""`tune-qwenvl`: torchtune's commands with our recipes and configs; a user's mistake gives one line."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,7 @@ def refused(capsys: pytest.CaptureFixture, *argv: str) -> str:
     return stop.value.code if isinstance(stop.value.code, str) else captured[-1]
 
 
-def test_ls_lists_ours_beside_torchtunes(capsys: pytest.CaptureFixture) -> None:
+def test_ls_lists_ours_and_torchtunes(capsys: pytest.CaptureFixture) -> None:
     table = printed(capsys, "ls")
     table = printed(capsys, "ls")  # a second time: registered once
     recipes = re.findall(r"^(\S+) ", table, re.M)
@@ -97,3 +99,21 @@ def test_run_in_one_process(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
     )
     code, text = command(tmp_path / "printed.txt", ["run", "generate", "image=cat.jpg"])
     assert code == 1 and "checkpoint_dir is missing" in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], *([name, "--help"] for name in ("check", "export", "show", "embed"))]
+)
+def test_help_answers_without_torch(argv: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from torchtune_qwenvl.cli.main import main\n"
+        "try:\n"
+        f"    main({argv})\n"
+        "except SystemExit as stop:\n"
+        "    assert stop.code == 0\n"
+        "assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "usage: tune-qwenvl" in done.stdout

@@ -23,7 +23,7 @@ MODEL, ADAPTER = "model/model.safetensors", "adapter/adapter_model.safetensors"
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Two steps on two processes, adapters in both towers and the merger trained fully, saved at the last."""
+    """Two steps on two processes: adapters in both towers, a fully trained merger; the last is saved."""
     folder = tmp_path_factory.mktemp("run")
     tiny.save_tiny_folder(folder / "checkpoint")
     (folder / "data.json").write_text(json.dumps(DATA))
@@ -37,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def same(left: Path, right: Path, name: str) -> bool:
-    """The same names and bits; the order of a file's metadata is chance."""
+    """Whether names and bits are equal; the order of a file's metadata is arbitrary."""
     a, b = load_file(left / name), load_file(right / name)
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 

@@ -24,9 +24,9 @@ PARTS = {
     "stage3": {"fusion", "decoder"},
 }
 FAMILY = [name for name in packaged_names() if name.startswith("qwen2_5_vl/")]
-# Quantised on meta, these two take half a minute: they are compared with the LoRA configs instead.
+# Quantising these two on meta takes half a minute, so they are compared with the LoRA configs instead.
 QUANTISED_LARGE = [f"qwen2_5_vl/{size}_qlora" for size in ADAPTERS_ONLY]
-# Of other families. 8B and 235B-A22B: counted in the published files; the others follow from our tables.
+# Other families. 8B and 235B-A22B are counted in the published files; the others follow from our tables.
 LARGE = {
     "qwen2_vl/72B_lora": 73_405_560_320,
     "qwen3_vl/8B_qlora": 8_767_123_696,
@@ -51,7 +51,7 @@ def test_builds_the_published_model(name: str) -> None:
     assert set(parts) == PARTS[method]
     assert all(is_adapter(name) for part in parts.values() for name in part) == ("lora" in method)
     quantized = sum(p.numel() for p in model.parameters() if isinstance(p, NF4Tensor))
-    # Of the decoder all but embeddings, head, norms and biases.
+    # Everything in the decoder except embeddings, head, norms and biases.
     linears = [p for n, p in model.named_parameters() if n.startswith("decoder.layers") and not is_adapter(n)]
     assert quantized == (sum(p.numel() for p in linears if p.dim() > 1) if method == "qlora" else 0)
     assert all(0 < rate < 1e-3 for rate in learning_rates(cfg, parts).values())

@@ -136,6 +136,10 @@ def test_custom_loss(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         wanted, found, less = (figures(done, name) for done in (plain, one, focal))
         assert wanted and found == pytest.approx(wanted, rel=1e-5)
         assert less[0] < wanted[0]
+    dry = finetune(
+        folder, tmp_path / "dry", "loss=custom_loss.focal_loss", "dry_run=true", monkeypatch=monkeypatch
+    )
+    assert "dry run: 2 steps per epoch" in dry.printed
 
 
 def test_custom_collate(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ metric_logger:
   filename: log.txt
 """
 
-# Rows alternate, so that of two ranks without shuffling one sees images only and the other text only.
+# Rows alternate: without shuffling, one of two ranks gets only images and the other only text.
 N_ROWS = 16
 
 
@@ -41,7 +41,7 @@ def text_row(i: int) -> dict:
 
 @pytest.fixture(scope="session")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A config file of a tiny run of 4 steps, full training; its folder holds checkpoint/ and data.json."""
+    """The config of a tiny run: 4 steps, full training. Its folder has checkpoint/ and data.json."""
     folder = tmp_path_factory.mktemp("recipe")
     tiny.save_tiny_folder(folder / "checkpoint")
     rows = [text_row(i) if i % 2 else image_row(i) for i in range(N_ROWS)]

@@ -53,7 +53,7 @@ def workspace(request, tmp_path_factory):
 
 
 def test_two_ranks_and_packed_rows_take_the_step_of_one_padded_batch(workspace):
-    """Rank 0 sees an image and a video only, rank 1 text only; packed, all four share a row."""
+    """Rank 0 gets only an image and a video, rank 1 only text; packed, all four share a row."""
     _, root = workspace
     before, steps = load_file(root / "checkpoint" / "model.safetensors"), {}
     ways = {

@@ -1,4 +1,4 @@
-"""The recipe from the command line to folders that others load, and what it says when something is wrong."""
+"""The recipe from the command line to the folders that it writes, and its errors."""
 
 import re
 import subprocess
@@ -21,9 +21,37 @@ RECIPE = "torchtune_qwenvl/recipes/finetune.py"
 VALIDATION = ("val_dataset=torchtune_qwenvl.data.vision_chat_dataset", "run_val_every_n_steps=3")
 
 
-def tune_run(config: Path, out: Path, *overrides: str) -> str:
+# A recipe, a loss and a collate function as a user writes them, in a folder of the user's.
+OWN = """\
+import torch.nn.functional as F
+
+from torchtune_qwenvl.data import collate
+from torchtune_qwenvl.recipes.finetune import FinetuneRecipe, main
+
+
+def weighted(weight):
+    return lambda logits, targets: weight * F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def reversed_rows(samples, padding_idx, ignore_idx, padding_free=False):
+    return collate(samples[::-1], padding_idx, ignore_idx, padding_free=padding_free)
+
+
+class MyRecipe(FinetuneRecipe):
+    def step(self, batches):
+        step = super().step(batches)
+        print(f"rank {self.world.rank} stepped with {len(batches)} batches")
+        return step
+
+
+if __name__ == "__main__":
+    main(recipe=MyRecipe)
+"""
+
+
+def tune_run(config: Path, out: Path, *overrides: str, recipe: tuple[str, ...] = (RECIPE,)) -> str:
     """`tune run FILE`, torchtune's own command."""
-    return started([str(Path(sys.executable).with_name("tune")), "run", RECIPE], config, out, *overrides)
+    return started([str(Path(sys.executable).with_name("tune")), "run", *recipe], config, out, *overrides)
 
 
 def tune_qwenvl_run(config: Path, out: Path, *overrides: str, processes: int) -> str:
@@ -45,7 +73,7 @@ def metric(out: Path, name: str) -> dict[int, float]:
 
 
 def first_loss(config: Path, batch_size: int) -> float:
-    """Of the first samples in their order, without the recipe."""
+    """The loss of the first samples, computed without the recipe."""
     cfg = resolve(str(config))
     transform = load_transform(cfg.checkpoint_dir, dtype="uint8")
     dataset = instantiate(cfg.dataset, transform)
@@ -60,7 +88,7 @@ def test_tune_run_one_process(config: Path, tmp_path: Path) -> None:
     overrides = ("shuffle=false", *VALIDATION, f"val_dataset.source={source}", "learning_rates.encoder=1e-4")
     printed = tune_run(config, out, *overrides, "clip_grad_norm=0.5", "device_peak_tflops=0.5")
     assert metric(out, "loss")[1] == pytest.approx(first_loss(config, 2), rel=1e-6)
-    # To the last digit: fifteen or so, not four.
+    # All digits are logged: about fifteen, not four.
     assert re.search(r"^Step 1 \| loss:\d\.\d{9,} ", (out / "logs" / "log.txt").read_text())
     assert set(metric(out, "val_loss")) == {3, 4} and metric(out, "val_loss")[4] < metric(out, "loss")[1]
     for name in (
@@ -83,7 +111,7 @@ def test_tune_run_one_process(config: Path, tmp_path: Path) -> None:
         assert Image.open(out / name).width > 1000
     assert printed.count("  1  (1 image) What is in image 0?\n     expected  I see a\n     generated ") == 2
     assert OmegaConf.load(out / "torchtune_config.yaml").batch_size == 2
-    # The run's config is one to run again.
+    # The saved config can be run again.
     assert resolve(str(out / "torchtune_config.yaml")).clip_grad_norm == 0.5
 
 
@@ -94,7 +122,7 @@ def test_tune_run_two_processes(config: Path, tmp_path: Path) -> None:
     tune_qwenvl_run(config, out, *overrides, "batch_size=1", processes=2)
     alone = run(one, *overrides, config=config)
     for name in ("loss", "val_loss"):
-        # bf16 weights of one are cast by FSDP, of the other by autocast: norms and sums round elsewhere.
+        # One run casts weights to bf16 by FSDP, the other by autocast: norms and sums are rounded elsewhere.
         assert list(metric(out, name).values()) == pytest.approx(
             [float(v) for v in alone.values(name).values()], rel=5e-3
         )
@@ -138,3 +166,21 @@ def test_an_epoch_of_skipped_samples_is_an_error(config: Path, tmp_path: Path) -
     assert failed.codes == [1]
     for said in (failed.printed, summary.read_text()):
         assert re.search(r"ValueError: epoch 0 trained on no token at all: .* every sample was skipped", said)
+
+
+def test_a_recipe_a_loss_and_a_collate_function_of_ones_own(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "my_recipe.py").write_text(OWN)
+    data = config.parent / "data.json"
+    common = ("shuffle=false", "gradient_accumulation_steps=2", "max_steps_per_epoch=2", *VALIDATION)
+    common = (*common, f"val_dataset.source={data}", "val_answers=0", "run_val_every_n_steps=1")
+    own = ("loss=my_recipe.weighted", "loss.weight=3.0", "collate_fn=my_recipe.reversed_rows")
+    recipe = ("--nproc_per_node", "2", "my_recipe.py")
+    printed = tune_run(config, tmp_path / "own", *common, *own, "batch_size=1", recipe=recipe)
+    for rank in (0, 1):
+        assert printed.count(f"rank {rank} stepped with 2 batches") == 2
+    plain = run(tmp_path / "plain", *common, config=config)
+    for name in ("loss", "val_loss"):
+        expected = [3 * float(value) for value in plain.values(name).values()]
+        assert len(expected) == 2
+        # AdamW is almost indifferent to the loss's scale: only its eps is not.
+        assert list(metric(tmp_path / "own", name).values()) == pytest.approx(expected, rel=1e-3)

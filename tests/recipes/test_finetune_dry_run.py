@@ -1,4 +1,4 @@
-"""A dry run says what the epoch then takes, and leaves nothing behind; times are left to the benchmark."""
+"""A dry run predicts what the epoch takes, and writes nothing. Its times are checked by the benchmark."""
 
 import json
 import re
@@ -19,7 +19,7 @@ SIDES = (56, 112, 168, 224, 280, 784, 56, 112, 168, 224, 336, 392)
 
 @pytest.fixture(scope="module")
 def larger(config: Path) -> tuple[str, ...]:
-    """Overrides: a model and images that show in a process's memory, one batch far larger than the others."""
+    """Overrides for a model and images large enough to measure memory; one batch is much larger."""
     folder = config.parent / "larger"
     tiny.save_tiny_folder(folder / "checkpoint", **SIZES)
     rows = []
@@ -33,7 +33,7 @@ def larger(config: Path) -> tuple[str, ...]:
 
 
 def figures(printed: str) -> dict[str, list[float]]:
-    """{line of the forecast: its numbers}."""
+    """Each line of the forecast with its numbers."""
     lines = re.findall(r"^(largest batch|peak memory|seconds per step|tokens per step) +(.*)$", printed, re.M)
     return {name: [float(x.replace(",", "")) for x in re.findall(r"[\d.,]*\d", text)] for name, text in lines}
 

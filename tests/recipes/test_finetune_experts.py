@@ -16,7 +16,7 @@ VALIDATION = (
 
 @pytest.fixture(scope="module")
 def mixture(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of `config`, of a mixture of experts."""
+    """A run of `config` with a mixture of experts."""
     folder = tmp_path_factory.mktemp("experts")
     tiny.save_tiny_folder(folder / "checkpoint", family="qwen3_vl_moe")
     text = config.read_text().replace(f"{config.parent}/checkpoint", f"{folder}/checkpoint")

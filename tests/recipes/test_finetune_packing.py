@@ -49,7 +49,7 @@ def test_padded_padding_free_and_packed_runs_learn_the_same(config: Path, tmp_pa
 
 @pytest.fixture(scope="module")
 def mixed(config: Path) -> tuple[str, ...]:
-    """PACKED over two parts of the data: of the first, repeated, twice as many samples."""
+    """PACKED over two parts of the data; the first part is repeated, to twice as many samples."""
     data = config.parent / "data.json"
     entry = "{{weight: {}, label: {}, source: " + str(data) + ", split: 'train[{}]'}}"
     members = f"{entry.format(2 / 3, 'small', ':6')}, {entry.format(1 / 3, 'large', '6:')}"
@@ -59,9 +59,9 @@ def mixed(config: Path) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def reference(mixed: tuple[str, ...], config: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A mixed and packed run over two shuffled epochs on two processes that nobody kills."""
+    """A mixed and packed run of two shuffled epochs on two processes, without interruption."""
     finished = run(tmp_path_factory.mktemp("packed") / "out", *mixed, config=config, processes=2)
-    assert len(losses(finished)) == 16  # in two epochs: step 12 stands in the middle of the second
+    assert len(losses(finished)) == 16  # in two epochs: step 12 is in the middle of the second
     assert finished.values("drawn_small")[16] == "40.0" and finished.values("drawn_large")[16] == "20.0"
     return finished
 

@@ -11,7 +11,7 @@ HUNDRED_STEPS = ("epochs=25", "max_steps_per_epoch=4", "optimizer.lr=1e-6", "exp
 
 
 def updates(config: Path, out: Path, *overrides: str, start: torch.dtype = torch.float32) -> torch.Tensor:
-    """What 100 steps at rate 1e-6 add to the checkpoint's weights, as cast to `start`; in one row."""
+    """How 100 steps at rate 1e-6 change the checkpoint's weights, flattened and cast to `start`."""
     finished = run(out, *HUNDRED_STEPS, *overrides, config=config)
     assert finished.codes == [0], finished.printed
     assert len(finished.values("loss")) == 100

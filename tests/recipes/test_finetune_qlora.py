@@ -31,7 +31,7 @@ SAVING = ("save_every_n_steps=2", "model.lora_dropout=0.1")
 
 @pytest.fixture(scope="module")
 def wide(config: Path) -> str:
-    """A checkpoint folder beside the tiny one; as an override."""
+    """A checkpoint folder next to the tiny one, as an override."""
     folder = config.parent / "wide"
     tiny.save_tiny_folder(folder, text=TEXT, vision={"out_hidden_size": 256}, dtype=torch.bfloat16)
     return f"checkpoint_dir={folder}"
@@ -39,7 +39,7 @@ def wide(config: Path) -> str:
 
 @pytest.fixture(scope="module")
 def reference(config: Path, wide: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """One process that nobody stops."""
+    """A run on one process, without interruption."""
     finished = run(tmp_path_factory.mktemp("qlora") / "out", *QLORA, *SAVING, wide, config=config)
     assert finished.codes == [0], finished.printed
     return finished
@@ -61,7 +61,7 @@ def test_start_lists_what_is_quantised(reference: Run) -> None:
 
 
 def test_adapter_is_merged_into_the_checkpoints_own_weights(reference: Run, wide: str) -> None:
-    """Not into what 4 bits left of them: the folder is what the adapter makes of the checkpoint."""
+    """The adapter is merged into the checkpoint's own weights, not into the dequantised ones."""
     source = Path(wide.partition("=")[2])
     merged, base = (load_file(f / "model.safetensors") for f in (reference.output_dir / "model", source))
     for name, weight in base.items():

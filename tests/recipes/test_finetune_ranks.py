@@ -27,7 +27,7 @@ def gradients(finished: Run, checkpoint: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def reference(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """One process, eight samples at once."""
+    """One process with eight samples per batch."""
     folder = tmp_path_factory.mktemp("one") / "out"
     return run(folder, *ONE_STEP, "batch_size=8", config=config)
 

@@ -35,7 +35,7 @@ def assert_same(resumed: Run, reference: Run, first_step: int) -> None:
 
 @pytest.fixture(scope="module")
 def reference(request: pytest.FixtureRequest, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of so many processes that nobody kills."""
+    """A run on some processes, without interruption."""
     size = "batch_size=2" if request.param == 1 else "batch_size=1"
     folder = tmp_path_factory.mktemp("reference") / "out"
     finished = run(folder, *SAVING, size, config=config, processes=request.param)
@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_refused(reference: Run, config: Path, tmp_path: Pa
 
 
 def test_saved_right_after_a_validation(config: Path, tmp_path: Path) -> None:
-    """A validation leaves no whole tensors in the place of the shards that are saved."""
+    """After a validation, shards are saved, not whole tensors."""
     val = ("val_dataset=torchtune_qwenvl.data.vision_chat_dataset", "val_dataset.source=${dataset.source}")
     options = (*val, "run_val_every_n_steps=1", "save_every_n_steps=1", "val_answers=0", "batch_size=1")
     out = tmp_path / "out"

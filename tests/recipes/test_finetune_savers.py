@@ -20,7 +20,7 @@ EIGHT_BIT = ("optimizer=torchao.optim.AdamW8bit", "optimizer.lr=1e-3")
 
 @pytest.fixture(scope="module")
 def reference(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Four steps without any of them."""
+    """Four steps without any saver."""
     finished = run(tmp_path_factory.mktemp("plain") / "out", *STEPS, config=config)
     assert finished.codes == [0], finished.printed
     return finished
@@ -100,7 +100,8 @@ def test_resumed_to_the_last_bit(
 def test_what_does_not_belong_together_is_said_at_once(config: Path, tmp_path: Path) -> None:
     failed = run(tmp_path / "out", "optimizer_in_bwd=true", "clip_grad_norm=1.0", config=config)
     assert (
-        failed.codes == [1] and "ValueError: The config asks for what excludes each other" in failed.printed
+        failed.codes == [1]
+        and "ValueError: The config combines settings that exclude each other" in failed.printed
     )
     assert "optimizer_in_bwd with clip_grad_norm: the norm of all gradients" in failed.printed
     fused = run(tmp_path / "fused", *EIGHT_BIT, "optimizer.fused=true", config=config)

@@ -22,7 +22,7 @@ STREAMED = (
 
 @pytest.fixture(scope="module")
 def sources(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Lines with images and without, a parquet file, and broken lines."""
+    """Lines with and without images, a parquet file, and broken lines."""
     folder = tmp_path_factory.mktemp("streams")
     rows = json.loads((config.parent / "data.json").read_text())
     for png in config.parent.glob("*.png"):
@@ -42,7 +42,7 @@ def sources(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 @pytest.fixture(scope="module")
 def mixed(config: Path, sources: dict[str, Path]) -> tuple[str, ...]:
-    """STREAMED over a mix of lines, a table, and a dataset with numbers."""
+    """STREAMED over a mix of lines, a table and an indexed dataset."""
     members = (
         f"{{weight: 0.5, label: lines, streaming: true, source: {sources['long']}}}, "
         f"{{weight: 0.25, label: table, streaming: true, source: {sources['table']}}}, "
@@ -91,7 +91,7 @@ def saved_and_resumed(finished: Run, config: Path, *overrides: str) -> Run:
 def test_a_stream_that_ends_early_ends_the_epoch_on_all_ranks(
     sources: dict[str, Path], config: Path, tmp_path: Path
 ) -> None:
-    """Four samples on rank 0, three on rank 1: both make four steps, twice, and in a resumed run."""
+    """Rank 0 has four samples, rank 1 three: both take four steps in each epoch, also if resumed."""
     overrides = (*streamed(sources["short"]), "batch_size=1", "num_workers=1")
     finished = run(tmp_path / "out", *overrides, "epochs=2", config=config, processes=2)
     assert set(finished.codes) == {0}, finished.printed

@@ -62,7 +62,7 @@ def test_arguments_are_literal_and_images_add_up(tmp_path):
     ]
 
 
-def test_videos_stand_behind_images_and_take_their_limits(tiny_folder, image, tmp_path, capsys):
+def test_videos_come_after_images_and_take_their_limits(tiny_folder, image, tmp_path, capsys):
     clip = encode(tmp_path / "clip.mp4", 8, 60, 90, rate=4, codec="mpeg4")
     arguments = [f"checkpoint_dir={tiny_folder}", f"video={clip}", f"image={image}", "max_new_tokens=8"]
     text = main([*arguments, "fps=1"])

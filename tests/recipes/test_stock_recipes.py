@@ -52,7 +52,7 @@ def runs(workspace):
 
 @torch.no_grad()
 def loss_of(model, root: Path) -> float:
-    """Our own loss on the eight samples, by the head and loss inside the model's forward."""
+    """Our own loss of the eight samples, computed inside the model's forward."""
     transform = load_transform(root / "checkpoint")
     dataset = multimodal_chat_dataset(transform, **data(root))
     batch = collate([dataset[i] for i in range(8)], padding_idx=transform.pad_id, ignore_idx=-100)
@@ -100,7 +100,7 @@ def test_our_recipe_begins_with_the_same_loss(workspace, runs):
 
 
 def test_mixed_training_resumes_from_the_first_of_two_epochs(workspace):
-    """Base, adapter and full parts are back: the resumed run begins with the loss of what was saved.
+    """Base, adapter and full parts are restored: the resumed run begins with the loss that was saved.
 
     With activation checkpointing, which wraps our layers.
     """

@@ -1,4 +1,4 @@
-"""Names, includes, overrides, and errors for whatever nobody would read."""
+"""Names, includes, overrides, and errors for keys and arguments that do not exist."""
 
 from pathlib import Path
 

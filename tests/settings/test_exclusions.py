@@ -1,4 +1,4 @@
-"""Each pair of settings that excludes each other is an error with its reason; each setting alone is none."""
+"""Two settings that exclude each other are an error with its reason; each setting alone is allowed."""
 
 import pytest
 from omegaconf import DictConfig
@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 from torchtune_qwenvl.settings.config import resolve
 from torchtune_qwenvl.settings.exclusions import EXCLUSIONS, check_exclusions
 
-# For each row of the table: overrides that have both settings, each of them harmless without the others.
+# For each row of the table: the overrides of both settings. Each of them is allowed without the other.
 PAIRS = [
     ("optimizer_in_bwd=true", "gradient_accumulation_steps=2"),
     ("optimizer_in_bwd=true", "clip_grad_norm=1.0"),

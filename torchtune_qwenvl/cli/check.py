@@ -1,48 +1,38 @@
-"""`tune-qwenvl check`: a dataset read without training; what is in it, and wrong with it."""
+"""`tune-qwenvl check`: read a dataset without training and report what it contains and what is wrong."""
 
 import argparse
-import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from torchtune._cli.subcommand import Subcommand
-from torchtune.config import instantiate
-
-from torchtune_qwenvl.checking import Examiner, Facts, draw_sheet, read_facts, samples_of, summary
-from torchtune_qwenvl.pictures.lengths import draw_lengths
-from torchtune_qwenvl.settings.config import require, resolve
 
 EPILOG = """\
 examples:
   the data of a run, as it would read it:
     tune-qwenvl check --config qwen2_5_vl/3B_lora dataset.source=data.json tokenizer.max_seq_len=2048
-  a file alone, with the tokenizer and image limits of a checkpoint:
+  a single file, with the tokenizer and image limits of a checkpoint:
     tune-qwenvl check data.jsonl --checkpoint-dir /tmp/Qwen2.5-VL-3B-Instruct dataset.image_root=images
 
-The folder then holds report.txt (what is printed, every bad sample named), bad_samples.jsonl, lengths.png and
-samples.png. The exit status is 1 where there are bad samples.
+The output folder gets report.txt (what is printed, with the name of every bad sample), bad_samples.jsonl,
+lengths.png and samples.png. The exit status is 1 if there are bad samples.
 """
 SHEET = 8  # samples on the contact sheet
 
 
-class Check(Subcommand):
+class Check:
     """Reads every sample as training would."""
 
     def __init__(self, subparsers) -> None:
-        super().__init__()
         parser = subparsers.add_parser(
             "check",
-            help="Read a dataset without training: what is in it, what is wrong with it.",
-            description="Read every sample of a dataset as training would; say what is in it, and wrong.",
+            description="Read every sample of a dataset as training would, and report what is wrong with it.",
             epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         parser.add_argument(
             "overrides", nargs="*", metavar="SOURCE | key=value", help="a data file; config keys"
         )
-        parser.add_argument("--config", default="base", help="whose dataset, tokenizer and limits count")
+        parser.add_argument(
+            "--config", default="base", help="where dataset, tokenizer and limits are taken from"
+        )
         parser.add_argument("--checkpoint-dir", metavar="DIR", help="short for checkpoint_dir=DIR")
         parser.add_argument(
             "--out", metavar="DIR", type=Path, help="default: check/ in the config's output_dir"
@@ -52,11 +42,24 @@ class Check(Subcommand):
             "--workers", type=int, metavar="N", help="processes that read; default: num_workers"
         )
         parser.add_argument(
-            "--no-decode", action="store_true", help="read the headers of images only: faster"
+            "--no-decode", action="store_true", help="only read the headers of images: faster"
         )
         parser.set_defaults(func=self._check)
 
     def _check(self, args: argparse.Namespace) -> None:
+        # Imported here, so that --help answers at once.
+        from torchtune.config import instantiate
+
+        from torchtune_qwenvl.checking import (
+            Examiner,
+            draw_sheet,
+            read_facts,
+            samples_of,
+            summary,
+            write_report,
+        )
+        from torchtune_qwenvl.settings.config import require, resolve
+
         cfg = resolve(args.config, overrides_of(args))
         require(cfg, "checkpoint_dir", args.split)
         for component in cfg.prepare:
@@ -67,7 +70,7 @@ class Check(Subcommand):
         facts = read_facts(dataset, workers, progress=True)
         out = args.out or Path(cfg.output_dir) / "check"
         write_report(facts, transform, out)
-        # Once more, as training would see them: cut to max_seq_len, with the patches of their images.
+        # Read again as training would see them: cut to max_seq_len, with the patches of their images.
         if drawn := samples_of(instantiate(cfg[args.split], transform), facts, SHEET):
             draw_sheet(drawn, transform, len(facts), out / "samples.png")
         print(f"{summary(facts, transform.max_seq_len)}\n\nreport, list of bad samples and pictures: {out}")
@@ -76,7 +79,7 @@ class Check(Subcommand):
 
 
 def overrides_of(args: argparse.Namespace) -> list[str]:
-    """The config's overrides; a word without = is the data file.
+    """Overrides of the config; a word without = is the data file.
 
     Raises:
         ValueError: two data files.
@@ -87,24 +90,3 @@ def overrides_of(args: argparse.Namespace) -> list[str]:
     keys = [word for word in args.overrides if word not in files]
     keys += [f"checkpoint_dir={args.checkpoint_dir}"] if args.checkpoint_dir else []
     return [*(f"{args.split}.source={file}" for file in files), *keys]
-
-
-def write_report(facts: Sequence[Facts], transform: Any, out: Path) -> None:
-    """Write report.txt, bad_samples.jsonl and lengths.png."""
-    out.mkdir(parents=True, exist_ok=True)
-    whole = summary(facts, transform.max_seq_len, shown=len(facts))
-    (out / "report.txt").write_text(whole + "\n", encoding="utf-8")
-    with (out / "bad_samples.jsonl").open("w", encoding="utf-8") as file:
-        for bad in facts:
-            if bad.kind:
-                line = {"index": bad.index, "where": bad.where, "kind": bad.kind, "reason": bad.reason}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    if good := [f for f in facts if not f.kind]:
-        draw_lengths(
-            [f.tokens for f in good],
-            [f.visual_tokens for f in good],
-            [size for f in good for size in f.images],
-            out / "lengths.png",
-            max_seq_len=transform.max_seq_len,
-            max_pixels=transform.image_transform.max_pixels,
-        )

@@ -1,4 +1,4 @@
-"""`tune-qwenvl cp`: torchtune's, but a config that is put together from others comes as one file."""
+"""`tune-qwenvl cp`: torchtune's command, but a config with includes is copied as one complete file."""
 
 import argparse
 from pathlib import Path
@@ -8,12 +8,12 @@ from torchtune._cli.cp import Copy as TorchtuneCopy
 from torchtune._recipe_registry import get_all_recipes
 
 from torchtune_qwenvl.arguments import nearest
-from torchtune_qwenvl.cli.registry import recipe_names
+from torchtune_qwenvl.cli.registry import recipe_names, register
 from torchtune_qwenvl.settings.files import find_config, load_config, packaged_names
 
 EPILOG = """\
 examples:
-  tune-qwenvl cp qwen2_5_vl/3B_lora mine.yaml     a config to change, and to run by --config mine.yaml
+  tune-qwenvl cp qwen2_5_vl/3B_lora mine.yaml     a config to change; run it with --config mine.yaml
   tune-qwenvl cp finetune my_finetune.py          the recipe to change
 """
 
@@ -22,6 +22,7 @@ class Copy(TorchtuneCopy):
     """torchtune's command."""
 
     def __init__(self, subparsers) -> None:
+        register()
         super().__init__(subparsers)
         self._parser.epilog = EPILOG
 
@@ -41,9 +42,9 @@ class Copy(TorchtuneCopy):
 
 
 def standalone(name: str) -> str | None:
-    """A packaged config with everything it includes, as YAML; None for one that includes nothing."""
+    """A packaged config with everything that it includes, as YAML; None if it includes nothing."""
     path = find_config(name)
     if "include" not in OmegaConf.load(path):
         return None
-    head = f"# {name} as packaged. What is not here has base.yaml's default: `tune-qwenvl show`.\n"
+    head = f"# {name} as packaged. Other keys have base.yaml's defaults; `tune-qwenvl show` prints them.\n"
     return head + OmegaConf.to_yaml(OmegaConf.create(load_config(path)))

@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-from torchtune._cli.subcommand import Subcommand
-
 from torchtune_qwenvl.cli.encoder_arguments import add_encoder_arguments, encoder_settings, load_pipeline
 
 EPILOG = """\
@@ -17,14 +15,12 @@ part-*.npy (a vector per image), files.jsonl (their names), failed.jsonl (bad im
 """
 
 
-class Embed(Subcommand):
+class Embed:
     """Writes one vector per image."""
 
     def __init__(self, subparsers) -> None:
-        super().__init__()
         parser = subparsers.add_parser(
             "embed",
-            help="Encode a folder of images into an index for search.",
             description="Encode images, a vector each, into a folder that `search` and ImageIndex.load open.",
             epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,

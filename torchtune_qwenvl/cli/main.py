@@ -1,9 +1,10 @@
-"""`tune-qwenvl COMMAND ...`: one parser, one small file per command.
+"""`tune-qwenvl COMMAND ...`: a table of commands; each of them has its own file.
 
     tune-qwenvl run finetune --config qwen2_5_vl/3B_lora dataset.source=data.json
     tune-qwenvl check data.json --checkpoint-dir /tmp/Qwen2.5-VL-3B-Instruct
 
-An error that is the user's to mend is one line, without a traceback; any other keeps its traceback.
+Only the command that is asked for is imported. An error that the user can mend is printed as one line; any
+other error keeps its traceback.
 """
 
 import argparse
@@ -11,22 +12,11 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-
-from torchtune._cli.download import Download
-from torchtune._cli.ls import List
+from typing import NamedTuple
 
 from torchtune_qwenvl.arguments import nearest
-from torchtune_qwenvl.cli.check import Check
-from torchtune_qwenvl.cli.cp import Copy
-from torchtune_qwenvl.cli.embed import Embed
-from torchtune_qwenvl.cli.export import Export
-from torchtune_qwenvl.cli.probe import Probe
-from torchtune_qwenvl.cli.registry import RECIPES, register
-from torchtune_qwenvl.cli.run import Run
-from torchtune_qwenvl.cli.search import Search
-from torchtune_qwenvl.cli.show import Show
-from torchtune_qwenvl.cli.validate import Validate
 
 PROGRAM = "tune-qwenvl"
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -37,37 +27,64 @@ a first run, from the download to the answer:
   tune-qwenvl run finetune --config qwen2_5_vl/3B_lora dataset.source=data.json
   tune-qwenvl run generate checkpoint_dir=outputs/qwen2_5_vl_3B/model image=cat.jpg prompt="What is this?"
 
-`tune-qwenvl COMMAND --help` says more about each.
+`tune-qwenvl COMMAND --help` explains a command.
 """
+
+
+class Command(NamedTuple):
+    """Where a command is and what it does. It is imported only when used: torchtune takes seconds to import.
+
+    Attributes:
+        module: imported when the command is used.
+        name: its class there, which adds its own parser to argparse's subparsers.
+        help: its line in `tune-qwenvl --help`.
+    """
+
+    module: str
+    name: str
+    help: str
+
+    def add_to(self, commands: argparse._SubParsersAction) -> None:
+        """Import the command and add its parser."""
+        getattr(import_module(self.module), self.name)(commands)
+
+
+OURS = "torchtune_qwenvl.cli"
 COMMANDS = {
-    "ls": List,
-    "cp": Copy,
-    "show": Show,
-    "validate": Validate,
-    "check": Check,
-    "run": Run,
-    "export": Export,
-    "embed": Embed,
-    "search": Search,
-    "probe": Probe,
-    "download": Download,
+    "ls": Command(f"{OURS}.ls", "List", "List all recipes and configs."),
+    "cp": Command(f"{OURS}.cp", "Copy", "Copy a recipe or config, to change it."),
+    "show": Command(f"{OURS}.show", "Show", "Print a config with all its keys."),
+    "validate": Command(f"{OURS}.validate", "Validate", "Check a config without running it."),
+    "check": Command(f"{OURS}.check", "Check", "Read a dataset without training and report what is wrong."),
+    "run": Command(f"{OURS}.run", "Run", "Run a recipe, in one process or many."),
+    "export": Command(f"{OURS}.export", "Export", "Write the merged model and the adapter of a run."),
+    "embed": Command(f"{OURS}.embed", "Embed", "Encode a folder of images into an index for search."),
+    "search": Command(f"{OURS}.search", "Search", "Find the images of an index that are most like an image."),
+    "probe": Command(f"{OURS}.probe", "Probe", "Find the layer and pooling that suit your classes."),
+    "download": Command("torchtune._cli.download", "Download", "Download a model from the Hugging Face Hub."),
 }
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The whole command line; torchtune's commands speak of `tune-qwenvl` too."""
+def make_parser(name: str | None = None) -> argparse.ArgumentParser:
+    """The command line: the arguments of the command `name`, and one line about each of the others.
+
+    torchtune's commands say `tune-qwenvl` in their help, too.
+    """
     parser = argparse.ArgumentParser(
         PROGRAM, description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.set_defaults(func=lambda args: parser.print_help())
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in COMMANDS.values():
-        command.create(commands)
-    for name, subparser in commands.choices.items():
-        subparser.prog = f"{PROGRAM} {name}"
-        _rename(subparser, "usage", "epilog")
-        for argument in subparser._actions:
-            _rename(argument, "help")
+    if name not in COMMANDS:
+        for other, command in COMMANDS.items():
+            commands.add_parser(other, help=command.help)
+        return parser
+    COMMANDS[name].add_to(commands)
+    subparser = commands.choices[name]
+    subparser.prog = f"{PROGRAM} {name}"
+    _rename(subparser, "usage", "epilog")
+    for argument in subparser._actions:
+        _rename(argument, "help")
     return parser
 
 
@@ -82,13 +99,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one command.
 
     Raises:
-        SystemExit: status 2 for a command line that is wrong, 1 for anything else that is wrong.
+        SystemExit: status 2 for a wrong command line, 1 for any other error.
     """
     if argv is not None:  # torchtune's `run` counts the words of sys.argv
         sys.argv = [PROGRAM, *argv]
-    register()
-    parser = make_parser()
     name = next(iter(sys.argv[1:]), "--help")
+    parser = make_parser(name)
     if not name.startswith("-") and name not in COMMANDS:
         parser.error(f"no command '{name}'.{nearest(name, COMMANDS)} There are {', '.join(COMMANDS)}.")
     arguments = parse(parser, sys.argv[1:])
@@ -101,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """`parser.parse_args(argv)`, but key=value may stand anywhere among the options."""
+    """`parser.parse_args(argv)`, but key=value may come anywhere among the options."""
     arguments, rest = parser.parse_known_args(argv)
     if not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest):
         return parser.parse_args(argv)  # which says what is wrong
@@ -110,9 +126,11 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 
 
 def is_for_users(error: ValueError) -> bool:
-    """Whether this package raised the error: its ValueErrors say what was expected and what to do."""
+    """Whether this package raised the error. Its ValueErrors say what was expected and what to do."""
+    # In a checkout, the recipes are next to the package instead of inside it.
+    recipes = Path(str(import_module("torchtune_qwenvl.recipes").__file__)).parent
     file = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
-    return file.is_relative_to(PACKAGE) or file.is_relative_to(RECIPES)
+    return file.is_relative_to(PACKAGE) or file.is_relative_to(recipes)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Literal
 
-from torchtune._cli.subcommand import Subcommand
-
 from torchtune_qwenvl.cli.encoder_arguments import add_encoder_arguments, encoder_settings, load_pipeline
 
 EPILOG = """\
@@ -17,14 +15,12 @@ class, by nearest neighbours and by a ridge classifier.
 """
 
 
-class Probe(Subcommand):
+class Probe:
     """Prints a table, and draws it."""
 
     def __init__(self, subparsers) -> None:
-        super().__init__()
         parser = subparsers.add_parser(
             "probe",
-            help="Find the layer and pooling of an encoder that suit your classes.",
             description="Classify the images of a folder by every layer and pooling of an encoder.",
             epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,

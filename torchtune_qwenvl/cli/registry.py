@@ -1,4 +1,4 @@
-"""Add our recipes and configs to the list that torchtune's commands read."""
+"""Adds our recipes and configs to the list that torchtune's commands read."""
 
 from pathlib import Path
 
@@ -9,18 +9,18 @@ from torchtune_qwenvl.settings.files import find_config, packaged_names
 from torchtune_qwenvl.settings.recipes import RECIPES as WITH_CONFIG
 
 RECIPES = Path(str(torchtune_qwenvl.recipes.__file__)).parent
-# Recipes that take key=value alone, without --config.
+# Recipes that take only key=value; --config is optional.
 WITHOUT_CONFIG = ("generate",)
 
 
 def register() -> None:
-    """Append our recipes to torchtune's list, once; an absolute path is taken as it is."""
+    """Append our recipes to torchtune's list, unless they are there; it accepts absolute paths."""
     names = {recipe.name for recipe in get_all_recipes()}
     get_all_recipes().extend(recipe for recipe in ours() if recipe.name not in names)
 
 
 def ours() -> list[Recipe]:
-    """Each recipe with its packaged configs, and `generate`."""
+    """Our recipes, each with its packaged configs."""
     return [
         *(_with_configs(recipe) for recipe in WITH_CONFIG),
         Recipe("generate", str(RECIPES / "generate.py"), [], supports_distributed=False),

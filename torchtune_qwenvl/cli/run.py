@@ -1,6 +1,6 @@
-"""`tune-qwenvl run`: torchtune's command, which checks names and config before it starts anything.
+"""`tune-qwenvl run`: torchtune's command, but it checks names and config before it starts any process.
 
-Otherwise a misspelt key would show only after every process has loaded torch, with a traceback from each.
+Otherwise every process loads torch first, and each of them prints a traceback for a misspelt key.
 """
 
 import argparse
@@ -8,7 +8,7 @@ import argparse
 from torchtune._cli.run import Run as TorchtuneRun
 
 from torchtune_qwenvl.arguments import nearest
-from torchtune_qwenvl.cli.registry import RECIPES, WITHOUT_CONFIG, recipe_names
+from torchtune_qwenvl.cli.registry import RECIPES, WITHOUT_CONFIG, recipe_names, register
 from torchtune_qwenvl.settings.config import parse_arguments
 from torchtune_qwenvl.settings.recipes import RECIPES as WITH_CONFIG
 
@@ -16,12 +16,13 @@ EPILOG = """\
 examples:
   one process:
     tune-qwenvl run finetune --config qwen2_5_vl/3B_lora dataset.source=data.json
-  eight GPUs; torchrun's arguments come before the recipe:
+  eight GPUs; the arguments of torchrun come before the recipe:
     tune-qwenvl run --nproc_per_node 8 finetune --config qwen2_5_vl/7B_full dataset.source=data.json
-  go on where an interrupted run stopped:
+  continue a run that was interrupted:
     tune-qwenvl run finetune --config qwen2_5_vl/3B_lora dataset.source=data.json resume=true
-  a config of your own, and torchtune's recipes:
+  your own config, your own recipe, and torchtune's recipes:
     tune-qwenvl run finetune --config my.yaml
+    tune-qwenvl run my_recipe.py --config my.yaml
     tune-qwenvl run lora_finetune_single_device --config stock.yaml
 
 `tune-qwenvl ls` lists recipes and configs, `tune-qwenvl show NAME` prints every key of a config.
@@ -29,9 +30,10 @@ examples:
 
 
 class Run(TorchtuneRun):
-    """torchtune's command; the recipe may be a name of ours, one of torchtune's, or a file."""
+    """torchtune's command. A recipe is one of ours, one of torchtune's, or a file."""
 
     def __init__(self, subparsers) -> None:
+        register()
         super().__init__(subparsers)
         self._parser.usage = "tune run [TORCHRUN-OPTIONS] RECIPE --config CONFIG [key=value ...]"
         self._parser.description = "Run a recipe, in one process or, with torchrun's arguments, in many."
@@ -47,4 +49,6 @@ class Run(TorchtuneRun):
             return self._run_single_device(args, is_builtin=True)
         if args.recipe in WITH_CONFIG:
             parse_arguments(args.recipe_args, args.recipe)
+            # As a module of the package, so that the package is imported before torchtune in every process.
+            args.recipe = f"torchtune_qwenvl/recipes/{args.recipe}.py"
         super()._run_cmd(args)

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchtune._cli.subcommand import Subcommand
-
 from torchtune_qwenvl.cli.encoder_arguments import absolute, add_machine_arguments, load_pipeline
 
 if TYPE_CHECKING:
@@ -24,14 +22,12 @@ It prints a line per hit: its cosine with the query, and its name. The index say
 """
 
 
-class Search(Subcommand):
+class Search:
     """Prints hits, and draws them."""
 
     def __init__(self, subparsers) -> None:
-        super().__init__()
         parser = subparsers.add_parser(
             "search",
-            help="Find the images of an index that are most like an image.",
             description="Find the images of an index that are most like an image.",
             epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,

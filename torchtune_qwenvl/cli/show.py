@@ -1,10 +1,6 @@
-"""`tune-qwenvl show`: a config as it would run, with what it includes, defaults and overrides."""
+"""`tune-qwenvl show`: print a config as it would run: with its includes, defaults and overrides."""
 
 import argparse
-
-from torchtune._cli.subcommand import Subcommand
-
-from torchtune_qwenvl.settings.config import main as print_config
 
 EPILOG = """\
 examples:
@@ -14,22 +10,22 @@ examples:
 """
 
 
-class Show(Subcommand):
+class Show:
     """Prints YAML."""
 
     def __init__(self, subparsers) -> None:
-        super().__init__()
         parser = subparsers.add_parser(
             "show",
-            help="Print a config fully resolved.",
             description="Print every key of a config as the recipe would see it.",
             epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         parser.add_argument("config", help="name of a packaged config, or a YAML file")
-        parser.add_argument("overrides", nargs="*", metavar="key=value", help="~key removes one")
-        parser.add_argument("--stock", action="store_true", help="in the form of torchtune's own recipes")
+        parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a key; ~key removes it")
+        parser.add_argument("--stock", action="store_true", help="in the form that torchtune's recipes take")
         parser.set_defaults(func=self._show)
 
     def _show(self, args: argparse.Namespace) -> None:
+        from torchtune_qwenvl.settings.config import main as print_config  # brings torchtune
+
         print_config([args.config, *args.overrides, *["--stock"] * args.stock])

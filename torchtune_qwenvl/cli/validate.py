@@ -1,4 +1,4 @@
-"""`tune-qwenvl validate`: is a config well-formed? Ours by name or file, torchtune's by file."""
+"""`tune-qwenvl validate`: check a config, ours by name or file, torchtune's by file."""
 
 import argparse
 from pathlib import Path
@@ -16,7 +16,7 @@ examples:
 
 
 class Validate(TorchtuneValidate):
-    """torchtune's command. Every key, component and argument of one of our configs is looked at."""
+    """torchtune's command. For our configs it checks every key, component and argument."""
 
     def __init__(self, subparsers) -> None:
         super().__init__(subparsers)
@@ -28,7 +28,7 @@ class Validate(TorchtuneValidate):
         self._parser.add_argument("overrides", nargs="*", metavar="key=value")
 
     def _validate_cmd(self, args: argparse.Namespace) -> None:
-        # All of torchtune's recipes need a checkpointer, ours knows none.
+        # Configs of torchtune's recipes have a checkpointer, ours have none.
         if Path(args.config).is_file() and "checkpointer" in OmegaConf.load(args.config):
             return super()._validate_cmd(args)
         resolve(args.config, args.overrides)

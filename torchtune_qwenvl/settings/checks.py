@@ -1,4 +1,4 @@
-"""Checks of a merged config: every key is known, every component exists and takes the arguments given."""
+"""Check a merged config: every key is known, every component exists and takes its arguments."""
 
 import inspect
 import os
@@ -18,12 +18,15 @@ SLOTS = (
     *("model", "tokenizer", "dataset", "val_dataset"),
     *("loss", "optimizer", "lr_scheduler", "profiler", "metric_logger"),
 )
-# Keys with a default that may be null all the same.
+# Keys that may be null although their default is not.
 NULLABLE = ("keep_last_n",)
 
 
 def check_keys(schema: dict, tree: dict, prefix: str = "", base_name: str = "base.yaml") -> None:
-    """Check that every key of `tree` is in `schema`, with a value like its default; not within components."""
+    """Raise a ValueError for a key that `schema` lacks, or a value of another type than its default.
+
+    Components may have any arguments here; `check_arguments` checks them.
+    """
     for key, value in tree.items():
         name = prefix + str(key)
         if key not in schema:
@@ -45,7 +48,7 @@ def _fits(value: Any, default: Any) -> bool:
     if default is None or (isinstance(value, str) and "${" in value):
         return not isinstance(value, dict)
     if isinstance(default, bool) or isinstance(value, bool):
-        # `resume: false` also takes a folder, hence strings.
+        # Strings are allowed, since `resume: false` also takes a folder.
         return isinstance(default, bool) and isinstance(value, (bool, str))
     if isinstance(default, (int, float)):
         return isinstance(value, (int, type(default)))
@@ -60,7 +63,7 @@ def _dotted(tree: dict, prefix: str) -> Iterator[str]:
 
 
 def components(node: Any, path: str = "") -> Iterator[tuple[str, dict]]:
-    """Every node with a `_component_`, with its dotted path."""
+    """Every node with a `_component_`, and its dotted path."""
     if isinstance(node, dict) and COMPONENT in node:
         yield path, node
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
@@ -69,9 +72,9 @@ def components(node: Any, path: str = "") -> Iterator[tuple[str, dict]]:
 
 
 def check_arguments(path: str, node: dict) -> None:
-    """The component can be imported and takes every argument that the node gives."""
+    """Raise a ValueError unless a node's component can be imported and takes the node's arguments."""
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # as torchtune's instantiate: the user's own components
+        sys.path.append(os.getcwd())  # for components of the user's, as torchtune's instantiate does
     try:
         component = _get_component_from_path(node[COMPONENT])
     except InstantiationError as error:

@@ -1,11 +1,11 @@
-"""Configs: a file over base.yaml, command-line overrides on top, and an error for every key nobody reads.
+"""Read a config: base.yaml, then the file, then overrides of the command line. Unknown keys are errors.
 
-`configs/base.yaml` holds every key of the fine-tuning recipe with its default: it is the root of every config
-and its schema. A config of another recipe names it (`recipe: train_vit`), see recipes.py. A config file
-names its parents (`include: [_3B, _lora]`); later files win, key by key. A node that names another
-`_component_` than its parent replaces it whole, so that no argument of the old component is left over.
+`configs/base.yaml` lists every key of the fine-tuning recipe with its default. A config of another recipe
+names that recipe (`recipe: train_vit`), see recipes.py. A config file can include others
+(`include: [_3B, _lora]`); later files override earlier ones, key by key. If a node names another
+`_component_`, the whole node is replaced, so that no argument of the old component remains.
 
-    tune-qwenvl show qwen2_5_vl/3B_lora batch_size=2     prints it fully resolved
+    tune-qwenvl show qwen2_5_vl/3B_lora batch_size=2     prints a config with all its keys
     tune-qwenvl show qwen2_5_vl/3B_lora --stock          for torchtune's own recipes
 """
 
@@ -23,17 +23,21 @@ from torchtune_qwenvl.settings.stock import for_stock_recipe
 
 
 def resolve(name: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """The config called `name` (packaged, or a YAML file) over its base, with `key=value` overrides on top.
+    """Read a config: the defaults of its recipe, then the file, then overrides.
+
+    Args:
+        name: a packaged config (`qwen2_5_vl/3B_lora`) or a YAML file.
+        overrides: `key=value`; `~key` removes a key.
 
     Raises:
-        ValueError: an unknown config, key or component argument, with the nearest known one; a malformed
-            override.
+        ValueError: an unknown config, key or argument of a component, with the most similar known one; a
+            malformed override.
     """
     own = load_config(find_config(name))
     recipe = settings_of(own)
     base = load_config(PACKAGED / recipe.base)
     merged = merge(base, own)
-    # Components first: `optimizer.lr=1 optimizer=torch.optim.SGD` must not lose the learning rate.
+    # Components first, so that `optimizer.lr=1 optimizer=torch.optim.SGD` keeps the learning rate.
     for path, value in sorted(map(parse_override, overrides), key=lambda edit: edit[0][-1] != COMPONENT):
         if value is REMOVE:
             merged = remove(merged, path)
@@ -55,7 +59,7 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def parse_arguments(argv: Sequence[str], recipe: str = DEFAULT) -> DictConfig:
-    """A recipe's command line, `--config NAME [key=value ...]`, as a resolved config.
+    """Read the config that a recipe's command line names: `--config NAME [key=value ...]`.
 
     Raises:
         ValueError: as `resolve`; a config of another recipe.
@@ -70,7 +74,7 @@ def parse_arguments(argv: Sequence[str], recipe: str = DEFAULT) -> DictConfig:
 
 
 def require(cfg: DictConfig, *keys: str) -> None:
-    """Raise a ValueError for the first of these keys that is not set: base.yaml has no default for them."""
+    """Raise a ValueError for the first of these keys that has no value; base.yaml has no default for them."""
     for key in keys:
         if cfg[key] is None:
             example = f"{key}.source={settings_of(cfg).source}" if key in DATASETS else f"{key}=..."
@@ -78,7 +82,7 @@ def require(cfg: DictConfig, *keys: str) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Print the config called argv[0] with the overrides that follow it, fully resolved, as YAML."""
+    """Print the config argv[0] with the overrides that follow it, as YAML with all keys."""
     arguments = [text for text in argv if text != "--stock"]
     if not arguments:
         raise SystemExit(f"{__doc__}\nPackaged configs: {', '.join(packaged_names())}")

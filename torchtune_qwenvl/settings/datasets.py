@@ -1,4 +1,4 @@
-"""The value of `dataset:`: a file, a builder with its arguments, or a list of these with weights."""
+"""The key `dataset:`: a file, a builder with its arguments, or a list of these with weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 COMPONENT = "_component_"
 # Keys that take a dataset. What `dataset.source=data.json` means without a component depends on the recipe.
 DATASETS = ("dataset", "val_dataset")
-# What a list of datasets means.
+# The component of a list of datasets.
 MIXED = "torchtune_qwenvl.data.mixed_dataset"
-# Keys of a member that are the mix's, not its builder's.
+# Keys of a dataset in a list that belong to the mix, not to the dataset's builder.
 OF_THE_MIX = {"weight", "label"}
 
 
 def with_component(node: Any, default: str) -> Any:
-    """A dataset's node with its component named; of a mix, the members' too."""
+    """A dataset's node with its `_component_`. In a mix, every dataset gets its own."""
     if isinstance(node, list):
         node = {COMPONENT: MIXED, "datasets": node}
     if not isinstance(node, dict):
@@ -25,8 +25,8 @@ def with_component(node: Any, default: str) -> Any:
 
 
 def check_mix(path: str, node: Mapping[str, Any]) -> None:
-    """Raise a ValueError for weights that do not fit, before anything is loaded."""
-    # These bring torch and datasets, which a config can do without.
+    """Raise a ValueError for wrong weights of a mix, before anything is loaded."""
+    # Imported here: they import torch and datasets, which most configs do not need.
     from torchtune_qwenvl.data.mixed_dataset import weights_of
     from torchtune_qwenvl.data.order.mixture import check_weights
 

@@ -1,4 +1,4 @@
-"""Config files: packaged names, `include:` lists, and one file over another.
+"""Find config files by name, resolve `include:` and merge files.
 
 qwen2_5_vl/3B_lora    a config to run, in its family's folder (or the folder's stages/)
 _3B                   a part of configs: sizes/3B.yaml of the family
@@ -15,11 +15,11 @@ from torchtune_qwenvl.settings.datasets import COMPONENT
 from torchtune_qwenvl.settings.recipes import recipe_of
 
 PACKAGED = Path(str(files("torchtune_qwenvl.configs")))
-PARTS = ("sizes", "methods")  # folders of building blocks, which are no configs to run
+PARTS = ("sizes", "methods")  # folders of parts: these cannot be run by themselves
 
 
 def packaged_names(recipe: str | None = None) -> list[str]:
-    """The packaged configs to run, such as `qwen2_5_vl/3B_lora`, of one recipe or of all."""
+    """Names of the packaged configs that can be run, such as `qwen2_5_vl/3B_lora`; of one recipe or all."""
     paths = [path.relative_to(PACKAGED).with_suffix("") for path in PACKAGED.rglob("*.yaml")]
     names = (
         f"{path.parts[0]}/{path.name}"
@@ -30,7 +30,7 @@ def packaged_names(recipe: str | None = None) -> list[str]:
 
 
 def find_config(name: str, next_to: Path | None = None) -> Path:
-    """The file called `name`: next to the file that includes it, a path of the user's, or packaged."""
+    """The file of a config: next to the file that includes it, in the working directory, or packaged."""
     file_name = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
     folders = [PACKAGED, Path()] if name != file_name else [Path(), PACKAGED]
     for folder in folders if next_to is None else [next_to, *folders]:
@@ -42,7 +42,7 @@ def find_config(name: str, next_to: Path | None = None) -> Path:
 
 
 def _places(path: Path) -> list[Path]:
-    """Where the config of this path may lie: there, or in one of the folders of parts."""
+    """Where a config with this path may be: there, in stages/, or in a folder of parts."""
     folder, name = path.parent, path.name
     if not name.startswith("_"):
         return [path, folder / "stages" / name]
@@ -50,7 +50,7 @@ def _places(path: Path) -> list[Path]:
 
 
 def load_config(path: Path, chain: tuple[Path, ...] = ()) -> dict:
-    """One file over everything it includes, as a plain dict; interpolations stay as they are."""
+    """A file merged over everything that it includes, as a plain dict; interpolations are not resolved."""
     path = path.resolve()
     if path in chain:
         raise ValueError(f"Config {path} includes itself, through {' -> '.join(p.name for p in chain)}.")
@@ -67,7 +67,7 @@ def load_config(path: Path, chain: tuple[Path, ...] = ()) -> dict:
 
 
 def merge(below: dict, above: dict) -> dict:
-    """`above` over `below`, key by key; lists, and nodes of another component, are replaced whole."""
+    """Merge `above` over `below`, key by key. Lists and nodes of another component are replaced."""
     if COMPONENT in above and above[COMPONENT] != below.get(COMPONENT, above[COMPONENT]):
         return dict(above)
     merged = dict(below)

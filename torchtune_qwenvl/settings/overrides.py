@@ -1,4 +1,4 @@
-"""`key=value` of a command line."""
+"""Read `key=value` and `~key` of a command line."""
 
 from typing import Any
 
@@ -29,6 +29,7 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
 
 
 def remove(tree: dict, path: tuple[str, ...]) -> dict:
+    """A copy of `tree` without the key at `path`."""
     head, rest = path[0], path[1:]
     if not isinstance(tree, dict) or head not in tree:
         raise ValueError(f"Cannot remove '{head}': no such key.{nearest(head, tree or ())}")

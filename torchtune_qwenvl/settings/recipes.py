@@ -1,4 +1,4 @@
-"""The recipes that take a config, and the base config with the keys of each. A new one is an entry here."""
+"""A table of the recipes that take a config, with the base config that lists the keys of each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from torchtune_qwenvl.arguments import nearest
 
 @dataclass(frozen=True)
 class RecipeSettings:
-    """What belongs to one recipe.
+    """How the configs of a recipe are read.
 
     Attributes:
-        base: file under configs/ with every key and its default.
-        dataset: what `dataset.source=...` means if no component is named.
-        source: an example of such a source, for messages.
-        folders: folders of configs/ whose configs are this recipe's; empty: all that no other recipe has.
+        base: file in configs/ with every key and its default.
+        dataset: the component of `dataset.source=...` if none is named.
+        source: an example of such a source, for error messages.
+        folders: folders in configs/ with configs of this recipe; empty: all folders of no other recipe.
         functions: keys whose value is the path of a function.
     """
 

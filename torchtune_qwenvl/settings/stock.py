@@ -1,4 +1,4 @@
-"""The same config for torchtune's own `full_finetune_*` and `lora_finetune_*` recipes."""
+"""Convert a config for torchtune's own `full_finetune_*` and `lora_finetune_*` recipes."""
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -7,10 +7,10 @@ from torchtune_qwenvl.settings.recipes import DEFAULT, check_recipe
 
 
 def for_stock_recipe(cfg: DictConfig) -> DictConfig:
-    """`cfg` with the keys that torchtune's `full_finetune_*` and `lora_finetune_*` recipes ask for.
+    """The keys that torchtune's `full_finetune_*` and `lora_finetune_*` recipes need.
 
-    They know one learning rate, one checkpointing switch and no parts; validation, prepare and finish stay
-    out.
+    They have one learning rate and one checkpointing switch for the whole model, so the decoder's rate is
+    used. They have no validation, `prepare` and `finish`; these keys are left out.
 
     Raises:
         ValueError: a config of another recipe than `finetune`.
@@ -26,11 +26,11 @@ def for_stock_recipe(cfg: DictConfig) -> DictConfig:
         COMPONENT: "torchtune_qwenvl.training.checkpointer.FolderCheckpointer",
         "checkpoint_dir": ours["checkpoint_dir"],
         "output_dir": ours["output_dir"],
-        "model_type": None,  # the recipes look it up under activation checkpointing
+        "model_type": None,  # the recipes read it if they checkpoint activations
     }
     if ours["loss"] is not None:
         raise ValueError(
-            "Config key 'loss': torchtune's recipes call a loss otherwise; leave it out for --stock"
+            "Config key 'loss': torchtune's recipes pass other arguments to a loss; leave it out for --stock"
         )
     stock["collate_fn"] = ours["collate_fn"]
     stock["loss"] = {COMPONENT: "torchtune.modules.loss.CEWithChunkedOutputLoss"}
