@@ -11,7 +11,7 @@ stream.py, batches.py                    many images
 looking.py                               tokens as pictures
 probing.py, classifiers.py               which layer and pooling suit your classes
 index/                                   search
-qwen3_vl_pipeline.py, glm4v_encoder.py   two guides' names for the same
+qwen3_vl_pipeline.py, glm4v_*.py         two guides' names for the same
 """
 
 from torchtune_qwenvl.checkpoints.vision_encoder import (
@@ -20,9 +20,8 @@ from torchtune_qwenvl.checkpoints.vision_encoder import (
     save_vision_encoder,
 )
 from torchtune_qwenvl.vision.features import Features
-from torchtune_qwenvl.vision.glm4v_encoder import (
-    VisionConfig,
-    VisionModel,
+from torchtune_qwenvl.vision.glm4v_encoder import VisionConfig, VisionModel
+from torchtune_qwenvl.vision.glm4v_processor import (
     VisionProcessor,
     create_glm4v_vision_encoder,
     encode_image,
