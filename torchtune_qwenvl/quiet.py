@@ -1,7 +1,10 @@
-"""One message of torchao's is not shown; everything else it says is.
+"""Hide one message of torchao's, and nothing else.
 
-torchtune 0.6.1 needs torchao < 0.16, whose compiled kernels torch of today cannot load. torchao says so at
-every import, in every process, and nothing in this package uses these kernels.
+torchtune 0.6.1 needs torchao < 0.16, whose compiled kernels do not load in torch 2.11 and later. torchao
+says so in every process that imports it, and nothing in this package uses these kernels.
+
+The filter works only if this package is imported before torchao. torchtune's own `tune` imports torchao
+first, so `tune run` still prints the message once; `tune-qwenvl` and the ranks of a run do not.
 """
 
 import logging
