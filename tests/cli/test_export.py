@@ -9,7 +9,7 @@ import torch
 from launch import LORA, Run, run
 from safetensors.torch import load_file
 
-from torchtune_qwenvl import load_transform
+from torchtune_qwenvl import load_model, load_transform, load_vision_encoder
 from torchtune_qwenvl.cli.main import main
 from torchtune_qwenvl.exporting.comparison import compare_adapter, compare_model, logits_of
 from torchtune_qwenvl.exporting.trained import from_adapter
@@ -50,6 +50,22 @@ def test_a_step_folder_gives_what_the_run_gave(finished: Run, capsys: pytest.Cap
     assert printed[0] == f"adapter  {out}/export/adapter" and printed[2] == f"model    {out}/export/model"
     assert "logits differ by 0.0e+00 of their norm (float32 allows 1e-05)" in printed[1]
     assert "logits differ by " in printed[3]
+
+
+def test_the_vision_encoder_alone(finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Of the run's step, of its model and of a checkpoint; each equals that part of the whole."""
+    out = finished.output_dir
+    pixels = torch.randn(24, 1200)
+    for folder in (out / "step_2", out / "model", out.parent / "checkpoint"):
+        target = tmp_path / folder.name
+        main(["export", str(folder), "--vision-only", "--out", str(target)])
+        assert capsys.readouterr().out.strip() == str(target)
+        whole = load_model(out / "model" if folder.name == "step_2" else folder).vision_encoder
+        alone = load_vision_encoder(target)
+        width = alone.patch_embed.in_features
+        with torch.no_grad():
+            expected = whole(pixels[:, :width], [(1, 4, 6)])
+            assert (alone(pixels[:, :width], [(1, 4, 6)]) - expected).abs().max() <= 1e-5
 
 
 def test_an_adapter_gives_the_merged_model(
