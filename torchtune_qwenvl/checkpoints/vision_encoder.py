@@ -62,7 +62,7 @@ def load_vision_encoder(
         scale = files.image_statistics()
         with torch.device("meta"):
             if family is None:
-                encoder = vit_from_config(files.config, **scale, **builder_arguments)
+                encoder = vit_from_config(files.config, {**scale, **builder_arguments})
             else:
                 encoder = build_vision_encoder(family.slots, files.config, **scale, **builder_arguments)
         plan = _plan(files, family, encoder)

@@ -160,12 +160,12 @@ def classic_vit(
 MODEL_TYPES: dict[str, Callable[..., VisionTransformer]] = {"vit": vit, "classic_vit": classic_vit}
 
 
-def vit_from_config(config: Mapping[str, Any], **changes: Any) -> VisionTransformer:
+def vit_from_config(config: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> VisionTransformer:
     """The encoder that a saved config.json describes.
 
     Args:
         config: parsed config.json of a folder that `save_vision_encoder` wrote.
-        **changes: arguments of the builder instead of the file's.
+        changes: arguments of the builder that replace the file's; None: no changes.
 
     Raises:
         ValueError: a model_type that is neither "vit" nor "classic_vit".
@@ -174,7 +174,7 @@ def vit_from_config(config: Mapping[str, Any], **changes: Any) -> VisionTransfor
     model_type = arguments.pop("model_type", None)
     if model_type not in MODEL_TYPES:
         raise ValueError(f"config.json: model_type {model_type!r}, expected one of {', '.join(MODEL_TYPES)}")
-    return MODEL_TYPES[model_type](**arguments | changes)
+    return MODEL_TYPES[model_type](**arguments | dict(changes or {}))
 
 
 @takes_arguments_of(vit, embed_dim=512, depth=12, num_heads=8)
