@@ -48,6 +48,11 @@ def test_another_component_drops_the_arguments_of_the_old_one() -> None:
         ("batch_size=two", "'batch_size': expected a value like 1, got 'two'"),
         ("metric_logger=3", "'metric_logger' takes a component"),
         ("~optimizer.fusd", "no such key. Did you mean 'fused'"),
+        (
+            "collate_fn=torchtune_qwenvl.data.colate",
+            "'collate_fn': nothing called 'torchtune_qwenvl.data.colate'",
+        ),
+        ("loss=torch.nn.CrossEntropyLos", "'loss': no component 'torch.nn.CrossEntropyLos'"),
     ],
 )
 def test_errors_of_the_command_line(override: str, message: str) -> None:
@@ -72,6 +77,14 @@ def test_a_config_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "shared.yaml").write_text("include: mine\n")
     with pytest.raises(ValueError, match="includes itself"):
         resolve(str(tmp_path / "mine.yaml"))
+
+
+def test_a_config_of_ones_own_from_parts(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("include: [qwen2_5_vl/_3B, qwen2_5_vl/_lora]\n")
+    assert resolve(str(tmp_path / "mine.yaml")) == resolve(NAME)
+    (tmp_path / "_lora.yaml").write_text("batch_size: 9\n")  # a file next to it comes first
+    (tmp_path / "mine.yaml").write_text("include: [qwen2_5_vl/_3B, _lora]\n")
+    assert resolve(str(tmp_path / "mine.yaml")).batch_size == 9
 
 
 def test_unknown_name_suggests_one() -> None:
