@@ -4,6 +4,7 @@ A recipe sets up what is listed below, and says what a batch holds (`work_of`), 
 and what is done at a validation (`validate`).
 """
 
+from abc import ABC, abstractmethod
 from itertools import islice
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from torchtune_qwenvl.training.watch.history import History
 from torchtune_qwenvl.training.watch.metrics import Meter, Step, Work
 
 
-class TrainingLoop:
+class TrainingLoop(ABC):
     """Base of the recipes.
 
     Attributes:
@@ -59,17 +60,17 @@ class TrainingLoop:
     logger: History | None = None
     nothing_trained = "trained on no token at all: there is no sample, or every sample was skipped"
 
+    @abstractmethod
     def work_of(self, batch: Batch) -> Work:
         """What a batch holds, counted on the host."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss_of(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of a batch's losses over its labels, and other sums over them to be logged."""
-        raise NotImplementedError
 
+    @abstractmethod
     def validate(self) -> None:
         """What is due every `run_val_every_n_steps`."""
-        raise NotImplementedError
 
     @property
     def saved(self) -> nn.Module:

@@ -5,6 +5,7 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 import torch
 from stand_in import StandIn, write_files
@@ -215,7 +216,6 @@ class _Forgetful(list):
 
 
 def test_export_as_clip_retrieval_reads_it(index: ImageIndex, photos: Path, tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
     out = index.export_clip_retrieval(tmp_path / "clip")
     vectors = np.load(out / "img_emb/img_emb_0.npy")
     paths = parquet.read_table(out / "metadata/metadata_0.parquet").column("image_path").to_pylist()

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import pytest
+import skimage
 import torch
 from PIL import Image
 
 from torchtune_qwenvl.vision import VisionPipeline
 from torchtune_qwenvl.vision.index import ImageIndex
 
-skimage = pytest.importorskip("skimage")
 PHOTOS = [
     "astronaut",
     "brick",

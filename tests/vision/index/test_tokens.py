@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.cluster import hierarchy
 from torch.nn.functional import normalize
 
 from torchtune_qwenvl.vision.index import late_interaction, pool_by_factor
@@ -24,7 +25,6 @@ def test_late_interaction_sums_the_best_cosines() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 17, 60, 120])
 def test_groups_are_those_of_scipy(count: int) -> None:
-    hierarchy = pytest.importorskip("scipy.cluster.hierarchy")
     points = normalize(torch.randn(120, 5, dtype=torch.float64), dim=1).numpy()
     labels = hierarchy.fcluster(hierarchy.linkage(points, "ward"), count, "maxclust")
     groups = ward_groups(points, count)
