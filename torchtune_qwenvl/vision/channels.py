@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from torchtune_qwenvl.transforms.errors import BadSample
-from torchtune_qwenvl.transforms.images.decode import decode_image
+from torchtune_qwenvl.transforms.images.decode import MAX_IMAGE_PIXELS, decode_image
+from torchtune_qwenvl.transforms.images.formats import check_cost, opened_picture
 from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
 from torchtune_qwenvl.transforms.images.patches import cut_patches
 
@@ -103,22 +103,23 @@ def _planes(source: Any, channels: int) -> torch.Tensor:
 def _plane(source: Any) -> torch.Tensor:
     """One plane [1, h, w] of an array or of a picture with a single channel."""
     if not isinstance(source, np.ndarray | torch.Tensor):
-        picture = source if isinstance(source, Image.Image) else _opened(source)
-        if len(picture.getbands()) != 1 or picture.mode == "P":
-            raise BadSample(f"{source}: expected a picture with one channel, got mode {picture.mode}")
-        source = np.array(picture)
-        source = source.astype(np.uint16) if source.dtype == np.int32 and source.max() <= 65535 else source
+        source = _single_channel(source)
     planes = _fractions(source)
     if len(planes) != 1:
         raise BadSample(f"expected one plane, got {len(planes)}")
     return planes
 
 
-def _opened(source: Any) -> Image.Image:
+def _single_channel(source: Any) -> np.ndarray:
     try:
-        return Image.open(source)
+        with opened_picture(source) as picture:
+            check_cost(picture, MAX_IMAGE_PIXELS, "the limit of pixels")
+            if len(picture.getbands()) != 1 or picture.mode == "P":
+                raise BadSample(f"{source}: expected a picture with one channel, got mode {picture.mode}")
+            values = np.array(picture)
     except (OSError, AttributeError) as error:
         raise BadSample(f"{source}: cannot be opened as a picture: {error}") from error
+    return values.astype(np.uint16) if values.dtype == np.int32 and values.max() <= 65535 else values
 
 
 def _fractions(source: np.ndarray | torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ import tiny
 from torchtune.data import Message
 
 from torchtune_qwenvl.models.qwen2_5_vl._transform import CHAT
-from torchtune_qwenvl.transforms.chat.template_check import check_template, render_jinja
+from torchtune_qwenvl.transforms.chat.template_check import check_template
 from torchtune_qwenvl.transforms.errors import BadSample
 
 IMAGE = {"type": "image", "content": "x.png"}
@@ -73,7 +73,5 @@ def test_a_difference_is_named(old, new, message):
     ],
 )
 def test_a_template_that_fails_is_an_error(template):
-    with pytest.raises(ValueError, match="the Jinja chat template fails"):
-        render_jinja(template, [Message("user", "x")])
-    with pytest.raises(ValueError, match=r"x\.jinja: on the probe"):
+    with pytest.raises(ValueError, match=r"x\.jinja: this template cannot be rendered on the probe"):
         check_template(CHAT, template, "x.jinja")

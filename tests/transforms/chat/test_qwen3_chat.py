@@ -11,7 +11,8 @@ from torchtune.data import Message
 
 from torchtune_qwenvl import load_transform
 from torchtune_qwenvl.models.qwen3_vl._chat import INSTRUCT, THINKING
-from torchtune_qwenvl.transforms.chat.template_check import check_template, render_jinja
+from torchtune_qwenvl.transforms.chat.render_program import render
+from torchtune_qwenvl.transforms.chat.template_check import check_template, template_variables
 from torchtune_qwenvl.transforms.errors import BadSample
 
 IMAGE = {"type": "image", "content": "x.png"}
@@ -69,7 +70,7 @@ def test_random_conversations_equal_the_thinking_template():
             messages[-1:-1] = [Message("user", [part if part is IMAGE else parts[part] for part in order])]
         for prompt in (False, True):
             shown = messages[: len(messages) - prompt]
-            expected = render_jinja(tiny.QWEN3_THINKING_TEMPLATE, shown, generation_prompt=prompt)
+            expected = render(tiny.QWEN3_THINKING_TEMPLATE, template_variables(shown, prompt))["text"]
             assert written(THINKING, shown, generation_prompt=prompt) == expected
 
 

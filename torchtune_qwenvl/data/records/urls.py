@@ -7,22 +7,30 @@ Proxies from the environment are not used, for the same reason.
 
 import http.client
 import ipaddress
-import queue
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar, cast
+from typing import TypeVar
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.transforms.time_limit import within
 
 MAX_BYTES = 20 * 2**20
 PORTS = {"http": 80, "https": 443}
 REDIRECTS = (301, 302, 303, 307, 308)
+# All that is assigned to hosts so far (IANA). Outside it: site-local fec0::/10, segment routing 5f00::/16,
+# IPv4-compatible ::/96 and others.
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+# Ranges with a special purpose (RFC 6890), some of which Python counts as global: protocol assignments with
+# Teredo and ORCHID, 6to4 and its relays, documentation.
+SPECIAL = tuple(
+    ipaddress.ip_network(network)
+    for network in ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
+)
 # Translates to an IPv4 address in its last 32 bits, which may be private (RFC 6052).
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -37,15 +45,17 @@ def resolve_host(host: str, port: int) -> list[str]:
 
 
 def is_public(address: str) -> bool:
-    """False for private, loopback, link-local, multicast and reserved addresses, even embedded in IPv6."""
+    """Whether an address is that of a public host: outside all ranges with a special purpose."""
     ip = ipaddress.ip_address(address.split("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour
+        if ip.ipv4_mapped is not None:
+            return is_public(str(ip.ipv4_mapped))
         if ip in NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+        if ip not in GLOBAL_UNICAST:
+            return False
+    special = any(ip in network for network in SPECIAL if network.version == ip.version)
+    return ip.is_global and not (special or ip.is_multicast or ip.is_reserved)
 
 
 @dataclass(frozen=True)
@@ -92,27 +102,11 @@ def fetch(url: str, policy: UrlPolicy) -> bytes:
 
 
 def _within(deadline: float, function: Callable[[], Answer]) -> Answer:
-    """Call a function in a thread, and raise TimeoutError at the deadline.
-
-    The thread is needed because name look-up has no time limit, and a server may send its headers byte by
-    byte.
-    """
-    answers: queue.SimpleQueue[tuple[Answer | None, Exception | None]] = queue.SimpleQueue()
-
-    def call() -> None:
-        try:
-            answers.put((function(), None))
-        except Exception as error:
-            answers.put((None, error))
-
-    threading.Thread(target=call, daemon=True).start()
+    """Call a function with what is left of the time: name look-up has no limit of its own."""
     try:
-        answer, error = answers.get(timeout=_left(deadline))
-    except queue.Empty:
+        return within(_left(deadline), function)
+    except TimeoutError:
         raise TimeoutError(_TOO_SLOW) from None
-    if error is not None:
-        raise error
-    return cast(Answer, answer)
 
 
 def _get(url: SplitResult, policy: UrlPolicy, deadline: float) -> tuple[str | None, bytes]:

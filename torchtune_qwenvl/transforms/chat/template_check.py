@@ -1,21 +1,18 @@
 """Compare our rendering of conversations with the checkpoint's own Jinja template, once, when it is loaded.
 
 A fine-tuned or newer checkpoint may have a different template. Training with ours would then teach a format
-that servers do not send. The Jinja code comes from a downloaded file, so it runs in a sandbox.
+that servers do not send. The Jinja code comes from a downloaded file, so it is rendered under limits.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
-from jinja2 import Template, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from torchtune.data import Message
 
 from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat, has_media
+from torchtune_qwenvl.transforms.chat.rendering import render_all
 from torchtune_qwenvl.transforms.chat.tools import TOOL_CALL, Tools, calls_of
 
 _IMAGE = {"type": "image", "content": "probe.png"}
@@ -79,42 +76,6 @@ TOOL_PROBES: dict[str, list[Message]] = {
 }
 
 
-def render_jinja(
-    template: str, messages: Sequence[Message], *, generation_prompt: bool = False, **arguments: Any
-) -> str:
-    """Render a template with the settings and variables that transformers uses.
-
-    Args:
-        template: Jinja source.
-        messages: the conversation.
-        generation_prompt: whether to open the assistant's turn at the end.
-        **arguments: more variables, such as `enable_thinking` and `tools`.
-
-    Raises:
-        ValueError: the template cannot be compiled, or raises an error.
-    """
-    try:
-        return _compiled(template).render(
-            messages=[_plain(message) for message in messages],
-            add_generation_prompt=generation_prompt,
-            **arguments,
-        )
-    except (TemplateError, TypeError, KeyError) as error:
-        raise ValueError(f"the Jinja chat template fails: {error}") from error
-
-
-@lru_cache(maxsize=8)  # compiling takes far longer than rendering, and every probe is rendered
-def _compiled(template: str) -> Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = lambda value, **options: json.dumps(
-        value, **{"ensure_ascii": False, **options}
-    )
-    environment.globals["raise_exception"] = _raise
-    return environment.from_string(template)
-
-
 def check_template(
     chat: ChatFormat,
     template: str,
@@ -132,21 +93,39 @@ def check_template(
         tools: the tools of these conversations.
 
     Raises:
-        ValueError: the two differ, or the template fails; names the probe and the first difference.
+        ValueError: the two differ, or the template cannot be rendered; names the probe and the first
+            difference.
     """
     arguments = {**chat.template_arguments, **({"tools": list(tools)} if tools else {})}
     hint = 'pass chat_template="builtin" to use the built-in rendering'
     known = {name: probe for name, probe in probes.items() if _can_write(chat, probe)}
-    for name, messages in known.items():
-        for prompt in (False, True):
-            ours = chat.write(chat.render(messages, generation_prompt=prompt, tools=tools))
-            try:
-                theirs = render_jinja(template, messages, generation_prompt=prompt, **arguments)
-            except ValueError as error:
-                raise ValueError(f"{source}: on the probe {name!r}: {error}; {hint}") from error
-            if ours != theirs:
-                span = _first_difference(ours, theirs)
-                raise ValueError(f"{source}: on the probe {name!r} {span}; {hint}")
+    cases = [(name, messages, prompt) for name, messages in known.items() for prompt in (False, True)]
+    theirs = render_all(
+        template, [template_variables(messages, prompt, **arguments) for _, messages, prompt in cases]
+    )
+    for (name, messages, prompt), rendering in zip(cases, theirs, strict=True):
+        if rendering.error is not None:
+            raise ValueError(
+                f"{source}: this template cannot be rendered on the probe {name!r}: {rendering.error}; {hint}"
+            )
+        ours = chat.write(chat.render(messages, generation_prompt=prompt, tools=tools))
+        if ours != rendering.text:
+            span = _first_difference(ours, rendering.text)
+            raise ValueError(f"{source}: on the probe {name!r} {span}; {hint}")
+
+
+def template_variables(
+    messages: Sequence[Message], generation_prompt: bool = False, **arguments: Any
+) -> dict[str, Any]:
+    """What transformers gives to a template.
+
+    Args:
+        messages: the conversation.
+        generation_prompt: whether to open the assistant's turn at the end.
+        **arguments: more variables, such as `enable_thinking` and `tools`.
+    """
+    plain = [_plain(message) for message in messages]
+    return {"messages": plain, "add_generation_prompt": generation_prompt, **arguments}
 
 
 def _can_write(chat: ChatFormat, messages: Sequence[Message]) -> bool:
@@ -177,7 +156,3 @@ def _plain(message: Message) -> dict[str, Any]:
         if part["type"] != TOOL_CALL
     ]
     return plain
-
-
-def _raise(message: str) -> None:
-    raise TemplateError(message)

@@ -1,7 +1,7 @@
 """Decode image files and objects to uint8 RGB. The size is known before anything is decoded.
 
-EXIF orientation is applied, alpha is composited on white, 16 bits are scaled to 8, palettes and CMYK are
-converted, and of an animation the first frame is taken. torchvision decodes JPEG: its result is
+EXIF orientation is applied, alpha is composited on white, deep images are scaled to 8 bits, palettes and CMYK
+are converted, and of an animation the first frame is taken. torchvision decodes JPEG: its result is
 channels-last, which makes the later resize several times faster, with the same bits. Pillow decodes
 everything else.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.io import ImageReadMode, decode_jpeg, decode_png
 
 from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.transforms.images.formats import FORMATS, check_cost, check_size, opened_picture
 from torchtune_qwenvl.transforms.images.rgb import array_to_rgb, hwc_to_chw, rgb_tensor
+from torchtune_qwenvl.transforms.time_limit import within
 
 # Pillow's threshold, above which it warns of a decompression bomb.
 MAX_IMAGE_PIXELS = 89_478_485
+# Seconds that opening or decoding one image may take. The largest one takes about two.
+TIME_LIMIT = 15.0
 _ORIENTATION = 0x0112  # EXIF tag
 # The errors that Pillow and torchvision raise for damaged files.
 _DAMAGE = (
@@ -58,7 +61,7 @@ class OpenedImage:
             BadSample: the file is truncated or damaged, or its size differs from its header.
         """
         try:
-            pixels = self._decode()
+            pixels = within(TIME_LIMIT, self._decode)
         except _DAMAGE as error:
             if isinstance(error, BadSample):
                 raise
@@ -110,32 +113,54 @@ def image_size(source: ImageSource, *, max_image_pixels: int = MAX_IMAGE_PIXELS)
 
 def _open_encoded(source: str | Path | bytes | Image.Image, where: str, max_image_pixels: int) -> OpenedImage:
     try:
-        with _pillow(source) as image:
-            check_size(*image.size, max_image_pixels, "max_image_pixels", where)
-            orientation = _orientation(image)
-            in_torchvision = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
-            width, height = image.size
+        header = within(TIME_LIMIT, lambda: _read_header(source, max_image_pixels, where))
     except FileNotFoundError:
         raise BadSample("no such image file", where=where, fix="check the path and image_root") from None
     except UnidentifiedImageError:
         size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size  # type: ignore[arg-type]
-        what = "not an image that Pillow knows" if size else "0 bytes, expected an image"
+        what = (
+            f"not an image of a format that is read ({', '.join(FORMATS)})"
+            if size
+            else "0 bytes, expected an image"
+        )
         raise BadSample(what, where=where, fix=_FIX) from None
     except _DAMAGE as error:
         if isinstance(error, BadSample):
             raise
         raise BadSample(f"cannot be opened: {error}", where=where, fix=_FIX) from error
-    if orientation in (5, 6, 7, 8):
-        height, width = width, height
-    if in_torchvision and not isinstance(source, Image.Image):
-        return OpenedImage(where, height, width, lambda: _decode_jpeg(source, orientation))
-    return OpenedImage(where, height, width, lambda: _decode_pillow(source))
+    decode = _decode_pillow if isinstance(source, Image.Image) else header.decode
+    return OpenedImage(where, header.height, header.width, lambda: decode(source, header.orientation))
 
 
-def _pillow(source: str | Path | bytes | Image.Image) -> AbstractContextManager[Image.Image]:
-    if isinstance(source, Image.Image):
-        return nullcontext(source)
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+@dataclass(frozen=True)
+class _Header:
+    """What the header says: size after rotation, EXIF orientation, and what decodes the rest."""
+
+    height: int
+    width: int
+    orientation: int
+    decode: Callable[[Any, int], torch.Tensor]
+
+
+def _read_header(source: str | Path | bytes | Image.Image, max_image_pixels: int, where: str) -> _Header:
+    with opened_picture(source) as image:
+        check_cost(image, max_image_pixels, "max_image_pixels", where)
+        orientation = _orientation(image)
+        width, height = image.size
+        decode = _decode_pillow
+        if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
+            decode = _decode_jpeg
+        if image.format == "PNG" and _raw_mode(image) in ("RGB;16B", "RGBA;16B"):
+            decode = _decode_deep_png
+    return _Header(
+        *((width, height) if orientation in (5, 6, 7, 8) else (height, width)), orientation, decode
+    )
+
+
+def _raw_mode(image: Image.Image) -> Any:
+    """How the file stores pixels: Pillow keeps only 8 bits of deep colours, and says so here alone."""
+    tiles = getattr(image, "tile", None)
+    return tiles[0][3] if tiles else None
 
 
 def _orientation(image: Image.Image) -> int:
@@ -164,12 +189,23 @@ def _late_png_exif(stream: Any) -> bytes:
 
 
 def _decode_jpeg(source: str | Path | bytes, orientation: int) -> torch.Tensor:
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
     try:
-        pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+        pixels = decode_jpeg(_encoded(source), mode=ImageReadMode.RGB)
     except RuntimeError:  # a rare encoding, or a damaged file, for which Pillow has the better message
-        return _decode_pillow(source)
+        return _decode_pillow(source, orientation)
     return _ORIENT[orientation](pixels) if orientation in _ORIENT else pixels
+
+
+def _decode_deep_png(source: str | Path | bytes, orientation: int) -> torch.Tensor:
+    """16 bits per channel in colour, of which Pillow would keep the upper 8 alone."""
+    values = decode_png(_encoded(source), mode=ImageReadMode.UNCHANGED)
+    pixels = array_to_rgb(values.permute(1, 2, 0).numpy())
+    return _ORIENT[orientation](pixels) if orientation in _ORIENT else pixels
+
+
+def _encoded(source: str | Path | bytes) -> torch.Tensor:
+    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
 # EXIF orientation -> what rotates the stored image [c, h, w] upright. 1 is upright already.
@@ -184,19 +220,9 @@ _ORIENT: dict[int, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-def _decode_pillow(source: str | Path | bytes | Image.Image) -> torch.Tensor:
-    with _pillow(source) as image:
-        return rgb_tensor(ImageOps.exif_transpose(image))
-
-
-def check_size(width: int, height: int, limit: int, name: str, where: str | None = None) -> None:
-    """BadSample if an image has more pixels than `limit`, the value of the argument `name`."""
-    if height * width > limit:
-        raise BadSample(
-            f"{height} x {width} pixels, more than {name} = {limit}",
-            where=where,
-            fix=f"shrink the file, or raise {name} if you trust it",
-        )
+def _decode_pillow(source: str | Path | bytes | Image.Image, orientation: int) -> torch.Tensor:
+    with opened_picture(source) as image:
+        return rgb_tensor(image if orientation == 1 else ImageOps.exif_transpose(image))
 
 
 def _open_array(source: np.ndarray | torch.Tensor, where: str, max_image_pixels: int) -> OpenedImage:

@@ -20,6 +20,7 @@ from typing import Any
 from PIL import Image
 
 from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.transforms.images.formats import opened_picture
 from torchtune_qwenvl.transforms.videos.matroska import Bytes, check_elements
 
 FIX = "repair or remove the file, or set on_bad_sample: skip"
@@ -117,7 +118,7 @@ def opened_stream(source: File, threads: int) -> Iterator[tuple[Any, Any]]:
 def _image_kind(source: File) -> str | None:
     """Pillow's name of an image's format; None if it is not an image, or a GIF (a broken video here)."""
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with opened_picture(source) as image:
             return image.format if image.format != "GIF" else None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
