@@ -13,7 +13,7 @@ from typing import Any
 
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.json_files import read_config
-from torchtune_qwenvl.models.hf_config import yarn_arguments
+from torchtune_qwenvl.models.rope_config import rope_scaling
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
 from torchtune_qwenvl.modules.trainable import Mode, Training, plan_experts, plan_training
 from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
@@ -44,7 +44,7 @@ _TEXT: Entries = {
     "norm_eps": "rms_norm_eps",
     "mrope_section": lambda text: text["rope_parameters"]["mrope_section"],
     "rope_theta": lambda text: text["rope_parameters"]["rope_theta"],
-    "yarn": yarn_arguments,
+    "rope_scaling": rope_scaling,
 }
 
 

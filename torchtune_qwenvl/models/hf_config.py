@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torchtune_qwenvl.models.rope_config import check_rope, read_rope
+
 _TOP = ("model_type", "image_token_id", "video_token_id")
 _VISION_MARKS = ("vision_start_token_id", "vision_end_token_id")
 _TEXT = (
@@ -22,7 +24,6 @@ VISION = (
     "depth", "hidden_size", "intermediate_size", "num_heads", "out_hidden_size", "patch_size",
     "spatial_merge_size", "temporal_patch_size",
 )  # fmt: skip
-_ROPE_TYPES = {"mrope": "default", "default": "default", "yarn": "yarn"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ def _text_part(given: Mapping[str, Any], rules: ConfigRules) -> dict[str, Any]:
     text = {
         **{name: required(given, name, "text") for name in (*_TEXT, *rules.text)},
         "num_key_value_heads": given.get("num_key_value_heads") or heads,
-        "rope_parameters": _rope_parameters(given, rules.rope_theta),
+        "rope_parameters": read_rope(given, rules.rope_theta),
     }
     _refuse_sliding_windows(given)
     check_activation(given, "silu", "text")
@@ -171,48 +172,6 @@ def check_range(text: Mapping[str, Any], name: str, most: int, what: str) -> Non
         raise ValueError(f"config.json (text): {name} {text[name]}: expected 1 to {what}, {most}")
 
 
-def yarn_arguments(text: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Arguments of `yarn_frequencies` in a normalised text config; None if the context was not stretched."""
-    rope = text["rope_parameters"]
-    if rope["rope_type"] != "yarn":
-        return None
-    return {
-        "factor": rope["factor"],
-        "original_length": rope.get("original_max_position_embeddings") or text["max_position_embeddings"],
-        "beta_fast": rope.get("beta_fast") or 32.0,
-        "beta_slow": rope.get("beta_slow") or 1.0,
-    }
-
-
-def head_width(text: Mapping[str, Any]) -> int:
-    """Width of a head: its own entry, or an equal share of the stream."""
-    return text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
-
-
-def rotary_width(text: Mapping[str, Any]) -> int:
-    """How many values of a head are rotated: all of them, or the share `partial_rotary_factor`."""
-    return int(head_width(text) * text["rope_parameters"].get("partial_rotary_factor", 1.0))
-
-
-def _rope_parameters(text: Mapping[str, Any], default_theta: float | None) -> dict[str, Any]:
-    rope = dict(first(text, "rope_parameters", "rope_scaling") or {})
-    kind = rope.pop("type", None)
-    kind = rope.pop("rope_type", kind) or "default"
-    if kind not in _ROPE_TYPES:
-        raise ValueError(
-            f"config.json: rotary type {kind!r} is not supported, expected one of {sorted(_ROPE_TYPES)}"
-        )
-    if "mrope_section" not in rope:
-        raise ValueError(
-            f"config.json: expected mrope_section in rope_scaling or rope_parameters, got {rope}"
-        )
-    if "rope_theta" not in rope:
-        rope["rope_theta"] = text.get("rope_theta") or default_theta or required(text, "rope_theta", "text")
-    if text.get("partial_rotary_factor"):  # published; in rope_parameters since 5.x
-        rope.setdefault("partial_rotary_factor", text["partial_rotary_factor"])
-    return {"rope_type": _ROPE_TYPES[kind], **rope}
-
-
 def _refuse_sliding_windows(text: Mapping[str, Any]) -> None:
     if text.get("use_sliding_window") or "sliding_attention" in (text.get("layer_types") or ()):
         raise ValueError("config.json: use_sliding_window is true, which is not supported: set it to false")
@@ -223,9 +182,4 @@ def _check_text(text: Mapping[str, Any]) -> None:
     if "head_dim" not in text:
         check_multiple(text["hidden_size"], heads, "hidden_size over num_attention_heads")
     check_multiple(heads, text["num_key_value_heads"], "num_attention_heads over num_key_value_heads")
-    sections, half = text["rope_parameters"]["mrope_section"], rotary_width(text) / 2
-    if sum(sections) != half or len(sections) != 3:
-        raise ValueError(
-            f"config.json: mrope_section {sections}: expected 3 numbers that sum to half a head's "
-            f"rotated width, {half:g}"
-        )
+    check_rope(text)
