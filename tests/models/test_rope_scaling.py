@@ -16,6 +16,7 @@ ORIGINAL = "original_max_position_embeddings"
 WIDTH, LENGTH = 16, 1024
 SHORT = [1.0, 1.0, 1.1, 1.2, 1.5, 1.7, 2.0, 2.5]
 FAR = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 14.0]
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 YARN = {"rope_type": "yarn", "factor": 4.0, ORIGINAL: 64}
 VARIANTS = {
     "linear": {"rope_type": "linear", "factor": 4.0},

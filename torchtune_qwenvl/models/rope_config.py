@@ -77,7 +77,8 @@ def read_rope(text: Mapping[str, Any], default_theta: float | None) -> dict[str,
     if unknown := sorted(name for name in rope if name not in allowed):
         raise ValueError(
             f"config.json: {unknown[0]} = {rope[unknown[0]]!r} in rope_scaling or rope_parameters is not "
-            f"known for the rotary type {kind!r}, which reads {', '.join(allowed)}: remove it or correct the type"
+            f"known for the rotary type {kind!r}, which reads {', '.join(allowed)}: remove it or correct the "
+            "type"
         )
     rope = {name: value for name, value in rope.items() if value is not None or name == "truncate"}
     if kind != "default" and _ORIGINAL in keys.optional and text.get(_ORIGINAL):
