@@ -132,7 +132,7 @@ class FinetuneRecipe(TrainingLoop):
         cfg = self.cfg
         with CheckpointFolder(cfg.checkpoint_dir) as files:
             with torch.device("meta"):
-                model = instantiate(cfg.model, **files.image_statistics())
+                model = instantiate(cfg.model, **files.model_arguments())
             set_parameter_dtypes(model, self.compute, masters=not cfg.optimizer.get("bf16_stochastic_round"))
             if cfg.compile:
                 compile_layers(model)

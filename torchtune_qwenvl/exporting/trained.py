@@ -88,7 +88,7 @@ def from_step(folder: Path, cfg: DictConfig) -> Trained:
 
     def on_meta(files: CheckpointFolder) -> VisionLanguageModel:
         with torch.device("meta"):
-            return instantiate(cfg.model, **files.image_statistics(), **exact).float()
+            return instantiate(cfg.model, **files.model_arguments(), **exact).float()
 
     def build(device: str) -> VisionLanguageModel:
         with CheckpointFolder(cfg.checkpoint_dir) as files:

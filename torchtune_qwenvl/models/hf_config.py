@@ -11,6 +11,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torchtune_qwenvl.entries import (
+    COUNT,
+    FLAG,
+    LAYERS,
+    LENGTH,
+    NATURAL,
+    NUMBER,
+    OBJECT,
+    POSITIVE,
+    TEXT,
+    check_entries,
+    list_of,
+)
 from torchtune_qwenvl.models.rope_config import check_rope, read_rope
 
 _TOP = ("model_type", "image_token_id", "video_token_id")
@@ -24,6 +37,42 @@ VISION = (
     "depth", "hidden_size", "intermediate_size", "num_heads", "out_hidden_size", "patch_size",
     "spatial_merge_size", "temporal_patch_size",
 )  # fmt: skip
+# What a value must be where it is no `COUNT`, by the entry's name in any part.
+_KINDS = {
+    "model_type": TEXT,
+    "hidden_act": TEXT,
+    "dtype": TEXT,
+    "torch_dtype": TEXT,
+    "image_token_id": NATURAL,
+    "video_token_id": NATURAL,
+    **dict.fromkeys(_VISION_MARKS, NATURAL),
+    "num_hidden_layers": LAYERS,
+    "depth": LAYERS,
+    "max_position_embeddings": LENGTH,
+    "rms_norm_eps": POSITIVE,
+    "mlp_ratio": POSITIVE,
+    "tokens_per_second": POSITIVE,
+    "routed_scaling_factor": NUMBER,
+    "rope_theta": POSITIVE,
+    "partial_rotary_factor": POSITIVE,
+    "first_k_dense_replace": NATURAL,
+    "n_shared_experts": NATURAL,
+    "tie_word_embeddings": FLAG,
+    "use_sliding_window": FLAG,
+    "attention_bias": FLAG,
+    "norm_topk_prob": FLAG,
+    "use_qk_norm": FLAG,
+    "layer_types": list_of(TEXT),
+    **dict.fromkeys(
+        ("fullatt_block_indexes", "deepstack_visual_indexes", "mlp_only_layers"), list_of(NATURAL)
+    ),
+}
+# Counts that a family may leave out, so that `required` does not see them.
+_OPTIONAL_COUNTS = (
+    *("num_key_value_heads", "head_dim", "in_channels", "in_chans", "decoder_sparse_step"),
+    *("n_group", "topk_group", "num_local_experts", "n_routed_experts", "original_max_position_embeddings"),
+)
+_OPTIONAL = {**_KINDS, **dict.fromkeys(_OPTIONAL_COUNTS, COUNT)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +117,10 @@ def normalise_config(
     Raises:
         ValueError: an entry is missing, does not fit or is not supported; it names the entry and the value.
     """
-    text, vision = raw.get("text_config") or raw, raw.get("vision_config")
-    if not isinstance(vision, Mapping):
+    if not raw.get("vision_config"):
         raise ValueError("config.json has no vision_config: expected that of a vision-language model")
+    check_entries(raw, {"text_config": OBJECT, "vision_config": OBJECT, **_OPTIONAL}, "config.json")
+    text, vision = raw.get("text_config") or raw, raw["vision_config"]
 
     def top_down(*names: str) -> Any:
         """The top level decides: transformers 5 repeats class defaults in the text part."""
@@ -89,6 +139,7 @@ def normalise_config(
 
 
 def _text_part(given: Mapping[str, Any], rules: ConfigRules) -> dict[str, Any]:
+    check_entries(given, _OPTIONAL, "config.json (text)")
     heads = required(given, "num_attention_heads", "text")
     text = {
         **{name: required(given, name, "text") for name in (*_TEXT, *rules.text)},
@@ -111,6 +162,7 @@ def normalise_vision(raw: Mapping[str, Any], rules: ConfigRules) -> dict[str, An
     Raises:
         ValueError: see `normalise_config`.
     """
+    check_entries(raw, _OPTIONAL, "config.json (vision_config)")
     given = {**rules.vision_defaults, **raw}
     vision = {
         **{name: required(given, name, "vision_config") for name in rules.vision},
@@ -131,9 +183,10 @@ def first(config: Mapping[str, Any], *names: str) -> Any:
 
 
 def required(config: Mapping[str, Any], name: str, where: str) -> Any:
-    """An entry that must be there."""
+    """An entry that must be there, and of its kind."""
     if config.get(name) is None:
         raise ValueError(f"config.json ({where}): expected an entry {name!r}, found {sorted(config)}")
+    check_entries(config, {name: _KINDS.get(name, COUNT)}, f"config.json ({where})")
     return config[name]
 
 
