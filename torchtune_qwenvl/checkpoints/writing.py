@@ -127,8 +127,8 @@ def _write_index(work: Path, files: CheckpointFolder, total: int, dtype: torch.d
         else:
             index = read_json(files.path / INDEX)
             index["metadata"] = {**(index.get("metadata") or {}), "total_size": total}
-            held = index["weight_map"].items()
-            index["weight_map"] = {name: file for name, file in held if file == files.file_of.get(name)}
+            held = {name for shard in files.shards for name in shard.entries}
+            index["weight_map"] = {n: file for n, file in index["weight_map"].items() if n in held}
             write_json(work / INDEX, index)
     if dtype is not None or files.rewritten:
         config = files.config

@@ -148,10 +148,11 @@ def _block(
     if math.prod(scales) == 1:
         return (1, 1)
     grids = []
-    if list_of(COUNT).holds(stated) and len(stated) == 2:
+    if list_of(COUNT).holds(stated) and len(stated) == 2 <= len(shape):
         grids.append((stated[0], stated[1]))
-    if len(scales) >= 2 and len(shape) >= 2 and min(scales[-2:]) > 0:
-        grids.append((math.ceil(shape[-2] / scales[-2]), math.ceil(shape[-1] / scales[-1])))
+    sides = list(zip(shape[-2:], scales[-2:], strict=False))
+    if len(shape) == len(scales) >= 2 and all(one > 0 and side % one == 0 for side, one in sides):
+        grids.append((sides[0][0] // sides[0][1], sides[-1][0] // sides[-1][1]))
     for rows, columns in grids:
         if (*shape[:-2], math.ceil(shape[-2] / rows), math.ceil(shape[-1] / columns)) == tuple(scales):
             return rows, columns
