@@ -136,7 +136,7 @@ def test_a_character_of_several_tokens_is_shown_whole():
     [
         (
             ["checkpoint_dir=d", "imgae=a.png"],
-            "unknown key 'imgae', expected one of checkpoint_dir, prompt, image",
+            "unknown key 'imgae', expected one of checkpoint_dir, base_dir, prompt, image",
         ),
         (["checkpoint_dir=d", "cat.jpg"], "key=value, got 'cat.jpg'"),
         (["prompt=Hi"], "checkpoint_dir is missing"),
