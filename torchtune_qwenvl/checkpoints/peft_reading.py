@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +52,8 @@ class _Lora(NamedTuple):
     scale: float
 
 
-class _Place(NamedTuple):
+@dataclass(frozen=True)
+class _Place:
     """Part `index` of `count` of PEFT's module `module`."""
 
     module: str
@@ -131,10 +133,10 @@ class PeftAdapter:
         return [name for name in scaling if name not in self.places]
 
     def _adapter(self, ours: str, factor: float, rank: int) -> Iterator[tuple[str, Tensor]]:
-        module, index, count = self.places[ours]
-        lora = self.lora[module]
+        place = self.places[ours]
+        lora = self.lora[place.module]
         a, b = lora.tensors["lora_A.weight"].float(), lora.tensors["lora_B.weight"].float()
-        b = b.chunk(count)[index] * (lora.scale / factor)
+        b = b.chunk(place.count)[place.index] * (lora.scale / factor)
         if a.shape[0] < rank:
             wider_a, wider_b = a.new_empty(rank, a.shape[1]), b.new_zeros(b.shape[0], rank)
             init_lora_a(wider_a)
@@ -143,7 +145,7 @@ class PeftAdapter:
         yield f"{ours}.lora_a.weight", a
         yield f"{ours}.lora_b.weight", b
         if (magnitude := lora.tensors.get("lora_magnitude_vector")) is not None:
-            yield f"{ours}.magnitude", magnitude.flatten().chunk(count)[index]
+            yield f"{ours}.magnitude", magnitude.flatten().chunk(place.count)[place.index]
 
     def _sort(self, name: str, tensor: Tensor) -> None:
         """Put a tensor of the file with its module's, or with the fully trained ones."""

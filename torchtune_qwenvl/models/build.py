@@ -99,8 +99,10 @@ def build_model(
             other.
     """
     training = plan_training(**trainable)
-    options = {"tied": tie_word_embeddings, "loss_chunk_tokens": loss_chunk_tokens}
-    return _assemble(slots, config, training, (image_mean, image_std), **options)
+    scale = (image_mean, image_std)
+    return _assemble(
+        slots, config, training, scale, tied=tie_word_embeddings, loss_chunk_tokens=loss_chunk_tokens
+    )
 
 
 @takes_arguments_of(plan_training)

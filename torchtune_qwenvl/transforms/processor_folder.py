@@ -203,10 +203,13 @@ def _stop_tokens(path: Path) -> list[int] | None:
 def _template(path: Path, tokenizer_config: Mapping[str, Any]) -> tuple[str, str] | None:
     plain = path / "chat_template.jinja"
     if plain.is_file():
-        return plain.read_text(encoding="utf-8"), str(plain)
+        try:
+            return plain.read_text(encoding="utf-8"), str(plain)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{plain}: not UTF-8, byte {error.start}; copy or download it again") from error
     for file in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
         found = (read_json_if_there(path / file) or {}).get("chat_template")
-        if list_of(OBJECT).holds(found):  # several under names
+        if isinstance(found, list) and list_of(OBJECT).holds(found):  # several under names
             found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
         check_entries({"chat_template": found}, {"chat_template": TEXT}, str(path / file))
         if found:

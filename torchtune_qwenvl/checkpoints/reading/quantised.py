@@ -50,8 +50,11 @@ _SUFFIX = re.compile(
 
 
 class _Entry(Protocol):
-    dtype: torch.dtype
-    shape: tuple[int, ...]
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
 class Scaled(NamedTuple):

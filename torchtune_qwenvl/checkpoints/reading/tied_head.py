@@ -25,8 +25,8 @@ def says_tied(config: Mapping[str, Any]) -> bool:
 def untied_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """config.json with an untied head, at each place that says it is tied."""
     text = config.get("text_config")
-    nested = isinstance(text, Mapping) and _KEY in text
-    return {**config, _KEY: False, **({"text_config": {**text, _KEY: False}} if nested else {})}
+    nested = {"text_config": {**text, _KEY: False}} if isinstance(text, Mapping) and _KEY in text else {}
+    return {**config, _KEY: False, **nested}
 
 
 def differ(read: Callable[[str, int, int], Tensor], head: str, embeddings: str, rows: int) -> bool:
