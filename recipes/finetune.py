@@ -22,7 +22,7 @@ from torchtune.config._utils import _get_component_from_path
 from torchtune.utils import get_logger
 
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
-from torchtune_qwenvl.checkpoints.loading import load_weights
+from torchtune_qwenvl.checkpoints.start import load_into
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
 from torchtune_qwenvl.data.workers import begin_sharing
 from torchtune_qwenvl.distributed import join_world, leave_world, shard
@@ -33,6 +33,7 @@ from torchtune_qwenvl.pictures.curves import draw_curves
 from torchtune_qwenvl.settings.config import parse_arguments, require
 from torchtune_qwenvl.settings.exclusions import check_exclusions
 from torchtune_qwenvl.training import resume
+from torchtune_qwenvl.training.beginning import begin_from
 from torchtune_qwenvl.training.dry_run import Forecast, Schedule, forecast
 from torchtune_qwenvl.training.epochs import Epochs
 from torchtune_qwenvl.training.loop import TrainingLoop
@@ -64,6 +65,7 @@ class FinetuneRecipe(TrainingLoop):
     def __init__(self, cfg: DictConfig) -> None:
         require(cfg, "checkpoint_dir", "model", "dataset")
         check_exclusions(cfg)
+        self.start = begin_from(cfg)
         self.cfg = cfg
         self.world = join_world(cfg.device)
         self.output_dir = Path(cfg.output_dir)
@@ -132,13 +134,13 @@ class FinetuneRecipe(TrainingLoop):
         cfg = self.cfg
         with CheckpointFolder(cfg.checkpoint_dir) as files:
             with torch.device("meta"):
-                model = instantiate(cfg.model, **files.image_statistics())
+                model = instantiate(cfg.model, **files.model_arguments())
             set_parameter_dtypes(model, self.compute, masters=not cfg.optimizer.get("bf16_stochastic_round"))
             if cfg.compile:
                 compile_layers(model)
             checkpoint_activations(model, cfg.activation_checkpointing)
             shard(model, self.world, self.compute)
-            load_weights(model, files, self.world.device)
+            load_into(model, files, self.start, self.world.device)
         model.set_loss(instantiate(cfg.loss))
         self.offloading = offload_activations(model, self.world.device, cfg.activation_offloading)
         return model.train()

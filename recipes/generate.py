@@ -5,26 +5,29 @@
     python -m torchtune_qwenvl.recipes.generate checkpoint_dir=DIR video=cat.mp4 fps=1
     tune run torchtune_qwenvl/recipes/generate.py --config FILE.yaml prompt="..."     keys from a file
 
-The folder is a published checkpoint or one written by finetune.py. The model gets the images first, then the
-videos, then the prompt. For all keys and their defaults, see `Settings`.
+The folder is a published checkpoint, one written by finetune.py, or an adapter, ours or PEFT's. The model
+gets the images first, then the videos, then the prompt. How tokens are chosen comes from the folder's
+generation_config.json, where no key says otherwise. For all keys and their defaults, see `Settings`. For a
+conversation of several turns: `tune-qwenvl chat DIR`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torchtune.data import Message
 
-from torchtune_qwenvl import load_model, load_transform
-from torchtune_qwenvl.generation import Sampling, stream
+from torchtune_qwenvl import load_transform
+from torchtune_qwenvl.checkpoints.start import find_start, load_start
+from torchtune_qwenvl.generation import Conversation, folder_sampling
 
-# Arguments of the transform.
+# Arguments of the transform, and of `Sampling`.
 OF_TRANSFORM = ("max_pixels", "fps", "max_frames", "video_total_pixels", "enable_thinking")
+OF_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -33,6 +36,7 @@ class Settings:
     """The keys of the recipe, given as key=value; for a list, repeat its key."""
 
     checkpoint_dir: str = ""
+    base_dir: str | None = None  # the base model of an adapter; None: as its adapter_config.json says
     prompt: str = "Describe what you see."
     image: list[str] = field(default_factory=list)
     video: list[str] = field(default_factory=list)
@@ -43,9 +47,11 @@ class Settings:
     video_total_pixels: int | None = 1605632  # per video, two frames counted once: 2,048 tokens of 28 x 28
     enable_thinking: bool | None = None  # for chat templates that know it, see `PublishedTransform`
     max_new_tokens: int = 512
-    temperature: float = 0.0  # 0: take the likeliest token
-    top_k: int = 0
-    top_p: float = 1.0
+    temperature: float | None = None  # 0: take the likeliest token; None, here and below: as the folder says
+    top_k: int | None = None  # 0: all tokens
+    top_p: float | None = None  # 1: all tokens
+    min_p: float | None = None  # 0: all tokens
+    repetition_penalty: float | None = None  # 1: none
     seed: int = 0
     device: str | None = None  # None: CUDA if available
     dtype: str | None = None  # bf16, fp16, fp32; None: that of the folder
@@ -81,47 +87,25 @@ def parse(argv: Sequence[str]) -> Settings:
     return settings
 
 
-def messages_of(settings: Settings) -> list[Message]:
-    """The conversation: a system message if there is one, then one of the user: images, videos, prompt."""
-    media = (("image", settings.image), ("video", settings.video))
-    content: list[dict[str, Any]] = [
-        {"type": kind, "content": path} for kind, paths in media for path in paths
-    ]
-    content.append({"type": "text", "content": settings.prompt})
-    system = [] if settings.system is None else [Message(role="system", content=settings.system)]
-    return [*system, Message(role="user", content=content)]
-
-
-def new_text(decode: Callable[[list[int]], str], tokens: list[int], shown: str) -> str:
-    """The text of `tokens` after `shown`, up to the last whole character; one may need several tokens."""
-    return decode(tokens).rstrip("\ufffd").removeprefix(shown)
-
-
 def main(argv: Sequence[str]) -> str:
     """Generate and print token by token; returns the whole text."""
     settings = parse(argv)
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    overrides = {name: getattr(settings, name) for name in OF_TRANSFORM}
-    transform = load_transform(settings.checkpoint_dir, **overrides)
-    sample = transform({"messages": messages_of(settings)}, inference=True)
-    model = load_model(settings.checkpoint_dir, dtype=DTYPES.get(settings.dtype or ""), device=device).eval()
-    steps = stream(
-        model,
-        [sample],
-        pad_id=transform.pad_id,
-        stop_tokens=transform.stop_tokens,
-        max_new_tokens=settings.max_new_tokens,
-        sampling=Sampling(settings.temperature, settings.top_k, settings.top_p, settings.seed),
-    )
-    tokens: list[int] = []
-    shown = ""
-    for (token,) in steps:
-        tokens += [] if token is None else [token]
-        text = new_text(transform.decode, tokens, shown)
-        print(text, end="", flush=True)
-        shown += text
+    start = find_start(settings.checkpoint_dir, settings.base_dir)
+    transform = load_transform(start.checkpoint, **{name: getattr(settings, name) for name in OF_TRANSFORM})
+    sampling, ignored = folder_sampling(start.checkpoint)
+    if ignored:
+        print(f"generation_config.json: {', '.join(ignored)} is not followed", file=sys.stderr)
+    sampling = sampling.with_given(**{name: getattr(settings, name) for name in OF_SAMPLING})
+    talk = Conversation(transform, sampling, settings.max_new_tokens, settings.system)
+    talk.ask(settings.prompt, settings.image, settings.video)
+    model = load_start(start, DTYPES.get(settings.dtype or ""), device).eval()
+    pieces = []
+    for piece in talk.answer(model):
+        print(piece, end="", flush=True)
+        pieces.append(piece)
     print()
-    return shown
+    return "".join(pieces)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,19 @@ def test_so_is_every_other_file_of_a_folder(folder, file):
         load_transform(folder)
 
 
+def test_and_a_template_in_a_file_of_its_own(folder):
+    (folder / "chat_template.jinja").write_bytes(b"{{ 'a\xff' }}")
+    with pytest.raises(ValueError, match=r"broken/chat_template.jinja: not UTF-8, byte 5"):
+        load_transform(folder)
+
+
+def test_a_key_that_is_there_twice_is_named(folder):
+    text = (folder / "config.json").read_text().rstrip()
+    (folder / "config.json").write_text(text[:-1] + ', "hidden_size": 128}')
+    with pytest.raises(ValueError, match=r"broken/config.json: the key 'hidden_size' is there twice"):
+        load_model(folder)
+
+
 def test_and_a_file_of_added_tokens(folder):
     vocab = [folder / name for name in ("vocab.json", "merges.txt")]
     (folder / "tokens.json").write_text("{")

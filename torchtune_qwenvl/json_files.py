@@ -6,7 +6,8 @@ A broken file gives a ValueError with its path, the line and column, and what to
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,34 @@ def read_json(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    text = _read_text(path)
-    if not text.strip():
+    raw = path.read_bytes()
+    if not raw.strip():
         raise ValueError(f"{path}: empty; copy or download it again")
     try:
-        content = json.loads(text)
+        return parse_json(raw)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def parse_json(raw: bytes) -> dict[str, Any]:
+    """The JSON object that `raw` spells.
+
+    Raises:
+        ValueError: not UTF-8, not valid JSON, no object, an object with a key twice, or nested too deep.
+    """
+    try:
+        content = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_twins)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8, byte {error.start}; copy or download it again") from error
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{path}: not valid JSON, line {error.lineno} column {error.colno}: {error.msg}; "
+            f"not valid JSON, line {error.lineno} column {error.colno}: {error.msg}; "
             "correct it there, or copy or download it again"
         ) from error
+    except RecursionError as error:
+        raise ValueError("nested deeper than any such file; copy or download it again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
+        raise ValueError(f"expected a JSON object, got {type(content).__name__}")
     return content
 
 
@@ -59,13 +76,33 @@ def read_config(config: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
     return read_json(path)
 
 
+@contextmanager
+def naming(folder: str | Path, *beginnings: str) -> Iterator[None]:
+    """ValueErrors about files of a folder get its path in front; others are passed on.
+
+    Args:
+        folder: the folder that is read in the block.
+        *beginnings: how the errors begin that are about its files.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith(beginnings):
+            raise
+        joint = "/" if str(error).startswith(CONFIG) else ": "
+        raise ValueError(f"{folder}{joint}{error}") from error
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object in the style of the Hugging Face hub: indented by two spaces, UTF-8."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8, byte {error.start}; copy or download it again") from error
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; a ValueError if a key is there twice, since only one of the two would count."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twin = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twin!a} is there twice in one object: delete one of the two")
+    return found

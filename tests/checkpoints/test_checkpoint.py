@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from torchtune_qwenvl import load_model, save_model
+from torchtune_qwenvl import load_model, load_vision_encoder, save_model
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.weight_plan import plan_weights
 from torchtune_qwenvl.models import get_family
@@ -108,6 +108,28 @@ def test_sidecars_travel_and_other_weights_do_not(tmp_path):
     assert (out / "LICENSE").read_text() == "as it was\n"
     assert not (out / "vocab.json").is_symlink() and filecmp.cmp(out / "vocab.json", tmp_path / "blob", False)
     assert not (out / "pytorch_model.bin").exists() and not (out / "consolidated.safetensors").exists()
+
+
+def test_what_tokenizer_and_processor_read_travels_and_what_contradicts_does_not(tmp_path):
+    source = tiny.save_tiny_folder(tmp_path / "source")
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "tools.jinja").write_text("{{ messages }}")
+    (source / "additional_chat_templates" / "notes.txt").write_text("no template")
+    for name in ("adapter_config.json", "quantize_config.json"):
+        (source / name).write_text("{}")
+    (source / "adapter_model.safetensors").write_bytes(b"of another training")
+    out = save_model(load_model(source), tmp_path / "out", source=source)
+    assert (out / "additional_chat_templates" / "tools.jinja").read_text() == "{{ messages }}"
+    gone = {"adapter_config.json", "quantize_config.json", "adapter_model.safetensors"}
+    names = {path.name for path in source.iterdir()} - gone
+    assert {path.name for path in out.iterdir()} == names
+    assert [path.name for path in (out / "additional_chat_templates").iterdir()] == ["tools.jinja"]
+
+
+def test_an_encoder_alone_is_no_model(tmp_path, tiny_folder):
+    with pytest.raises(ValueError, match=r"vision encoder alone.*save_vision_encoder.*merge_vision_encoder"):
+        save_model(load_vision_encoder(tiny_folder), tmp_path / "out", source=tiny_folder)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_older_export_is_replaced_and_nothing_is_left_over(tmp_path, tiny_folder):

@@ -142,18 +142,3 @@ def test_a_batch_without_a_label_gives_zero_and_zero_gradients(hf):
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None and not parameter.grad.any(), name
-
-
-def test_yarn(hf):
-    family = hf.config.model_type
-    yarn = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64}
-    rope = {**tiny.FAMILIES[family].text["rope_parameters"], **yarn}
-    stretched = tiny.tiny_hf_model(seed=4, family=family, text={"rope_parameters": rope})
-    case = Case(stretched, *ROWS["one image"])
-    batch = collate(case.samples, padding_idx=0)
-    batch.pop("labels")
-    with Exactly():
-        expected = exact_like(stretched)(**widened(case.reference_inputs())).logits
-    assert of_scale(ours_like(stretched)(**batch), expected) <= 5e-6
-    plain = tiny.tiny_hf_model(seed=4, family=family)
-    assert of_scale(ours_like(plain)(**batch), expected) > 1e-3

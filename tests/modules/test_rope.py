@@ -12,7 +12,6 @@ from torchtune_qwenvl.modules.rope import (
     interleaved_axes,
     inverse_frequencies,
     rotate,
-    yarn_frequencies,
 )
 
 AXES = [0, 0, 1, 2]
@@ -64,16 +63,6 @@ def test_tables_survive_a_meta_device_and_casts():
         cos = copy.deepcopy(rotary)(positions).cos
     expected = torch.cos(torch.tensor([3.0, 3, 4, 5]) * inverse_frequencies(8, 100.0))
     assert torch.equal(cos[0, 0], expected)
-
-
-def test_yarn_keeps_fast_frequencies_and_stretches_slow_ones():
-    plain = inverse_frequencies(128, 1e6)
-    stretched, scale = yarn_frequencies(128, 1e6, factor=4.0, original_length=32768)
-    assert torch.equal(stretched[:20], plain[:20])
-    assert torch.allclose(stretched[-10:], plain[-10:] / 4)
-    assert ((plain / stretched).diff() >= -1e-6).all()
-    assert scale == pytest.approx(0.1 * math.log(4) + 1)
-    assert yarn_frequencies(128, 1e6, factor=1.0, original_length=32768)[1] == 1.0
 
 
 def test_axes_and_frequencies_must_agree():

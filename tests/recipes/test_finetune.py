@@ -1,5 +1,6 @@
 """The recipe from the command line to the folders that it writes, and its errors."""
 
+import json
 import re
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import torch
 from launch import LORA, run
 from omegaconf import OmegaConf
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torchtune.config import instantiate
 
 from torchtune_qwenvl import load_model, load_transform
+from torchtune_qwenvl.checkpoints.peft_export import save_adapter
 from torchtune_qwenvl.checkpoints.peft_import import adapter_arguments, load_adapter
 from torchtune_qwenvl.data import collate
 from torchtune_qwenvl.settings.config import resolve
@@ -184,3 +187,47 @@ def test_a_recipe_a_loss_and_a_collate_function_of_ones_own(config: Path, tmp_pa
         assert len(expected) == 2
         # AdamW is almost indifferent to the loss's scale: only its eps is not.
         assert list(metric(tmp_path / "own", name).values()) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_adapter_as_checkpoint_dir_is_trained_on(config: Path, tmp_path: Path, processes: int) -> None:
+    """Parts, rank and targets are the adapter's, whatever the config says; a tiny rate leaves its values."""
+    checkpoint = config.parent / "checkpoint"
+    lora = {"lora_attn_modules": ["q_proj", "v_proj"], "lora_rank": 3, "lora_alpha": 6}
+    model = load_model(checkpoint, encoder_trainable="frozen", decoder_trainable="lora", **lora)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    save_adapter(model, tmp_path / "adapter", source=checkpoint)
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    before = load_file(weights)
+    if processes == 2:  # as PEFT writes it, and of a base model that is elsewhere
+        save_file({n: w for n, w in before.items() if "lora" in n}, weights)
+        before = load_file(weights)
+        known = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+        moved = {**known, "base_model_name_or_path": "Qwen/Tiny", "modules_to_save": None}
+        (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(moved))
+    arguments = [
+        f"checkpoint_dir={tmp_path}/adapter",
+        "max_steps_per_epoch=1",
+        "optimizer.lr=1e-9",
+        *LORA[-3:-1],
+    ]
+    arguments += [f"base_dir={checkpoint}"] if processes == 2 else []
+    done = run(tmp_path / "out", *arguments, "batch_size=1", config=config, processes=processes)
+    assert set(done.codes) == {0}, done.printed
+    assert "goes on training the adapter" in done.printed and "lora_rank 4 -> 3" in done.printed
+    after = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
+    assert after.keys() == before.keys()
+    assert all(torch.allclose(after[name], before[name], atol=1e-7) for name in before)
+    assert any(not torch.equal(after[name], before[name]) for name in before)
+    written = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
+    assert written["base_model_name_or_path"] == str(checkpoint) and written["r"] == 3
+
+
+def test_an_adapter_without_its_base_is_refused_before_anything_is_read(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(
+        '{"base_model_name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct"}'
+    )
+    done = run(tmp_path / "out", f"checkpoint_dir={tmp_path}", config=config)
+    assert done.codes == [1] and "give it as base_dir=DIR" in done.printed

@@ -19,11 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torchtune.modules.peft import DoRALinear, LoRALinear
+from torchtune.utils import get_logger, log_rank_zero
 
 from torchtune_qwenvl.checkpoints.architecture import check_architecture
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.weight_plan import Stored, plan_weights
 from torchtune_qwenvl.distributed import like, local
+from torchtune_qwenvl.json_files import CONFIG, naming
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.adapters.nf4 import dequantised, is_nf4, quantised, set_dtype
 from torchtune_qwenvl.modules.experts.grouped import GroupedLoRALinear, init_lora_a
@@ -69,6 +71,12 @@ def load_weights(model: VisionLanguageModel, files: CheckpointFolder, device: to
         ValueError: the folder's config.json, names or shapes do not fit the model; names file and tensor.
     """
     check_architecture(model, files)
+    if files.own_head:
+        log_rank_zero(
+            get_logger("INFO"),
+            f"{files.path}: config.json says tie_word_embeddings, but the files hold a head that differs "
+            "from the embeddings. It stays a weight of its own, as in transformers; saved folders say so",
+        )
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     fill(model, plan_weights(files, get_family(files.config).weights, shapes), device)
 
@@ -132,7 +140,7 @@ def _build(
 ) -> VisionLanguageModel:
     """Build the folder's model on the meta device, in the files' dtypes or in `dtype`."""
     family = get_family(files.config)
-    with torch.device("meta"):
+    with torch.device("meta"), naming(files.path, CONFIG, "image_mean"):
         model = family.from_config(files.config, **{**files.image_statistics(), **builder_arguments})
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     set_stored_dtypes(model, plan_weights(files, family.weights, shapes), dtype)

@@ -1,7 +1,7 @@
-"""Loading our own adapter folders into a model: to resume, to generate, to train further."""
+"""Loading adapter folders, ours and PEFT's, into a model: to resume, to generate, to train further."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+from torchtune.utils import get_logger, log_rank_zero
 
+from torchtune_qwenvl.checkpoints.loading import first_row
+from torchtune_qwenvl.checkpoints.merged_weights import lora_scaling
 from torchtune_qwenvl.checkpoints.peft_export import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -18,6 +21,9 @@ from torchtune_qwenvl.checkpoints.peft_export import (
     is_parameter,
     peft_name,
 )
+from torchtune_qwenvl.checkpoints.peft_reading import PeftAdapter
+from torchtune_qwenvl.checkpoints.shards import read_shard
+from torchtune_qwenvl.distributed import local
 from torchtune_qwenvl.json_files import read_json
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.models.weight_table import WeightTable, fits
@@ -55,9 +61,7 @@ class AdapterFolder:
         stored = load_file(self.path / ADAPTER_WEIGHTS)
         self.stored = {name.removeprefix(PREFIX): tensor for name, tensor in stored.items()}
         if METADATA not in metadata:
-            raise ValueError(
-                f"{self.path / ADAPTER_WEIGHTS}: not written by torchtune_qwenvl; merge it with PEFT first"
-            )
+            raise ValueError(f"{self.path / ADAPTER_WEIGHTS}: not written by torchtune_qwenvl")
         self.lora_modules: dict[str, list[str]] = json.loads(metadata[METADATA])
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -129,31 +133,88 @@ class AdapterFolder:
         return rows.chunk(len(adapted), dim=1)[index] if leaf == "lora_B.weight" else rows
 
 
-@torch.no_grad()
-def load_adapter(model: VisionLanguageModel, folder: str | Path) -> VisionLanguageModel:
-    """Copy an adapter folder of ours into a model built with its `adapter_arguments`; returns the model.
+def open_adapter(folder: str | Path, table: WeightTable) -> AdapterFolder | PeftAdapter:
+    """An adapter folder of ours, or one that PEFT wrote.
+
+    Raises:
+        ValueError: it is no adapter folder, or one that is not read.
+    """
+    path = Path(folder)
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if not (path / name).is_file():
+            raise ValueError(f"{folder}: not an adapter folder, {name} is missing")
+    read_shard(path / ADAPTER_WEIGHTS)  # whose errors name the tensor
+    with safe_open(str(path / ADAPTER_WEIGHTS), framework="pt") as file:
+        ours = METADATA in (file.metadata() or {})
+    return AdapterFolder(path, table) if ours else PeftAdapter(path, table)
+
+
+def adapter_state(folder: str | Path, model: VisionLanguageModel) -> dict[str, Tensor]:
+    """The folder's tensors by the names of a model built with its `adapter_arguments`, in its shapes.
+
+    Args:
+        folder: an adapter folder.
+        model: on any device; it is not changed.
 
     Raises:
         ValueError: the model has other adapters or fully trained parts than the folder.
     """
-    parameters = dict(model.named_parameters())
-    adapter = AdapterFolder(folder, get_family(model.config).weights)
-    loaded = set()
-    for name, tensor in adapter.tensors():
-        name = adapter.table.tied.get(name, name) if name not in parameters else name
-        if name not in parameters or not fits(tuple(tensor.shape), 1, tuple(parameters[name].shape)):
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    adapter = open_adapter(folder, get_family(model.config).weights)
+    scaling = lora_scaling(model)
+    if isinstance(adapter, PeftAdapter):
+        ranks = [shapes[f"{name}.lora_a.weight"][0] for name in scaling]
+        found = adapter.state(scaling, ranks[0] if ranks else 0)
+    else:
+        found = adapter.tensors()
+    state = {}
+    for name, tensor in found:
+        name = adapter.table.tied.get(name, name) if name not in shapes else name
+        if name not in shapes or not fits(tuple(tensor.shape), 1, shapes[name]):
             raise ValueError(f"{folder}: {name} {list(tensor.shape)} does not fit the model; {_ADVICE}")
-        parameters[name].copy_(tensor.reshape(parameters[name].shape))
-        loaded.add(name)
-    if missing := [name for name, p in parameters.items() if p.requires_grad and name not in loaded]:
+        state[name] = tensor.reshape(shapes[name])
+    if isinstance(adapter, PeftAdapter):
+        _check_trained(adapter, model, state)
+    elif missing := [name for name, p in model.named_parameters() if p.requires_grad and name not in state]:
         raise ValueError(f"{folder}: holds nothing for {missing[0]}, which the model trains; {_ADVICE}")
+    return state
+
+
+def _check_trained(adapter: PeftAdapter, model: VisionLanguageModel, state: Mapping[str, Tensor]) -> None:
+    """Say which linears get fresh adapters next to those of the folder; refuse what would be lost."""
+    trains = {name for name, p in model.named_parameters() if p.requires_grad}
+    if lost := [name for name in state if name not in trains]:
+        raise ValueError(f"{adapter.path}: {lost[0]} was trained, the model keeps it frozen; {_ADVICE}")
+    if fresh := adapter.fresh(lora_scaling(model)):
+        log_rank_zero(
+            get_logger("INFO"),
+            f"{adapter.path} adapts {len(adapter.places)} linears. {len(fresh)} more of the same kind have "
+            f"an adapter here, {fresh[0]} first: they begin at zero",
+        )
+
+
+@torch.no_grad()
+def load_adapter(model: VisionLanguageModel, folder: str | Path) -> VisionLanguageModel:
+    """Copy an adapter folder into a model built with its `adapter_arguments`; returns the model.
+
+    Args:
+        model: whole or sharded.
+        folder: ours or PEFT's.
+
+    Raises:
+        ValueError: as `adapter_state`.
+    """
+    parameters = dict(model.named_parameters())
+    for name, tensor in adapter_state(folder, model).items():
+        ours, start = local(parameters[name]), first_row(parameters[name])
+        ours.copy_(tensor[start : start + len(ours)])
     return model
 
 
 def adapter_arguments(folder: str | Path, source: str | Path) -> dict[str, Any]:
-    """Builder arguments of the model that wrote an adapter folder: `load_model(source,
+    """Builder arguments of a model with the folder's adapters: `load_model(source,
     **adapter_arguments(...))`."""
-    return AdapterFolder(folder, get_family(source).weights).builder_arguments()
+    return open_adapter(folder, get_family(source).weights).builder_arguments()
 
 
 def _of_experts(name: str) -> bool:

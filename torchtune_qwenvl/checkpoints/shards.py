@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from torchtune_qwenvl.checkpoints.reading.header import read_header
+
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -26,6 +28,12 @@ DTYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -66,29 +74,10 @@ class Shard:
 
 
 def read_shard(path: Path) -> Shard:
-    """The header of `path`; a ValueError that names the file if it is no safetensors file or was cut off."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise ValueError(
-                f"{path}: no complete safetensors file ({size} bytes); download or copy it again"
-            )
-        raw = file.read(length)
-    try:
-        header = json.loads(raw)
-        metadata = header.pop("__metadata__", None) or {}
-        names = sorted(header, key=lambda name: header[name]["data_offsets"])
-        entries = {n: Entry(DTYPES[header[n]["dtype"]], tuple(header[n]["shape"])) for n in names}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: its safetensors header cannot be read ({error!r})") from error
-    shard = Shard(path.name, entries, metadata)
-    if shard.nbytes != size - 8 - length:
-        raise ValueError(
-            f"{path}: its header promises {shard.nbytes} bytes of tensors, the file holds "
-            f"{size - 8 - length}: it was cut off; download or copy it again"
-        )
-    return shard
+    """The header of `path`; a ValueError that names the file and the tensor if it does not fit the bytes."""
+    found, metadata = read_header(path, {name: dtype.itemsize for name, dtype in DTYPES.items()})
+    entries = {name: Entry(DTYPES[entry["dtype"]], tuple(entry["shape"])) for name, entry in found.items()}
+    return Shard(path.name, entries, metadata)
 
 
 def write_shard(path: Path, shard: Shard, tensors: Iterable[torch.Tensor]) -> None:

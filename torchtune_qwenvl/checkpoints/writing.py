@@ -23,6 +23,7 @@ from torchtune_qwenvl.checkpoints.weight_plan import Weights, plan_weights
 from torchtune_qwenvl.json_files import CONFIG, read_json, write_json
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.adapters.nf4 import is_nf4
+from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
 
 
 def save_model(
@@ -37,7 +38,16 @@ def save_model(
         out_folder: as in `save_folder`.
         source: as in `save_folder`.
         dtype: as in `save_folder`.
+
+    Raises:
+        ValueError: as in `save_folder`, or `model` is a vision encoder alone.
     """
+    if isinstance(model, VisionTransformer):
+        raise ValueError(
+            "this is a vision encoder alone, which makes no whole model. From torchtune_qwenvl.vision take "
+            "save_vision_encoder(encoder, out_folder, source=folder) to write it alone, or "
+            "merge_vision_encoder(encoder, folder, out_folder) to write a whole model with it"
+        )
     parameters = dict(model.named_parameters())
     state: Mapping[str, Tensor] = {name: p.detach() for name, p in parameters.items() if not is_nf4(p)}
     with CheckpointFolder(source) as files:
@@ -83,7 +93,8 @@ def save_folder(
         tensors = merged.tensors(files)
         with replaced_folder(out) as work:
             for path in sidecars:
-                shutil.copyfile(path, work / path.name)
+                (work / path.relative_to(source)).parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, work / path.relative_to(source))
             for shard in shards:
                 entries = shard.entries.values()
                 write_shard(work / shard.file, shard, (next(tensors).to(entry.dtype) for entry in entries))
@@ -109,14 +120,18 @@ def check_out_folder(out: Path, source: Path | None = None, proof: str = CONFIG)
 
 
 def _write_index(work: Path, files: CheckpointFolder, total: int, dtype: torch.dtype | None) -> None:
-    """Copy the source's index. If the dtype changes, update its total size and config.json's dtype."""
+    """Copy the source's index. If tensors differ from its own, correct it and config.json."""
     if (files.path / INDEX).is_file():
-        index = read_json(files.path / INDEX)
-        if dtype is None:
+        if dtype is None and not files.rewritten:
             shutil.copyfile(files.path / INDEX, work / INDEX)
         else:
-            index["metadata"] = {**index.get("metadata", {}), "total_size": total}
+            index = read_json(files.path / INDEX)
+            index["metadata"] = {**(index.get("metadata") or {}), "total_size": total}
+            held = {name for shard in files.shards for name in shard.entries}
+            index["weight_map"] = {n: file for n, file in index["weight_map"].items() if n in held}
             write_json(work / INDEX, index)
-    if dtype is not None:
-        key = "dtype" if "dtype" in files.config else "torch_dtype"
-        write_json(work / CONFIG, {**files.config, key: str(dtype).removeprefix("torch.")})
+    if dtype is not None or files.rewritten:
+        config = files.config
+        key = "dtype" if "dtype" in config else "torch_dtype"
+        noted = {} if dtype is None else {key: str(dtype).removeprefix("torch.")}
+        write_json(work / CONFIG, {**config, **noted})

@@ -57,6 +57,7 @@ COMMANDS = {
     "validate": Command(f"{OURS}.validate", "Validate", "Check a config without running it."),
     "check": Command(f"{OURS}.check", "Check", "Read a dataset without training and report what is wrong."),
     "run": Command(f"{OURS}.run", "Run", "Run a recipe, in one process or many."),
+    "chat": Command(f"{OURS}.chat.command", "Chat", "Talk to a model about images and videos."),
     "export": Command(f"{OURS}.export", "Export", "Write the merged model and the adapter of a run."),
     "embed": Command(f"{OURS}.embed", "Embed", "Encode a folder of images into an index for search."),
     "search": Command(f"{OURS}.search", "Search", "Find the images of an index that are most like an image."),

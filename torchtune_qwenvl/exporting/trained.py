@@ -11,9 +11,10 @@ from torchtune.config import instantiate
 
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.loading import load_model, load_weights
-from torchtune_qwenvl.checkpoints.peft_import import AdapterFolder, adapter_arguments
+from torchtune_qwenvl.checkpoints.peft_import import adapter_arguments, adapter_state
 from torchtune_qwenvl.json_files import read_json
 from torchtune_qwenvl.models import get_family
+from torchtune_qwenvl.modules.adapters.lora import is_adapter
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.training.resume import META
 
@@ -88,7 +89,7 @@ def from_step(folder: Path, cfg: DictConfig) -> Trained:
 
     def on_meta(files: CheckpointFolder) -> VisionLanguageModel:
         with torch.device("meta"):
-            return instantiate(cfg.model, **files.image_statistics(), **exact).float()
+            return instantiate(cfg.model, **files.model_arguments(), **exact).float()
 
     def build(device: str) -> VisionLanguageModel:
         with CheckpointFolder(cfg.checkpoint_dir) as files:
@@ -109,15 +110,15 @@ def from_step(folder: Path, cfg: DictConfig) -> Trained:
 
 
 def from_adapter(folder: Path, source: Path) -> Trained:
-    """What an adapter folder of ours holds, with the checkpoint that it belongs to."""
+    """What an adapter folder holds, with the checkpoint that it belongs to."""
     arguments = adapter_arguments(folder, source)
     with CheckpointFolder(source) as files, torch.device("meta"):
         family = get_family(files.config)
         skeleton = family.from_config(files.config, **{**files.image_statistics(), **arguments})
-    shapes = {name: parameter.shape for name, parameter in skeleton.named_parameters()}
-    adapter = AdapterFolder(folder, family.weights)
-    named = ((adapter.table.tied.get(n, n) if n not in shapes else n, t) for n, t in adapter.tensors())
-    state = {name: tensor.reshape(shapes[name]) for name, tensor in named}
+    state = adapter_state(folder, skeleton)
+    trained = {name: p for name, p in skeleton.named_parameters() if is_adapter(name)}
+    # Of linears that the folder does not adapt: an adapter that adds nothing.
+    state |= {name: torch.zeros(p.shape) for name, p in trained.items() if name not in state}
     return Trained(
         source, state, skeleton, lambda device: load_model(source, torch.float32, device, **arguments)
     )

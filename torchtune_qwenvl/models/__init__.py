@@ -76,10 +76,11 @@ def get_family(config: Mapping[str, Any] | str | Path) -> Family:
     """
     model_type = read_config(config).get("model_type")
     known = FAMILIES | _REGISTERED
-    if model_type not in known:
+    if not isinstance(model_type, str) or model_type not in known:
+        where = f"{config}: " if isinstance(config, str | Path) else ""
         raise ValueError(
-            f"config.json: model_type {model_type!r} is not known, expected one of {sorted(known)}. A family "
-            "of your own must be imported first, see torchtune_qwenvl.models.register_family"
+            f"{where}config.json: model_type {model_type!r} is not known, expected one of {sorted(known)}. "
+            "A family of your own must be imported first, see torchtune_qwenvl.models.register_family"
         )
     return known[model_type]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.json_files import read_config
-from torchtune_qwenvl.models.hf_config import yarn_arguments
+from torchtune_qwenvl.models.rope_config import rope_scaling
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
 from torchtune_qwenvl.modules.trainable import Mode, Training, plan_experts, plan_training
 from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
@@ -44,7 +44,7 @@ _TEXT: Entries = {
     "norm_eps": "rms_norm_eps",
     "mrope_section": lambda text: text["rope_parameters"]["mrope_section"],
     "rope_theta": lambda text: text["rope_parameters"]["rope_theta"],
-    "yarn": yarn_arguments,
+    "rope_scaling": rope_scaling,
 }
 
 
@@ -78,6 +78,7 @@ def build_model(
     *,
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
+    tie_word_embeddings: bool | None = None,
     loss_chunk_tokens: int = 2048,
     **trainable: Any,
 ) -> VisionLanguageModel:
@@ -88,6 +89,8 @@ def build_model(
         config: the parsed config.json in its published or its transformers 5 form, its path, or its folder.
         image_mean: mean per channel, in 0 .. 1, from the folder's image settings; needed for uint8 pixels.
         image_std: standard deviation per channel; needed for uint8 pixels.
+        tie_word_embeddings: whether the head shares the embeddings' weight; None: as the config says. The
+            recipe gives False for a folder that holds a head of its own all the same.
         loss_chunk_tokens: in training, compute logits for at most so many positions at once.
         **trainable: arguments of `plan_training`.
 
@@ -96,7 +99,10 @@ def build_model(
             other.
     """
     training = plan_training(**trainable)
-    return _assemble(slots, config, training, (image_mean, image_std), loss_chunk_tokens=loss_chunk_tokens)
+    scale = (image_mean, image_std)
+    return _assemble(
+        slots, config, training, scale, tied=tie_word_embeddings, loss_chunk_tokens=loss_chunk_tokens
+    )
 
 
 @takes_arguments_of(plan_training)
@@ -140,6 +146,7 @@ def build_moe_model(
     *,
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
+    tie_word_embeddings: bool | None = None,
     experts_trainable: Mode | bool | None = None,
     router_aux_loss_coef: float = 0.0,
     loss_chunk_tokens: int = 2048,
@@ -160,6 +167,7 @@ def build_moe_model(
         config,
         training,
         (image_mean, image_std),
+        tied=tie_word_embeddings,
         text={"experts_adapter": training.experts_adapter},
         **options,
     )
@@ -240,9 +248,12 @@ def _assemble(
     training: Training,
     scale: tuple[Sequence[float] | None, Sequence[float] | None],
     text: Config | None = None,
+    tied: bool | None = None,
     **options: Any,
 ) -> VisionLanguageModel:
     config = slots.normalise(read_config(config))
+    if tied is not None:
+        config = {**config, "tie_word_embeddings": tied}
     of_encoder, of_decoder = _tower_arguments(slots, config)
     encoder = slots.vision_encoder(
         **of_encoder,

@@ -11,6 +11,21 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torchtune_qwenvl.entries import (
+    COUNT,
+    FLAG,
+    LAYERS,
+    LENGTH,
+    NATURAL,
+    NUMBER,
+    OBJECT,
+    POSITIVE,
+    TEXT,
+    check_entries,
+    list_of,
+)
+from torchtune_qwenvl.models.rope_config import check_rope, read_rope
+
 _TOP = ("model_type", "image_token_id", "video_token_id")
 _VISION_MARKS = ("vision_start_token_id", "vision_end_token_id")
 _TEXT = (
@@ -22,7 +37,42 @@ VISION = (
     "depth", "hidden_size", "intermediate_size", "num_heads", "out_hidden_size", "patch_size",
     "spatial_merge_size", "temporal_patch_size",
 )  # fmt: skip
-_ROPE_TYPES = {"mrope": "default", "default": "default", "yarn": "yarn"}
+# What a value must be where it is no `COUNT`, by the entry's name in any part.
+_KINDS = {
+    "model_type": TEXT,
+    "hidden_act": TEXT,
+    "dtype": TEXT,
+    "torch_dtype": TEXT,
+    "image_token_id": NATURAL,
+    "video_token_id": NATURAL,
+    **dict.fromkeys(_VISION_MARKS, NATURAL),
+    "num_hidden_layers": LAYERS,
+    "depth": LAYERS,
+    "max_position_embeddings": LENGTH,
+    "rms_norm_eps": POSITIVE,
+    "mlp_ratio": POSITIVE,
+    "tokens_per_second": POSITIVE,
+    "routed_scaling_factor": NUMBER,
+    "rope_theta": POSITIVE,
+    "partial_rotary_factor": POSITIVE,
+    "first_k_dense_replace": NATURAL,
+    "n_shared_experts": NATURAL,
+    "tie_word_embeddings": FLAG,
+    "use_sliding_window": FLAG,
+    "attention_bias": FLAG,
+    "norm_topk_prob": FLAG,
+    "use_qk_norm": FLAG,
+    "layer_types": list_of(TEXT),
+    **dict.fromkeys(
+        ("fullatt_block_indexes", "deepstack_visual_indexes", "mlp_only_layers"), list_of(NATURAL)
+    ),
+}
+# Counts that a family may leave out, so that `required` does not see them.
+_OPTIONAL_COUNTS = (
+    *("num_key_value_heads", "head_dim", "in_channels", "in_chans", "decoder_sparse_step"),
+    *("n_group", "topk_group", "num_local_experts", "n_routed_experts", "original_max_position_embeddings"),
+)
+_OPTIONAL = {**_KINDS, **dict.fromkeys(_OPTIONAL_COUNTS, COUNT)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +117,10 @@ def normalise_config(
     Raises:
         ValueError: an entry is missing, does not fit or is not supported; it names the entry and the value.
     """
-    text, vision = raw.get("text_config") or raw, raw.get("vision_config")
-    if not isinstance(vision, Mapping):
+    if not raw.get("vision_config"):
         raise ValueError("config.json has no vision_config: expected that of a vision-language model")
+    check_entries(raw, {"text_config": OBJECT, "vision_config": OBJECT, **_OPTIONAL}, "config.json")
+    text, vision = raw.get("text_config") or raw, raw["vision_config"]
 
     def top_down(*names: str) -> Any:
         """The top level decides: transformers 5 repeats class defaults in the text part."""
@@ -88,11 +139,12 @@ def normalise_config(
 
 
 def _text_part(given: Mapping[str, Any], rules: ConfigRules) -> dict[str, Any]:
+    check_entries(given, _OPTIONAL, "config.json (text)")
     heads = required(given, "num_attention_heads", "text")
     text = {
         **{name: required(given, name, "text") for name in (*_TEXT, *rules.text)},
         "num_key_value_heads": given.get("num_key_value_heads") or heads,
-        "rope_parameters": _rope_parameters(given, rules.rope_theta),
+        "rope_parameters": read_rope(given, rules.rope_theta),
     }
     _refuse_sliding_windows(given)
     check_activation(given, "silu", "text")
@@ -110,6 +162,7 @@ def normalise_vision(raw: Mapping[str, Any], rules: ConfigRules) -> dict[str, An
     Raises:
         ValueError: see `normalise_config`.
     """
+    check_entries(raw, _OPTIONAL, "config.json (vision_config)")
     given = {**rules.vision_defaults, **raw}
     vision = {
         **{name: required(given, name, "vision_config") for name in rules.vision},
@@ -130,9 +183,10 @@ def first(config: Mapping[str, Any], *names: str) -> Any:
 
 
 def required(config: Mapping[str, Any], name: str, where: str) -> Any:
-    """An entry that must be there."""
+    """An entry that must be there, and of its kind."""
     if config.get(name) is None:
         raise ValueError(f"config.json ({where}): expected an entry {name!r}, found {sorted(config)}")
+    check_entries(config, {name: _KINDS.get(name, COUNT)}, f"config.json ({where})")
     return config[name]
 
 
@@ -171,48 +225,6 @@ def check_range(text: Mapping[str, Any], name: str, most: int, what: str) -> Non
         raise ValueError(f"config.json (text): {name} {text[name]}: expected 1 to {what}, {most}")
 
 
-def yarn_arguments(text: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Arguments of `yarn_frequencies` in a normalised text config; None if the context was not stretched."""
-    rope = text["rope_parameters"]
-    if rope["rope_type"] != "yarn":
-        return None
-    return {
-        "factor": rope["factor"],
-        "original_length": rope.get("original_max_position_embeddings") or text["max_position_embeddings"],
-        "beta_fast": rope.get("beta_fast") or 32.0,
-        "beta_slow": rope.get("beta_slow") or 1.0,
-    }
-
-
-def head_width(text: Mapping[str, Any]) -> int:
-    """Width of a head: its own entry, or an equal share of the stream."""
-    return text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
-
-
-def rotary_width(text: Mapping[str, Any]) -> int:
-    """How many values of a head are rotated: all of them, or the share `partial_rotary_factor`."""
-    return int(head_width(text) * text["rope_parameters"].get("partial_rotary_factor", 1.0))
-
-
-def _rope_parameters(text: Mapping[str, Any], default_theta: float | None) -> dict[str, Any]:
-    rope = dict(first(text, "rope_parameters", "rope_scaling") or {})
-    kind = rope.pop("type", None)
-    kind = rope.pop("rope_type", kind) or "default"
-    if kind not in _ROPE_TYPES:
-        raise ValueError(
-            f"config.json: rotary type {kind!r} is not supported, expected one of {sorted(_ROPE_TYPES)}"
-        )
-    if "mrope_section" not in rope:
-        raise ValueError(
-            f"config.json: expected mrope_section in rope_scaling or rope_parameters, got {rope}"
-        )
-    if "rope_theta" not in rope:
-        rope["rope_theta"] = text.get("rope_theta") or default_theta or required(text, "rope_theta", "text")
-    if text.get("partial_rotary_factor"):  # published; in rope_parameters since 5.x
-        rope.setdefault("partial_rotary_factor", text["partial_rotary_factor"])
-    return {"rope_type": _ROPE_TYPES[kind], **rope}
-
-
 def _refuse_sliding_windows(text: Mapping[str, Any]) -> None:
     if text.get("use_sliding_window") or "sliding_attention" in (text.get("layer_types") or ()):
         raise ValueError("config.json: use_sliding_window is true, which is not supported: set it to false")
@@ -223,9 +235,4 @@ def _check_text(text: Mapping[str, Any]) -> None:
     if "head_dim" not in text:
         check_multiple(text["hidden_size"], heads, "hidden_size over num_attention_heads")
     check_multiple(heads, text["num_key_value_heads"], "num_attention_heads over num_key_value_heads")
-    sections, half = text["rope_parameters"]["mrope_section"], rotary_width(text) / 2
-    if sum(sections) != half or len(sections) != 3:
-        raise ValueError(
-            f"config.json: mrope_section {sections}: expected 3 numbers that sum to half a head's "
-            f"rotated width, {half:g}"
-        )
+    check_rope(text)

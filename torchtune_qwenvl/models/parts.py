@@ -14,7 +14,8 @@ from torchtune.modules import FeedForward
 from torchtune_qwenvl.modules.adapters.lora import Adapter, make_linear
 from torchtune_qwenvl.modules.layers import Attention
 from torchtune_qwenvl.modules.norm import RMSNorm
-from torchtune_qwenvl.modules.rope import AxialRotary, inverse_frequencies, yarn_frequencies
+from torchtune_qwenvl.modules.rope import AxialRotary, inverse_frequencies
+from torchtune_qwenvl.modules.rope_scaling import scaled_frequencies
 from torchtune_qwenvl.modules.vision.layers import PatchMerger
 
 VISION_EPS = 1e-6  # fixed in the references, no entry of config.json
@@ -99,16 +100,16 @@ def text_rotary(
     rotary_dim: int,
     axes: Sequence[int],
     rope_theta: float,
-    yarn: Mapping[str, Any] | None = None,
+    rope_scaling: Mapping[str, Any] | None = None,
     *,
     neighbours: bool = False,
 ) -> AxialRotary:
     """M-RoPE on the first `rotary_dim` values of a head.
 
-    `axes` says for each frequency which position turns it. `yarn` is given if the context was stretched.
-    `neighbours` turns pairs (2i, 2i + 1) instead of pairs half a head apart.
+    `axes` says for each frequency which position turns it. `rope_scaling` is given if the context was
+    stretched. `neighbours` turns pairs (2i, 2i + 1) instead of pairs half a head apart.
     """
-    if yarn is None:
+    if rope_scaling is None:
         return AxialRotary(inverse_frequencies(rotary_dim, rope_theta), axes, neighbours=neighbours)
-    frequencies, scale = yarn_frequencies(rotary_dim, rope_theta, **yarn)
-    return AxialRotary(frequencies, axes, scale, neighbours)
+    scaled = scaled_frequencies(rotary_dim, rope_theta, rope_scaling)
+    return AxialRotary(scaled.frequencies, axes, scaled.scale, neighbours, scaled.by_length)

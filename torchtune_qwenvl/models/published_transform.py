@@ -162,7 +162,14 @@ class PublishedTransform(VisionLanguageTransform):
                 compared = {"probes": TOOL_PROBES, "tools": PROBE_TOOLS}
                 values.setdefault("no_tools", _problem(otherwise, chat, *files.template, **compared))
         template = None if prompt_template is None else _get_prompt_template(prompt_template)
-        transform = cls(tokenizer=files.tokenizer(), prompt_template=template, **values)
+        tokenizer = files.tokenizer()
+        try:
+            transform = cls(tokenizer=tokenizer, prompt_template=template, **values)
+        except ValueError as error:
+            given = [name for name, value in overrides.items() if value is not None]
+            raise ValueError(
+                f"{files.path}{' with your ' * bool(given)}{', '.join(given)}: {error}"
+            ) from error
         files.check_token_id("image_token_id", transform.image_token_id)
         files.check_token_id("video_token_id", transform.video_token_id)
         return transform

@@ -74,7 +74,8 @@ class TextShape:
         norm_eps: epsilon of every RMSNorm.
         mrope_section: how many frequencies t, h and w turn; they sum to half a head's rotated width.
         rope_theta: base of the frequencies.
-        yarn: arguments of `yarn_frequencies`; None: the context was not stretched.
+        rope_scaling: `rope_type` and arguments of a rule of `modules.rope_scaling`; None: the context was not
+            stretched.
         adapter: LoRA on the layers.
     """
 
@@ -88,7 +89,7 @@ class TextShape:
     norm_eps: float = 1e-6
     mrope_section: Sequence[int] = (16, 24, 24)
     rope_theta: float = 1e6
-    yarn: Mapping[str, Any] | None = None
+    rope_scaling: Mapping[str, Any] | None = None
     adapter: Adapter | None = None
 
 

@@ -14,8 +14,7 @@ arXiv:2409.12191, section 2.1.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,16 +43,23 @@ class AxialRotary:
         axes: for each frequency, the axis of the positions that rotates it.
         scale: factor on cos and sin (YaRN's attention factor).
         neighbours: which values of a head are a pair, see `Rotation`.
+        by_length: (one more than the largest position, a tensor) -> frequencies [f] on its device, for rules
+            that depend on it; None: always `frequencies`.
     """
 
     def __init__(
-        self, frequencies: Tensor, axes: Sequence[int], scale: float = 1.0, neighbours: bool = False
+        self,
+        frequencies: Tensor,
+        axes: Sequence[int],
+        scale: float = 1.0,
+        neighbours: bool = False,
+        by_length: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         if len(axes) != len(frequencies):
             raise ValueError(
                 f"one axis per frequency: got {len(axes)} axes for {len(frequencies)} frequencies"
             )
-        self.scale, self.neighbours = scale, neighbours
+        self.scale, self.neighbours, self.by_length = scale, neighbours, by_length
         self._host = (frequencies.float(), torch.tensor(list(axes), device="cpu"))
         self._on: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
@@ -65,6 +71,8 @@ class AxialRotary:
             self._on[device] = (frequencies.to(device), axes.to(device))
         frequencies, axes = self._on[device]
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            if self.by_length is not None:
+                frequencies = self.by_length(positions.max() + 1)
             angles = (positions.float().index_select(1, axes) * frequencies).unsqueeze(1)
             cos, sin = ((x * self.scale).to(dtype) for x in (angles.cos(), angles.sin()))
             return Rotation(cos, sin, self.neighbours)
@@ -141,29 +149,3 @@ def inverse_frequencies(width: int, theta: float) -> Tensor:
     """Frequencies theta^(-2i / width) [width / 2], in fp32 on the host, computed as in transformers."""
     exponents = torch.arange(0, width, 2, dtype=torch.float, device="cpu") / width
     return 1.0 / theta**exponents
-
-
-def yarn_frequencies(
-    width: int,
-    theta: float,
-    *,
-    factor: float,
-    original_length: int,
-    beta_fast: float = 32.0,
-    beta_slow: float = 1.0,
-) -> tuple[Tensor, float]:
-    """Frequencies [width / 2] stretched by YaRN, and its factor on cos and sin (arXiv:2309.00071).
-
-    Frequencies with more than `beta_fast` turns within `original_length` positions stay. Those with less than
-    `beta_slow` turns are divided by `factor`. Those in between are interpolated linearly.
-    """
-    plain = inverse_frequencies(width, theta)
-
-    def index_of(turns: float) -> float:
-        return width * math.log(original_length / (turns * 2 * math.pi)) / (2 * math.log(theta))
-
-    low, high = max(math.floor(index_of(beta_fast)), 0), min(math.ceil(index_of(beta_slow)), width - 1)
-    steps = torch.arange(width // 2, dtype=torch.float, device="cpu") - low
-    stretched = (steps / max(high - low, 1e-3)).clamp(0, 1)
-    scale = 1.0 if factor <= 1 else 0.1 * math.log(factor) + 1.0
-    return plain / factor * stretched + plain * (1 - stretched), scale

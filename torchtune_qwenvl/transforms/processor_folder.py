@@ -12,9 +12,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchtune_qwenvl.json_files import read_config, read_json_if_there
+from torchtune_qwenvl.entries import (
+    FLAG,
+    LENGTH,
+    NATURAL,
+    OBJECT,
+    POSITIVE,
+    TEXT,
+    Kind,
+    check_entries,
+    list_of,
+)
+from torchtune_qwenvl.json_files import CONFIG, read_config, read_json_if_there
 from torchtune_qwenvl.transforms.chat.tokenizer import BPETokenizer, ExtraToken
 from torchtune_qwenvl.transforms.processor_settings import LIMITS, PATCHES, SAMPLING, read_processor_settings
+
+_TOKEN = Kind(
+    "a text or an object with a text as content",
+    lambda value: isinstance(value, str) or (isinstance(value, Mapping) and TEXT.holds(value.get("content"))),
+)
+_STOP = Kind(
+    "a token's id or a list of them", lambda value: NATURAL.holds(value) or list_of(NATURAL).holds(value)
+)
+_CONFIG = {
+    "text_config": OBJECT,
+    "vision_config": OBJECT,
+    "max_position_embeddings": LENGTH,
+    "tokens_per_second": POSITIVE,
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +75,8 @@ class ProcessorFolder:
             for key in ("eos_token", "pad_token")
             if (name := _token_text(self.tokenizer_config.get(key))) is not None
         }
-        return BPETokenizer(*files, extra_tokens=extra_tokens(self.tokenizer_config), **names)
+        where = str(self.path / "tokenizer_config.json")
+        return BPETokenizer(*files, extra_tokens=extra_tokens(self.tokenizer_config, where), **names)
 
     def check_token_id(self, key: str, token_id: int) -> None:
         """Raise a ValueError if config.json gives another id under `key` than the tokenizer has."""
@@ -86,9 +112,15 @@ def read_processor_folder(folder: str | Path) -> ProcessorFolder:
     if not path.is_dir():
         raise ValueError(f"{path}: no such checkpoint folder")
     config = dict(read_config(path))
+    check_entries(config, _CONFIG, str(path / CONFIG))
+    for part in ("text_config", "vision_config"):
+        check_entries(config.get(part) or {}, _CONFIG, f"{path / CONFIG} ({part})")
     tokenizer_config = read_json_if_there(path / "tokenizer_config.json") or {}
+    check_entries(
+        tokenizer_config, {"eos_token": _TOKEN, "pad_token": _TOKEN}, str(path / "tokenizer_config.json")
+    )
     image = _image_arguments(path)
-    _check_against_model(path, image, config.get("vision_config", {}))
+    _check_against_model(path, image, config.get("vision_config") or {})
     return ProcessorFolder(
         path,
         config,
@@ -100,13 +132,26 @@ def read_processor_folder(folder: str | Path) -> ProcessorFolder:
     )
 
 
-def extra_tokens(tokenizer_config: Mapping[str, Any]) -> list[ExtraToken]:
-    """The added tokens that a tokenizer_config.json or tokenizer.json lists, by id."""
-    listed = {int(i): token for i, token in tokenizer_config.get("added_tokens_decoder", {}).items()}
-    listed |= {token["id"]: token for token in tokenizer_config.get("added_tokens", [])}
-    return [
-        ExtraToken(token["content"], token.get("special", False), i) for i, token in sorted(listed.items())
-    ]
+def extra_tokens(tokenizer_config: Mapping[str, Any], where: str = "the file") -> list[ExtraToken]:
+    """The added tokens that a tokenizer_config.json or tokenizer.json lists, by id.
+
+    Args:
+        tokenizer_config: the parsed file.
+        where: its name, for errors.
+
+    Raises:
+        ValueError: an entry is no token.
+    """
+    check_entries(tokenizer_config, {"added_tokens_decoder": OBJECT, "added_tokens": list_of(OBJECT)}, where)
+    listed = dict((tokenizer_config.get("added_tokens_decoder") or {}).items())
+    listed |= {token.get("id"): token for token in tokenizer_config.get("added_tokens") or []}
+    tokens = {}
+    for i, token in listed.items():
+        if not str(i).isdecimal() or not OBJECT.holds(token) or not TEXT.holds(token.get("content")):
+            raise ValueError(f"{where}: added token {i!a}: expected an id and its content, got {token!a}")
+        check_entries(token, {"special": FLAG}, f"{where}: added token {i}")
+        tokens[int(i)] = ExtraToken(token["content"], token.get("special") or False, int(i))
+    return [token for _, token in sorted(tokens.items())]
 
 
 def _image_arguments(path: Path) -> dict[str, Any]:
@@ -149,18 +194,24 @@ def _check_against_model(path: Path, image: Mapping[str, Any], vision: Mapping[s
 
 
 def _stop_tokens(path: Path) -> list[int] | None:
-    stop = (read_json_if_there(path / "generation_config.json") or {}).get("eos_token_id")
+    generation = read_json_if_there(path / "generation_config.json") or {}
+    check_entries(generation, {"eos_token_id": _STOP}, str(path / "generation_config.json"))
+    stop = generation.get("eos_token_id")
     return [stop] if isinstance(stop, int) else stop
 
 
 def _template(path: Path, tokenizer_config: Mapping[str, Any]) -> tuple[str, str] | None:
     plain = path / "chat_template.jinja"
     if plain.is_file():
-        return plain.read_text(encoding="utf-8"), str(plain)
+        try:
+            return plain.read_text(encoding="utf-8"), str(plain)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{plain}: not UTF-8, byte {error.start}; copy or download it again") from error
     for file in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
         found = (read_json_if_there(path / file) or {}).get("chat_template")
-        if isinstance(found, list):  # several under names
-            found = {entry["name"]: entry["template"] for entry in found}.get("default")
+        if isinstance(found, list) and list_of(OBJECT).holds(found):  # several under names
+            found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
+        check_entries({"chat_template": found}, {"chat_template": TEXT}, str(path / file))
         if found:
             return found, str(path / file)
     return None
@@ -173,6 +224,8 @@ def _token_text(token: Any) -> str | None:
 def processor_class(folder: str | Path) -> str | None:
     """transformers' class for the folder's processor, or None if no file names it."""
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
-        if found := (read_json_if_there(Path(folder) / name) or {}).get("processor_class"):
+        content = read_json_if_there(Path(folder) / name) or {}
+        check_entries(content, {"processor_class": TEXT}, str(Path(folder) / name))
+        if found := content.get("processor_class"):
             return found
     return None

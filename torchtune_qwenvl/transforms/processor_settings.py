@@ -10,6 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from torchtune_qwenvl.entries import (
+    COUNT,
+    LENGTH,
+    NUMBERS,
+    OBJECT,
+    POSITIVE,
+    TEXT,
+    check_entries,
+    list_of,
+)
 from torchtune_qwenvl.json_files import read_json_if_there
 
 PATCHES = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
@@ -18,6 +28,16 @@ LIMITS = ("min_pixels", "max_pixels")
 
 _NESTED = "processor_config.json"
 _FLAT = {"image": "preprocessor_config.json", "video": "video_preprocessor_config.json"}
+_KINDS = {
+    **dict.fromkeys(("patch_size", "temporal_patch_size", "merge_size"), COUNT),
+    "image_mean": NUMBERS,
+    "image_std": list_of(POSITIVE),
+    **dict.fromkeys((*LIMITS, "shortest_edge", "longest_edge"), LENGTH),
+    **dict.fromkeys(("fps", "max_duration", "rescale_factor"), POSITIVE),
+    **dict.fromkeys(("num_frames", "min_frames", "max_frames"), COUNT),
+    **dict.fromkeys(("video_processor_type", "processor_class"), TEXT),
+    "size": OBJECT,
+}
 _COMPARED = (*PATCHES, *LIMITS, *SAMPLING, "rescale_factor", "video_processor_type")
 
 
@@ -31,8 +51,10 @@ def read_processor_settings(folder: str | Path, kind: Literal["image", "video"])
     """
     nested_path, flat_path = Path(folder) / _NESTED, Path(folder) / _FLAT[kind]
     entry = f"{kind}_processor"
-    nested = _with_limits((read_json_if_there(nested_path) or {}).get(entry))
-    flat = _with_limits(read_json_if_there(flat_path))
+    whole = read_json_if_there(nested_path) or {}
+    check_entries(whole, {entry: OBJECT}, str(nested_path))
+    nested = _with_limits(whole.get(entry), f"{nested_path} ({entry})")
+    flat = _with_limits(read_json_if_there(flat_path), str(flat_path))
     if nested is None or flat is None:
         return nested or flat
     for name in _COMPARED:
@@ -55,10 +77,13 @@ def image_statistics(folder: str | Path) -> dict[str, list[float]]:
     return {name: found[name] for name in ("image_mean", "image_std") if name in found}
 
 
-def _with_limits(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _with_limits(found: Mapping[str, Any] | None, where: str) -> dict[str, Any] | None:
+    """The entries, checked; the limits under our names. `where` is the file, for errors."""
     if not found:
         return None
+    check_entries(found, _KINDS, where)
     size = found.get("size") or {}
+    check_entries(size, _KINDS, f"{where}, size")
     limits = {
         "min_pixels": found.get("min_pixels") or size.get("min_pixels") or size.get("shortest_edge"),
         "max_pixels": found.get("max_pixels") or size.get("max_pixels") or size.get("longest_edge"),

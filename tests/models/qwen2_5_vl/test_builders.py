@@ -81,7 +81,12 @@ def test_the_published_file_builds(tmp_path):
         ({}, {}, {"num_heads": 5}, "64 is no multiple of 20"),
         ({}, {}, {"window_size": 100}, "window_size.*100 is no multiple of 28"),
         ({}, {"rope_parameters": {"rope_type": "default", "mrope_section": [2, 2, 3]}}, {}, "half a head"),
-        ({}, {"rope_parameters": {"rope_type": "longrope", "mrope_section": [2, 3, 3]}}, {}, "'longrope'"),
+        (
+            {},
+            {"rope_parameters": {"rope_type": "proportional", "mrope_section": [2, 3, 3]}},
+            {},
+            "'proportional'",
+        ),
         ({}, {"rope_parameters": {"rope_type": "default"}}, {}, "mrope_section"),
         ({}, {}, {"out_hidden_size": 32}, "visual tokens of width 32"),
         ({}, {}, {"fullatt_block_indexes": [1, 7]}, r"\[7\] beyond the 3 vision layers"),

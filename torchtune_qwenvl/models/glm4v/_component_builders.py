@@ -70,7 +70,7 @@ def glm4v_decoder(*, rotary_dim: int | None = None, **sizes: Any) -> VisionLangu
     axes = chunked_axes(shape.mrope_section)
     return decoder(
         shape,
-        rotary=text_rotary(rotary_dim, axes, shape.rope_theta, shape.yarn, neighbours=True),
+        rotary=text_rotary(rotary_dim, axes, shape.rope_theta, shape.rope_scaling, neighbours=True),
         mlp=lambda _: swiglu(shape.width, shape.inner_width, bias=False, adapter=shape.adapter),
         norm_branches=True,
     )

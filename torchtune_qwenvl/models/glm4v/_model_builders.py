@@ -6,7 +6,7 @@ from torchtune_qwenvl.models.build import Entries, Slots, config_builder, publis
 from torchtune_qwenvl.models.glm4v._component_builders import glm4v_decoder, glm4v_vision_encoder
 from torchtune_qwenvl.models.glm4v._hf_config import normalise_config, normalise_vision
 from torchtune_qwenvl.models.glm4v._sizes import IMAGE_MEAN, IMAGE_STD, published_config
-from torchtune_qwenvl.models.hf_config import rotary_width
+from torchtune_qwenvl.models.rope_config import rotary_width
 
 VISION: Entries = {
     "table_side": lambda vision: vision["image_size"] // vision["patch_size"],

@@ -78,6 +78,6 @@ def glm4v_moe_decoder(
         shape,
         head_dim=head_dim,
         qkv_bias=qkv_bias,
-        rotary=text_rotary(rotary_dim or head_dim // 2, axes, shape.rope_theta, shape.yarn),
+        rotary=text_rotary(rotary_dim or head_dim // 2, axes, shape.rope_theta, shape.rope_scaling),
         mlp=mlp,
     )

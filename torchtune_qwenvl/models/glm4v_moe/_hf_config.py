@@ -29,7 +29,7 @@ def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     text = config["text_config"]
     found.setdefault("n_routed_experts", found.get(_NAME_IN_5_X))
     text |= {name: required(found, name, "text") for name in ("n_routed_experts", *_EXPERTS)}
-    text |= {name: found.get(name, default) for name, default in _DEFAULTS.items()}
+    text |= {n: default if found.get(n) is None else found[n] for n, default in _DEFAULTS.items()}
     text["attention_bias"] = bool(found.get("attention_bias", True))
     for name, wanted in (("norm_topk_prob", True), ("use_qk_norm", False)):
         if found.get(name, wanted) != wanted:

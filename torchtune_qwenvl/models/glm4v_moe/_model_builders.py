@@ -13,7 +13,7 @@ from torchtune_qwenvl.models.glm4v._model_builders import VISION
 from torchtune_qwenvl.models.glm4v_moe._component_builders import glm4v_moe_decoder, glm4v_moe_vision_encoder
 from torchtune_qwenvl.models.glm4v_moe._hf_config import normalise_config
 from torchtune_qwenvl.models.glm4v_moe._sizes import IMAGE_MEAN, IMAGE_STD, published_config
-from torchtune_qwenvl.models.hf_config import head_width, rotary_width
+from torchtune_qwenvl.models.rope_config import head_width, rotary_width
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 SLOTS = Slots(

@@ -57,6 +57,6 @@ def qwen2_5_vl_decoder(**sizes: Any) -> VisionLanguageDecoder:
     axes = chunked_axes(shape.mrope_section)
     return decoder(
         shape,
-        rotary=text_rotary(shape.width // shape.num_heads, axes, shape.rope_theta, shape.yarn),
+        rotary=text_rotary(shape.width // shape.num_heads, axes, shape.rope_theta, shape.rope_scaling),
         mlp=lambda _: swiglu(shape.width, shape.inner_width, bias=False, adapter=shape.adapter),
     )

@@ -79,6 +79,6 @@ def qwen3_decoder(shape: TextShape, head_dim: int, mlp: Callable[[int], nn.Modul
         head_dim=head_dim,
         qkv_bias=False,
         qk_norm=True,
-        rotary=text_rotary(head_dim, axes, shape.rope_theta, shape.yarn),
+        rotary=text_rotary(head_dim, axes, shape.rope_theta, shape.rope_scaling),
         mlp=mlp,
     )

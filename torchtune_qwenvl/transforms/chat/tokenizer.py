@@ -96,7 +96,9 @@ def _read_tokenizer(path: Path, merges_file: Path | None) -> Tokenizer:
         if merges_file is None:
             return Tokenizer.from_file(str(path))
         model = BPE.from_file(str(path), str(merges_file))
-    except Exception as error:  # `tokenizers` raises bare Exceptions
+    except BaseException as error:  # `tokenizers` raises bare Exceptions, and panics that are none
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise ValueError(f"{path}: not a readable tokenizer file: {error}") from error
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.NFC()

@@ -14,7 +14,6 @@ b rows, s tokens of the longest prompt, v vocabulary.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -22,32 +21,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from torchtune_qwenvl.data import collate
+from torchtune_qwenvl.generation.sampling import GREEDY, Sampling, choose
 from torchtune_qwenvl.modules.batch import on_device
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen.
-
-    Attributes:
-        temperature: logits are divided by it; 0 takes the likeliest token.
-        top_k: sample only from the k likeliest tokens; 0 means all.
-        top_p: sample only from the likeliest tokens that together reach this probability; 1 means all.
-        seed: row i has the seed `seed + i`.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(
-                f"expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1, got {self.temperature}, "
-                f"{self.top_k} and {self.top_p}"
-            )
 
 
 def generate(
@@ -57,7 +33,7 @@ def generate(
     pad_id: int,
     stop_tokens: Collection[int],
     max_new_tokens: int = 256,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     use_cache: bool = True,
 ) -> list[list[int]]:
     """Continue every prompt until a stop token or `max_new_tokens`.
@@ -99,7 +75,7 @@ def stream(
     pad_id: int,
     stop_tokens: Collection[int],
     max_new_tokens: int = 256,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     use_cache: bool = True,
 ) -> Iterator[list[int | None]]:
     """As `generate`, but yields after each step: one new token per row, None for rows that have ended."""
@@ -109,10 +85,13 @@ def stream(
     going = [True] * len(samples)
     sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
     logits = state.first()
+    seen = None if sampling.repetition_penalty == 1 else _seen(logits, samples)
     for step in range(max_new_tokens):
-        tokens = choose(logits, sampling, draws)
+        tokens = choose(logits, sampling, draws, seen)
         if sharded:  # ranks may differ in the last bit, and must not stop at different steps
             torch.distributed.broadcast(tokens, src=0)
+        if seen is not None:
+            seen.scatter_(1, tokens[:, None], True)
         chosen = tokens.tolist()
         going = [on and token not in stop_tokens for on, token in zip(going, chosen, strict=True)]
         if not any(going):
@@ -122,26 +101,12 @@ def stream(
             logits = state.after(tokens)
 
 
-def choose(logits: Tensor, sampling: Sampling, draws: Sequence[torch.Generator]) -> Tensor:
-    """Next token [b] of every row.
-
-    Args:
-        logits: [b, v].
-        sampling: how tokens are chosen.
-        draws: one generator per row, on the host.
-    """
-    if sampling.temperature == 0:
-        return logits.argmax(-1)
-    ranked, order = (logits.float() / sampling.temperature).sort(descending=True, stable=True)
-    if sampling.top_k:
-        ranked[:, sampling.top_k :] = -torch.inf
-    chances = ranked.softmax(-1)
-    # The probability of all likelier tokens. It is 0 for the first, so that this one always stays.
-    before = chances.cumsum(-1) - chances
-    total = chances.masked_fill(before >= sampling.top_p, 0).cumsum(-1)
-    uniform = torch.cat([torch.rand(1, generator=draw) for draw in draws]).to(logits.device)
-    picked = torch.searchsorted(total, (uniform * total[:, -1])[:, None], right=True)
-    return order.gather(1, picked.clamp(max=logits.shape[-1] - 1)).squeeze(1)
+def _seen(logits: Tensor, samples: Sequence[Mapping[str, Any]]) -> Tensor:
+    """bool [b, v]: the tokens of every row's prompt."""
+    seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+    for row, sample in zip(seen, samples, strict=True):
+        row[torch.as_tensor(sample["tokens"], device=row.device)] = True
+    return seen
 
 
 class _Decoding(Protocol):
