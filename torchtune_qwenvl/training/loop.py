@@ -5,6 +5,8 @@ and what is done at a validation (`validate`).
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -16,10 +18,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from torchtune_qwenvl.data.loader import Batch, Loader
-from torchtune_qwenvl.distributed import World
+from torchtune_qwenvl.distributed import World, leave_world
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.epochs import Epochs
 from torchtune_qwenvl.training.profiling import build_profiler
+from torchtune_qwenvl.training.resume.lock import Lock
 from torchtune_qwenvl.training.step.optim import current_learning_rates, gradients_of
 from torchtune_qwenvl.training.step.optim_in_bwd import OptimizerInBackward
 from torchtune_qwenvl.training.step.parts import GradientCheck, gradient_norm
@@ -38,6 +41,8 @@ class TrainingLoop(ABC):
         loader: this rank's batches.
         epochs: where each epoch ends.
         progress: where the run stands.
+        identity: what its checkpoints depend on.
+        lock: on `output_dir`; None on other ranks than 0, and in a dry run.
         optimizer: over the trainable parameters.
         scheduler: of the learning rates, or None.
         check_gradients: asked after each backward pass.
@@ -53,6 +58,8 @@ class TrainingLoop(ABC):
     loader: Loader
     epochs: Epochs
     progress: resume.Progress
+    identity: resume.Identity
+    lock: Lock | None = None
     optimizer: Optimizer | OptimizerInBackward
     scheduler: LRScheduler | None
     check_gradients: GradientCheck
@@ -165,9 +172,45 @@ class TrainingLoop(ABC):
             shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
             self.bar.write(f"step {self.progress.step}: {shown}")
 
-    def save(self) -> None:
-        """Everything that a resumed run needs."""
-        keep = self.cfg.keep_last_n
-        resume.save(
-            self.output_dir, self.world, self.saved, self.optimizer, self.scheduler, self.progress, keep
+    def save(self) -> Path:
+        """Everything that a resumed run needs, in the folder that is returned."""
+        return resume.save(
+            self.output_dir,
+            self.world,
+            self.saved,
+            self.optimizer,
+            self.scheduler,
+            self.progress,
+            keep_last_n=self.cfg.keep_last_n,
+            identity=self.identity,
         )
+
+    @contextmanager
+    def keeping_what_was_trained(self, way_on: str) -> Iterator[None]:
+        """If the result cannot be written inside, save a `step_N/` folder, and say so.
+
+        Args:
+            way_on: what makes the result of that folder.
+
+        Raises:
+            ValueError: it could not be written, and where what was trained is now. On all ranks.
+        """
+        try:
+            yield
+        except ValueError as error:
+            folder = self.output_dir / f"step_{self.progress.step}"
+            try:
+                folder = folder if (folder / resume.META).is_file() else self.save()
+            except ValueError as second:
+                raise ValueError(f"{error}\nWhat was trained could not be saved either: {second}") from error
+            raise ValueError(
+                f"{error}\nWhat was trained is in {folder}: go on from there by {way_on}"
+            ) from error
+
+    def close(self) -> None:
+        """End what the setup began: the log, the lock on `output_dir`, the ranks."""
+        if self.logger is not None:
+            self.logger.close()
+        if self.lock is not None:
+            self.lock.release()
+        leave_world()
