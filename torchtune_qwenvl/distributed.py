@@ -69,6 +69,9 @@ class World:
         Raises:
             ValueError: an OSError or ValueError of the first rank that had one.
         """
+        if self.size == 1:
+            yield
+            return
         failed: OSError | ValueError | None = None
         try:
             yield
