@@ -34,6 +34,7 @@ from torchtune_qwenvl.settings.config import parse_arguments, require
 from torchtune_qwenvl.settings.exclusions import check_exclusions
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.dry_run import Forecast, Schedule, forecast
+from torchtune_qwenvl.training.ending import close, keeping_what_was_trained
 from torchtune_qwenvl.training.epochs import Epochs
 from torchtune_qwenvl.training.loop import TrainingLoop
 from torchtune_qwenvl.training.order import Order, check_has_length, member_names, order_of
@@ -235,13 +236,13 @@ class FinetuneRecipe(TrainingLoop):
     def finish(self) -> None:
         """Write model/ and adapter/, draw the curves, then call the components of `finish:`."""
         cfg = self.cfg
-        with self.keeping_what_was_trained("tune-qwenvl export"):
+        with keeping_what_was_trained(self, "tune-qwenvl export"):
             export(self.model, self.world, *self.exported)
         if self.logger is not None:
             draw_curves(read_curves(self.output_dir), self.output_dir / "curves.png")
         for component in cfg.finish:
             instantiate(component, self.model, self.transform, self.output_dir)
-        self.close()
+        close(self)
 
 
 @record  # so that torchrun prints the error last

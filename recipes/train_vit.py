@@ -35,6 +35,7 @@ from torchtune_qwenvl.modules.trainable import PARTS
 from torchtune_qwenvl.pictures.curves import draw_curves
 from torchtune_qwenvl.settings.config import parse_arguments, require
 from torchtune_qwenvl.training import resume
+from torchtune_qwenvl.training.ending import close, keeping_what_was_trained
 from torchtune_qwenvl.training.epochs import Epochs
 from torchtune_qwenvl.training.loop import Step, TrainingLoop
 from torchtune_qwenvl.training.step.ema import MeanOfWeights
@@ -257,7 +258,7 @@ class TrainViTRecipe(TrainingLoop):
             self.result = self.classify()
         state = {name: whole(p.detach()).cpu() for name, p in self.best.named_parameters()}
         self.blank.load_state_dict(state, strict=False, assign=True)
-        with self.keeping_what_was_trained("resume=true"), self.world.together():
+        with keeping_what_was_trained(self, "resume=true"), self.world.together():
             if self.world.is_main:
                 save_classifier(self.blank, out, self.classes, cfg.val_transforms, source=cfg.checkpoint_dir)
         if self.world.is_main:
@@ -273,7 +274,7 @@ class TrainViTRecipe(TrainingLoop):
             )
         for component in cfg.finish:
             instantiate(component, self.model, out)
-        self.close()
+        close(self)
 
 
 @record  # so that torchrun's last lines say what went wrong

@@ -5,8 +5,6 @@ and what is done at a validation (`validate`).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from torchtune_qwenvl.data.loader import Batch, Loader
-from torchtune_qwenvl.distributed import World, leave_world
+from torchtune_qwenvl.distributed import World
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.epochs import Epochs
 from torchtune_qwenvl.training.profiling import build_profiler
@@ -184,33 +182,3 @@ class TrainingLoop(ABC):
             keep_last_n=self.cfg.keep_last_n,
             identity=self.identity,
         )
-
-    @contextmanager
-    def keeping_what_was_trained(self, way_on: str) -> Iterator[None]:
-        """If the result cannot be written inside, save a `step_N/` folder, and say so.
-
-        Args:
-            way_on: what makes the result of that folder.
-
-        Raises:
-            ValueError: it could not be written, and where what was trained is now. On all ranks.
-        """
-        try:
-            yield
-        except ValueError as error:
-            folder = self.output_dir / f"step_{self.progress.step}"
-            try:
-                folder = folder if (folder / resume.META).is_file() else self.save()
-            except ValueError as second:
-                raise ValueError(f"{error}\nWhat was trained could not be saved either: {second}") from error
-            raise ValueError(
-                f"{error}\nWhat was trained is in {folder}: go on from there by {way_on}"
-            ) from error
-
-    def close(self) -> None:
-        """End what the setup began: the log, the lock on `output_dir`, the ranks."""
-        if self.logger is not None:
-            self.logger.close()
-        if self.lock is not None:
-            self.lock.release()
-        leave_world()
