@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from campaign import campaign_seed, campaign_size
-from mini_run import VARIANTS, printed, result, run
+from faults.mini_run import VARIANTS, printed, result, run
 
 from torchtune_qwenvl.distributed import World
 from torchtune_qwenvl.training import resume

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from campaign import campaign_seed, campaign_size
-from mini_run import VARIANTS, finished, operations, printed, result, run, start
+from faults.mini_run import VARIANTS, finished, operations, printed, result, run, start
 
 SMALL = ("full", "packed", "stream on two")  # of which the suite runs a few kills
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from campaign import campaign_seed, campaign_size
-from mini_run import write_model
-from power_cut import MODES, Disk, recorded
+from faults.mini_run import write_model
+from faults.power_cut import MODES, Disk, recorded
 from torch import nn
 
 from torchtune_qwenvl.checkpoints.writing import save_model

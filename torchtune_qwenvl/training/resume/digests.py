@@ -1,7 +1,7 @@
 """Files with digests: computed while a file is written, and compared before it is read.
 
-BLAKE2b in a thread next to the writing: hashing lets other threads run, so a save takes as long as the slower
-of the two (`benchmarks/saving.py`).
+BLAKE2b runs in a thread next to the writing, and neither holds the other up: a save takes as long as the
+slower of the two.
 """
 
 import hashlib
