@@ -26,7 +26,7 @@ from torchtune_qwenvl.checkpoints.start import load_into
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
 from torchtune_qwenvl.data.workers import begin_sharing
 from torchtune_qwenvl.distributed import join_world, leave_world, shard
-from torchtune_qwenvl.exporting.export import export
+from torchtune_qwenvl.exporting.export import check_export, export
 from torchtune_qwenvl.modules.batch import on_device
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.pictures.curves import draw_curves
@@ -35,6 +35,7 @@ from torchtune_qwenvl.settings.exclusions import check_exclusions
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.beginning import begin_from
 from torchtune_qwenvl.training.dry_run import Forecast, Schedule, forecast
+from torchtune_qwenvl.training.ending import close, keeping_what_was_trained
 from torchtune_qwenvl.training.epochs import Epochs
 from torchtune_qwenvl.training.loop import TrainingLoop
 from torchtune_qwenvl.training.order import Order, check_has_length, member_names, order_of
@@ -81,13 +82,16 @@ class FinetuneRecipe(TrainingLoop):
         world.barrier()
         begin_sharing(cfg.num_workers)
         torch.manual_seed(cfg.seed)
-        found = None if cfg.dry_run else resume.find(self.output_dir, cfg.resume)
+        self.identity = resume.Identity.of(cfg)
+        # Before the weights are read, so that what cannot be written or resumed is reported at once.
+        self.lock, saved = (None, None) if cfg.dry_run else resume.begin(cfg, world, self.identity)
         self.transform = instantiate(cfg.tokenizer)
-        # Before the weights are read, so that a wrong path is reported at once.
         dataset = instantiate(cfg.dataset, self.transform)
         val_dataset = instantiate(cfg.val_dataset, self.transform)
         check_has_length("val_dataset", val_dataset)
         self.model = self.build_model()
+        if not cfg.dry_run:
+            check_export(self.model, world, *self.exported)
         self.parts = trainable_by_part(self.model)
         rates = learning_rates(cfg, self.parts)
         build = build_optimizer_in_bwd if cfg.optimizer_in_bwd else build_optimizer
@@ -97,7 +101,7 @@ class FinetuneRecipe(TrainingLoop):
         self.val_loader = self.build_loader(val_dataset, shuffle=False) if val_dataset else None
         ask = (cfg.val_answers, cfg.val_answer_tokens, cfg.on_bad_sample)
         self.answers = ValidationAnswers(val_dataset, self.transform, self.model, *ask)
-        self.progress = resume.Progress()
+        self.progress = saved.progress() if saved else resume.Progress()
         self.epochs = Epochs(
             self.loader,
             world,
@@ -105,26 +109,29 @@ class FinetuneRecipe(TrainingLoop):
             batches_per_step=cfg.gradient_accumulation_steps,
             max_steps=cfg.max_steps_per_epoch,
         )
-        self.scheduler = build_scheduler(cfg.lr_scheduler, self.optimizer, self.total_steps)
+        self.epochs.go_on(self.progress)
+        steps = self.epochs.schedule_steps(self.progress)
+        self.scheduler = build_scheduler(cfg.lr_scheduler, self.optimizer, steps)
         # From here on, random numbers (dropout) differ between ranks.
         torch.manual_seed(cfg.seed + world.rank)
-        if found is not None:
-            self.progress = resume.load(found, world, self.model, self.optimizer, self.scheduler)
+        if saved is not None:
+            saved.restore(self.model, self.optimizer, self.scheduler, self.progress)
         self.check_gradients = GradientCheck(self.parts)
         self.members = member_names(dataset)
         self.meter = Meter(world, peak_flops(world.device, cfg.device_peak_tflops), self.members)
         if world.is_main:
-            self.announce(found, rates, dataset)
+            self.announce(saved, rates, dataset)
 
-    def announce(self, found: Path | None, rates: dict[str, float], dataset: Dataset) -> None:
+    def announce(self, saved: resume.Saved | None, rates: dict[str, float], dataset: Dataset) -> None:
         """Open the logs, and print what trains, for how many steps and from where."""
         cfg = self.cfg
         if not cfg.dry_run:
-            self.logger = History(instantiate(cfg.metric_logger), self.output_dir, self.progress.step, found)
+            folder = saved and saved.folder
+            self.logger = History(instantiate(cfg.metric_logger), self.output_dir, self.progress.step, folder)
             self.logger.log_config(cfg)
         if cfg.log_samples:
             log_samples(dataset, self.transform, cfg.on_bad_sample)
-        start = f"resumed from {found}, step {self.progress.step}" if found else "from the checkpoint"
+        start = str(saved) if saved else "from the checkpoint"
         if cfg.pack_to is not None or cfg.batch_tokens is not None:
             start = f"{self.loader.sampler}; {start}"
         log.info(f"{trainable_table(self.model, rates)}\n{self.total_steps} steps, {start}")
@@ -222,19 +229,22 @@ class FinetuneRecipe(TrainingLoop):
             if self.logger is not None:
                 self.bar.write(show_answers(answers, self.progress.step, self.output_dir, self.logger))
 
+    @property
+    def exported(self) -> tuple[str, Path, str | None, bool]:
+        """Arguments of `export`: from where, to where and how."""
+        cfg = self.cfg
+        return cfg.checkpoint_dir, self.output_dir, cfg.export_dtype, cfg.merge_adapter
+
     def finish(self) -> None:
         """Write model/ and adapter/, draw the curves, then call the components of `finish:`."""
         cfg = self.cfg
-        export(
-            self.model, self.world, cfg.checkpoint_dir, self.output_dir, cfg.export_dtype, cfg.merge_adapter
-        )
+        with keeping_what_was_trained(self, "tune-qwenvl export"):
+            export(self.model, self.world, *self.exported)
         if self.logger is not None:
             draw_curves(read_curves(self.output_dir), self.output_dir / "curves.png")
         for component in cfg.finish:
             instantiate(component, self.model, self.transform, self.output_dir)
-        if self.logger is not None:
-            self.logger.close()
-        leave_world()
+        close(self)
 
 
 @record  # so that torchrun prints the error last

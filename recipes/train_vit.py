@@ -28,13 +28,14 @@ from torchvision.transforms.v2 import Compose
 
 from torchtune_qwenvl.data.labelled import Augmented, EpochSampler, ImageCollate, LabelledImages, split_off
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
-from torchtune_qwenvl.distributed import join_world, leave_world, shard, whole
+from torchtune_qwenvl.distributed import join_world, shard, whole
 from torchtune_qwenvl.exporting.classifier import save_classifier
 from torchtune_qwenvl.modules.batch import on_device
 from torchtune_qwenvl.modules.trainable import PARTS
 from torchtune_qwenvl.pictures.curves import draw_curves
 from torchtune_qwenvl.settings.config import parse_arguments, require
 from torchtune_qwenvl.training import resume
+from torchtune_qwenvl.training.ending import close, keeping_what_was_trained
 from torchtune_qwenvl.training.epochs import Epochs
 from torchtune_qwenvl.training.loop import Step, TrainingLoop
 from torchtune_qwenvl.training.step.ema import MeanOfWeights
@@ -78,8 +79,9 @@ class TrainViTRecipe(TrainingLoop):
                 instantiate(component)
         world.barrier()
         torch.manual_seed(cfg.seed)
-        found = resume.find(self.output_dir, cfg.resume)
-        # Before the weights: a wrong path shows at once.
+        self.identity = resume.Identity.of(cfg)
+        # Before the weights: what cannot be written or resumed, and a wrong path, show at once.
+        self.lock, saved = resume.begin(cfg, world, self.identity)
         self.images, self.val_images = self.build_data()
         self.classes = self.images.class_names
         self.model = self.build_model()
@@ -88,7 +90,7 @@ class TrainViTRecipe(TrainingLoop):
         self.optimizer = build_optimizer(cfg.optimizer, parts, rates, undecayed(self.model))
         self.loader = self.build_loader(self.images, cfg.train_transforms, cfg.shuffle, self.build_mixes())
         self.val_loader = self.build_loader(self.val_images, cfg.val_transforms) if self.val_images else None
-        self.progress = resume.Progress()
+        self.progress = saved.progress() if saved else resume.Progress()
         self.epochs = Epochs(
             self.loader,
             world,
@@ -96,27 +98,32 @@ class TrainViTRecipe(TrainingLoop):
             batches_per_step=cfg.gradient_accumulation_steps,
             max_steps=cfg.max_steps_per_epoch,
         )
-        self.scheduler = build_scheduler(cfg.lr_scheduler, self.optimizer, self.total_steps)
+        self.epochs.go_on(self.progress)
+        steps = self.epochs.schedule_steps(self.progress)
+        self.scheduler = build_scheduler(cfg.lr_scheduler, self.optimizer, steps)
         # What is random from here on (dropout) differs between ranks.
         torch.manual_seed(cfg.seed + world.rank)
-        if found is not None:
-            self.progress = resume.load(found, world, self.saved, self.optimizer, self.scheduler)
+        if saved is not None:
+            saved.restore(self.saved, self.optimizer, self.scheduler, self.progress)
             if self.mean is not None:
                 self.mean.go_on_from(self.progress.step)
         self.check_gradients = GradientCheck(parts)
         self.meter = Meter(world, peak_flops(world.device, cfg.device_peak_tflops))
         self.result: Classified | None = None
         if world.is_main:
-            self.announce(found)
+            self.announce(saved)
 
-    def announce(self, found: Path | None) -> None:
+    def announce(self, saved: resume.Saved | None) -> None:
         """Open the logs, and say what trains, for how long and from where."""
-        self.logger = History(instantiate(self.cfg.metric_logger), self.output_dir, self.progress.step, found)
+        folder = saved and saved.folder
+        self.logger = History(
+            instantiate(self.cfg.metric_logger), self.output_dir, self.progress.step, folder
+        )
         self.logger.log_config(self.cfg)
         counts = [(p.numel(), p.requires_grad) for p in self.model.parameters()]
         trains, total = sum(n for n, trained in counts if trained), sum(n for n, _ in counts)
         held_out = f"{len(self.val_images)} to validate on" if self.val_images else "none to validate on"
-        start = f"resumed from {found}, step {self.progress.step}" if found else "from the start"
+        start = str(saved) if saved else "from the start"
         log.info(
             f"{trains:,} of {total:,} parameters train; {len(self.images)} images of {len(self.classes)} "
             f"classes, {held_out}; {self.total_steps} steps, {start}"
@@ -251,8 +258,10 @@ class TrainViTRecipe(TrainingLoop):
             self.result = self.classify()
         state = {name: whole(p.detach()).cpu() for name, p in self.best.named_parameters()}
         self.blank.load_state_dict(state, strict=False, assign=True)
+        with keeping_what_was_trained(self, "resume=true"), self.world.together():
+            if self.world.is_main:
+                save_classifier(self.blank, out, self.classes, cfg.val_transforms, source=cfg.checkpoint_dir)
         if self.world.is_main:
-            save_classifier(self.blank, out, self.classes, cfg.val_transforms, source=cfg.checkpoint_dir)
             if self.result is not None:
                 summary = {
                     **self.result.figures,
@@ -265,9 +274,7 @@ class TrainViTRecipe(TrainingLoop):
             )
         for component in cfg.finish:
             instantiate(component, self.model, out)
-        if self.logger is not None:
-            self.logger.close()
-        leave_world()
+        close(self)
 
 
 @record  # so that torchrun's last lines say what went wrong

@@ -5,8 +5,10 @@ With one process everything here does nothing, so that a recipe needs no separat
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -49,6 +51,35 @@ class World:
         if self.size > 1:
             dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tensor
+
+    def gather(self, value: Any) -> list[Any]:
+        """`value` of every rank, in their order, on every rank; any small object."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What fails on one rank fails on all with the same message; all ranks must enter.
+
+        Otherwise the others would wait for the one that failed.
+
+        Raises:
+            ValueError: an OSError or ValueError of the first rank that had one.
+        """
+        if self.size == 1:
+            yield
+            return
+        failed: OSError | ValueError | None = None
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            failed = error
+        reason = next((found for found in self.gather(failed and str(failed)) if found), None)
+        if reason is not None:
+            raise ValueError(reason) from failed
 
     def barrier(self) -> None:
         """Wait until every rank is here. Uses a tensor, because NCCL's barrier would guess the device."""

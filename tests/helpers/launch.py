@@ -156,7 +156,8 @@ def _rank(
     os.environ.update(environment)
     import torch
 
-    from torchtune_qwenvl.training import loop, resume
+    from torchtune_qwenvl.training import loop
+    from torchtune_qwenvl.training.resume import folders
 
     # torchao's optimizer would compile a kernel per shape, which takes longer than all steps here.
     if "TORCH_COMPILE_BACKEND" not in environment:
@@ -164,7 +165,7 @@ def _rank(
     if kill_at.startswith("step "):
         _die_in_step(loop.TrainingLoop, int(kill_at.removeprefix("step ")))
     elif kill_at == "rename":
-        resume.os = _DyingOs(os)
+        folders.os = _DyingOs(os)
     importlib.import_module(f"torchtune_qwenvl.recipes.{recipe}").main(argv)
 
 

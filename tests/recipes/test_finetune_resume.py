@@ -1,5 +1,6 @@
 """A run that is killed at any point goes on as if it had never stopped, to the last bit."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ def test_what_does_not_fit_is_refused(reference: Run, config: Path, tmp_path: Pa
     more = run(tmp_path / "a", *SAVING, f"resume={saved}", config=config, processes=2)
     assert set(more.codes) == {1} and "resume with --nproc_per_node 1" in more.printed
     without = run(tmp_path / "b", f"resume={saved}", config=config)
-    assert without.codes == [1] and "other trainable parameters" in without.printed
+    assert without.codes == [1] and "model.lora_rank: 4 in that run, not set now" in without.printed
     again = run(reference.output_dir, *SAVING, config=config)
     assert again.codes == [1] and "is there from an earlier run" in again.printed
 
@@ -96,3 +97,41 @@ def test_saved_right_after_a_validation(config: Path, tmp_path: Path) -> None:
     resumed = run(tmp_path / "on", *options, f"resume={out}/step_3", config=config, processes=2)
     assert set(resumed.codes) == {0}, resumed.printed
     assert resumed.values("loss")[4] == done.values("loss")[4]
+
+
+@pytest.mark.parametrize("reference", [1], indirect=True)
+def test_other_settings_are_used_and_said(reference: Run, config: Path, tmp_path: Path) -> None:
+    """Half an epoch of 8 samples is left after step 6."""
+    saved = f"resume={reference.output_dir}/step_6"
+    other = ("optimizer.lr=1e-5", "gradient_accumulation_steps=1", "batch_size=1", "max_steps_per_epoch=null")
+    resumed = run(tmp_path / "out", *SAVING, *other, saved, config=config)
+    assert resumed.codes == [0], resumed.printed
+    assert list(resumed.values("loss")) == list(range(7, 15)) and "14 steps, resumed from" in resumed.printed
+    for line in ("optimizer.lr: 0.001 -> 1e-05", "batch_size: 2 -> 1", "max_steps_per_epoch: 4 -> None"):
+        assert line in resumed.printed
+    assert max(float(rate) for rate in resumed.values("lr_decoder").values()) <= 1e-5
+
+
+@pytest.mark.parametrize("reference", [1], indirect=True)
+def test_damage_and_the_last_whole_step(reference: Run, config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(reference.output_dir, out)
+    (out / "step_8/rank_0.pt").write_bytes(b"")
+    for wrong in ("resume=true", f"resume={out}/step_8"):
+        refused = run(out, *SAVING, "batch_size=2", wrong, config=config)
+        assert refused.codes == [1] and f"{out}/step_8/rank_0.pt: 0 bytes, but" in refused.printed
+        assert f"resume={out}/step_6, or resume=last_whole" in refused.printed
+    resumed = run(out, *SAVING, "batch_size=2", "resume=last_whole", config=config)
+    assert_same(resumed, reference, first_step=1)
+
+
+def test_an_export_that_cannot_be_is_known_before_the_first_step(config: Path, tmp_path: Path) -> None:
+    refused = run(tmp_path / "a", "export_dtype=fp8", config=config)
+    assert refused.codes == [1] and "fp8" in refused.printed and not refused.log
+    out = tmp_path / "b"
+    out.mkdir()
+    (out / "model").mkdir()
+    (out / "model/notes.txt").write_text("mine")
+    refused = run(out, config=config)
+    assert refused.codes == [1] and "model exists and holds no config.json" in refused.printed
+    assert not refused.values("loss") and (out / "model/notes.txt").read_text() == "mine"

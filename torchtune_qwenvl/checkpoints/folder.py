@@ -4,11 +4,9 @@ Reading maps the files into memory; nothing is ever unpickled. A folder is writt
 the target and is renamed when it is complete.
 """
 
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -214,33 +212,3 @@ def check_disk_space(folder: Path, needed: int) -> None:
             f"{folder}: not enough disk, {needed / 1e9:.3f} GB are to be written and {free / 1e9:.3f} GB are "
             "free; nothing was written: make room or choose another output folder"
         )
-
-
-@contextmanager
-def replaced_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty hidden folder, which becomes `target` on success and is deleted on an error.
-
-    An older `target` is renamed first and deleted last, so that at every moment a complete folder exists.
-    """
-    target = Path(target).absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    old = work.with_suffix(".old")
-    try:
-        yield work
-        work.chmod(0o777 & ~_umask())
-        if target.exists():
-            target.rename(old)
-        work.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        if old.exists() and not target.exists():
-            old.rename(target)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -33,10 +33,10 @@ from torch import Tensor, nn
 from torchtune_qwenvl.checkpoints.folder import (
     CheckpointFolder,
     check_disk_space,
-    replaced_folder,
 )
 from torchtune_qwenvl.checkpoints.merged_weights import lora_scaling
 from torchtune_qwenvl.checkpoints.writing import check_out_folder
+from torchtune_qwenvl.durable import replaced_folder
 from torchtune_qwenvl.json_files import write_json
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.models.weight_table import WeightTable, lies_transposed

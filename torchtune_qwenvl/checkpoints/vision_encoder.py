@@ -17,12 +17,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from torchtune_qwenvl.checkpoints.folder import CONFIG, WEIGHTS, CheckpointFolder, replaced_folder
+from torchtune_qwenvl.checkpoints.folder import CONFIG, WEIGHTS, CheckpointFolder
 from torchtune_qwenvl.checkpoints.loading import fill, set_stored_dtypes
 from torchtune_qwenvl.checkpoints.merged_weights import MergedWeights, lora_scaling
 from torchtune_qwenvl.checkpoints.shards import Entry, Shard, write_shard
 from torchtune_qwenvl.checkpoints.weight_plan import Stored, StoredWeight, Weights, plan_weights
 from torchtune_qwenvl.checkpoints.writing import check_out_folder, save_folder
+from torchtune_qwenvl.durable import replaced_folder
 from torchtune_qwenvl.json_files import write_json
 from torchtune_qwenvl.models import ENCODER_SUFFIX, get_family
 from torchtune_qwenvl.models.build import build_vision_encoder

@@ -15,11 +15,11 @@ from torchtune_qwenvl.checkpoints.folder import (
     INDEX,
     CheckpointFolder,
     check_disk_space,
-    replaced_folder,
 )
 from torchtune_qwenvl.checkpoints.merged_weights import MergedWeights, lora_scaling
 from torchtune_qwenvl.checkpoints.shards import read_shard, write_shard
 from torchtune_qwenvl.checkpoints.weight_plan import Weights, plan_weights
+from torchtune_qwenvl.durable import replaced_folder
 from torchtune_qwenvl.json_files import CONFIG, read_json, write_json
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.adapters.nf4 import is_nf4
@@ -89,7 +89,7 @@ def save_folder(
         merged.check(files)
         shards = [shard.cast(dtype) if dtype else shard for shard in files.shards]
         sidecars = files.sidecars()
-        check_disk_space(out, sum(s.nbytes for s in shards) + sum(path.stat().st_size for path in sidecars))
+        check_disk_space(out, folder_size(files, dtype))
         tensors = merged.tensors(files)
         with replaced_folder(out) as work:
             for path in sidecars:
@@ -103,6 +103,12 @@ def save_folder(
                 if read_shard(work / shard.file) != shard:
                     raise ValueError(f"{work / shard.file}: read back, it differs from what was written")
     return out
+
+
+def folder_size(files: CheckpointFolder, dtype: torch.dtype | None = None) -> int:
+    """Bytes of what `save_folder` writes: weights in the layout of `files`, and every other file."""
+    shards = [shard.cast(dtype) if dtype else shard for shard in files.shards]
+    return sum(s.nbytes for s in shards) + sum(path.stat().st_size for path in files.sidecars())
 
 
 def check_out_folder(out: Path, source: Path | None = None, proof: str = CONFIG) -> None:

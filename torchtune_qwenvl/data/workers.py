@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from torchtune_qwenvl.processes import end_worker_with_parent
+
 PACKAGE = __name__.partition(".")[0]
 
 
@@ -45,6 +47,7 @@ def worker_options(num_workers: int) -> dict[str, Any]:
         "num_workers": num_workers,
         # Its own, since starting workers draws a seed: that must not move the random numbers of training.
         "generator": torch.Generator(),
+        "worker_init_fn": end_worker_with_parent,
     }
 
 

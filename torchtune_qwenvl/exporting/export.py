@@ -11,11 +11,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
+from torchtune_qwenvl.checkpoints.folder import CheckpointFolder, check_disk_space
 from torchtune_qwenvl.checkpoints.merged_weights import lora_scaling
-from torchtune_qwenvl.checkpoints.peft_export import save_adapter_folder
+from torchtune_qwenvl.checkpoints.peft_export import ADAPTER_CONFIG, save_adapter_folder
 from torchtune_qwenvl.checkpoints.weight_plan import Weights, plan_weights
-from torchtune_qwenvl.checkpoints.writing import save_folder
+from torchtune_qwenvl.checkpoints.writing import check_out_folder, folder_size, save_folder
 from torchtune_qwenvl.distributed import GatheredState, World
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.adapters.lora import is_adapter
@@ -42,12 +42,41 @@ def export(
         merge_adapter: with LoRA, write `model/`, too.
 
     Raises:
-        ValueError: the disk is too small, or what was written cannot be read back.
+        ValueError: on all ranks: the disk is too small, a file cannot be written, or what was written cannot
+            be read back.
     """
-    with GatheredState(model, world) as trained:
+    with world.together(), GatheredState(model, world) as trained:
         if world.is_main:
             write_folders(trained, model, source, output_dir, dtype, merged=merge_adapter)
-    world.barrier()
+
+
+def check_export(
+    model: VisionLanguageModel,
+    world: World,
+    source: str | Path,
+    output_dir: Path,
+    dtype: str | None = None,
+    merge_adapter: bool = True,
+) -> None:
+    """Raise before training what would stop `export` after it; all ranks must call. Arguments as in `export`.
+
+    Raises:
+        ValueError: an unknown dtype, something else where `model/` or `adapter/` goes, or too small a disk
+            for them, computed from the headers of `source`.
+    """
+    with world.together():
+        if world.is_main:
+            target = compute_dtype(dtype) if dtype else None
+            has_adapter = bool(lora_scaling(model))
+            needed = 0
+            if has_adapter:
+                check_out_folder(output_dir / "adapter", Path(source), proof=ADAPTER_CONFIG)
+                needed += sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+            if merge_adapter or not has_adapter:
+                check_out_folder(output_dir / "model", Path(source))
+                with CheckpointFolder(source) as files:
+                    needed += folder_size(files, target)
+            check_disk_space(output_dir, needed)
 
 
 def write_folders(

@@ -12,11 +12,10 @@ from torchtune.config import instantiate
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.loading import load_model, load_weights
 from torchtune_qwenvl.checkpoints.peft_import import adapter_arguments, adapter_state
-from torchtune_qwenvl.json_files import read_json
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.adapters.lora import is_adapter
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
-from torchtune_qwenvl.training.resume import META
+from torchtune_qwenvl.training.resume.meta import check_files, rank_file, read_meta
 
 
 @dataclass(frozen=True)
@@ -49,18 +48,15 @@ class StepState(Mapping[str, Tensor]):
     """`{our name: whole tensor}` of a `step_N/` folder; a tensor is read when it is accessed.
 
     Raises:
-        ValueError: a rank's file is missing.
+        ValueError: a file is missing, or is not the one that was written.
     """
 
     def __init__(self, folder: Path) -> None:
-        size = read_json(folder / META)["world_size"]
-        files = [folder / f"rank_{rank}.pt" for rank in range(size)]
-        if missing := [file.name for file in files if not file.is_file()]:
-            raise ValueError(
-                f"{folder}: {missing[0]} is missing. {size} processes wrote it: copy all nodes' files here"
-            )
+        meta = read_meta(folder)
+        check_files(folder, meta)
         self._shards = [
-            torch.load(file, map_location="cpu", weights_only=True, mmap=True)["parameters"] for file in files
+            torch.load(folder / name, map_location="cpu", weights_only=True, mmap=True)["parameters"]
+            for name in map(rank_file, range(meta.world_size))
         ]
 
     def __getitem__(self, name: str) -> Tensor:

@@ -6,7 +6,7 @@ from torchtune.utils import get_logger
 
 from torchtune_qwenvl.data.loader import Loader
 from torchtune_qwenvl.distributed import World
-from torchtune_qwenvl.training.resume import Progress
+from torchtune_qwenvl.training.resume.progress import Progress
 
 log = get_logger("INFO")
 
@@ -37,6 +37,7 @@ class Epochs:
         self.loader, self.world = loader, world
         self.max_steps, self.batches_per_step = max_steps, batches_per_step
         self.steps = [self._count(epoch) for epoch in range(epochs)]
+        self.planned_steps = sum(self.steps)
 
     def _count(self, epoch: int) -> int:
         if self.max_steps and self.loader.is_stream:
@@ -48,6 +49,27 @@ class Epochs:
     def total_steps(self, progress: Progress) -> int:
         """Steps of the whole run; fewer than planned if a stream has ended early."""
         return progress.epoch_start + sum(self.steps[progress.epoch :])
+
+    def go_on(self, progress: Progress) -> None:
+        """Count the rest of a resumed run's epoch from the first sample that no step has seen.
+
+        Its batches may be larger or smaller than those before.
+        """
+        if not progress.data or progress.epoch >= len(self.steps):
+            return
+        self.loader.load_state_dict(progress.data)
+        if not self.loader.is_stream:
+            done = progress.step - progress.epoch_start
+            steps = done + math.ceil(len(self.loader) / self.batches_per_step)
+            self.steps[progress.epoch] = max(done, min(steps, self.max_steps or steps))
+
+    def schedule_steps(self, progress: Progress) -> int:
+        """Steps that a learning rate schedule spans: as the run began with, unless settings have changed
+        them."""
+        if progress.planned_steps != self.planned_steps:
+            progress.planned_steps = self.planned_steps
+            progress.schedule_steps = self.total_steps(progress)
+        return progress.schedule_steps
 
     def begin(self, epoch: int, progress: Progress) -> None:
         """Go to the first sample of the epoch that no step has seen."""

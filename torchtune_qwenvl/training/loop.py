@@ -20,6 +20,7 @@ from torchtune_qwenvl.distributed import World
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.epochs import Epochs
 from torchtune_qwenvl.training.profiling import build_profiler
+from torchtune_qwenvl.training.resume.lock import Lock
 from torchtune_qwenvl.training.step.optim import current_learning_rates, gradients_of
 from torchtune_qwenvl.training.step.optim_in_bwd import OptimizerInBackward
 from torchtune_qwenvl.training.step.parts import GradientCheck, gradient_norm
@@ -38,6 +39,8 @@ class TrainingLoop(ABC):
         loader: this rank's batches.
         epochs: where each epoch ends.
         progress: where the run stands.
+        identity: what its checkpoints depend on.
+        lock: on `output_dir`; None on other ranks than 0, and in a dry run.
         optimizer: over the trainable parameters.
         scheduler: of the learning rates, or None.
         check_gradients: asked after each backward pass.
@@ -53,6 +56,8 @@ class TrainingLoop(ABC):
     loader: Loader
     epochs: Epochs
     progress: resume.Progress
+    identity: resume.Identity
+    lock: Lock | None = None
     optimizer: Optimizer | OptimizerInBackward
     scheduler: LRScheduler | None
     check_gradients: GradientCheck
@@ -165,9 +170,15 @@ class TrainingLoop(ABC):
             shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
             self.bar.write(f"step {self.progress.step}: {shown}")
 
-    def save(self) -> None:
-        """Everything that a resumed run needs."""
-        keep = self.cfg.keep_last_n
-        resume.save(
-            self.output_dir, self.world, self.saved, self.optimizer, self.scheduler, self.progress, keep
+    def save(self) -> Path:
+        """Everything that a resumed run needs, in the folder that is returned."""
+        return resume.save(
+            self.output_dir,
+            self.world,
+            self.saved,
+            self.optimizer,
+            self.scheduler,
+            self.progress,
+            keep_last_n=self.cfg.keep_last_n,
+            identity=self.identity,
         )

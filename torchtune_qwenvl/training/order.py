@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from torchtune_qwenvl.data.length_cache import measure_once
 from torchtune_qwenvl.data.mixed_dataset import MixedDataset
 from torchtune_qwenvl.data.order.packed_sampler import PackedSampler
+from torchtune_qwenvl.data.order.plan import Planner
 from torchtune_qwenvl.data.order.sampler import ResumableSampler
 from torchtune_qwenvl.data.samples import Samples, as_samples
 from torchtune_qwenvl.data.streams.dataset import Streamed, as_streamed, is_streamed
@@ -66,9 +69,20 @@ def order_of(
     place = {"rank": world.rank, "world_size": world.size}
     common: dict[str, Any] = {"seed": order.seed, "shuffle": shuffle, "mixture": mixture, **place}
     rows = order.rows(work)
+    measure = partial(measure_once, samples, order.lengths_folder, num_workers=order.num_workers, **place)
     if rows["pack_to"] is None:
-        return samples, ResumableSampler(len(mixture or samples), **common)  # type: ignore[arg-type]
-    samples, sizes = measure_once(samples, order.lengths_folder, num_workers=order.num_workers, **place)
+        planned = {"seed": order.seed, "shuffle": shuffle, "world_size": world.size}
+
+        @cache
+        def planner() -> Planner:
+            return Planner(measure()[1], work, **planned)
+
+        def layouts(*arguments: Any) -> Tensor:
+            return planner().done(*arguments)
+
+        n = len(mixture or samples)  # type: ignore[arg-type]
+        return samples, ResumableSampler(n, layouts=layouts, **common)
+    samples, sizes = measure()
     return samples, PackedSampler(sizes, **rows, **common)
 
 

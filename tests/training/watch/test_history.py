@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from torchtune_qwenvl.training.watch.history import FILE, History, read_curves
 
 
@@ -58,3 +60,45 @@ def test_a_new_run_begins_anew(tmp_path: Path) -> None:
     log(tmp_path, range(1, 4), 2.0)
     log(tmp_path, range(1, 2), 1.0)
     assert read_curves(tmp_path)["loss"] == [(1, 1.0)] and read_curves(tmp_path / "nowhere") == {}
+
+
+BAD_LINES = (
+    b"{broken",
+    b"[1]",
+    b'{"loss": 1}',
+    b'{"step": "4", "loss": 1}',
+    b"\x00" * 40,
+    b"\xff\xfe",
+    b"[" * 9999,
+)
+
+
+def test_bad_lines_are_set_aside_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A damaged log stops no run, and what it holds is not thrown away."""
+    log(tmp_path, range(1, 4), 2.0)
+    lines = (tmp_path / FILE).read_bytes().splitlines()
+    mixed = [lines[0], *BAD_LINES, *lines[1:]]
+    (tmp_path / FILE).write_bytes(b"\n".join(mixed) + b"\n")
+    assert read_curves(tmp_path)["loss"] == [(step, 2.0) for step in (1, 2, 3)]
+    log(tmp_path, range(4, 6), 1.0, step=3, resumed_from=tmp_path / "step_3")
+    assert [step for step, _ in read_curves(tmp_path)["loss"]] == [1, 2, 3, 4, 5]
+    assert (tmp_path / "metrics.jsonl.bad").read_bytes() == b"\n".join(BAD_LINES) + b"\n"
+    assert "metrics.jsonl: 7 lines cannot be read (line 2, 3, 4, 5, 6)" in caplog.text
+    assert json.loads((tmp_path / FILE).read_text().splitlines()[-1])["step"] == 5
+
+
+def test_a_full_disk_stops_no_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(Kept):
+        def log_dict(self, payload, step: int) -> None:
+            raise OSError(28, "No space left on device")
+
+    history = History(Full(), tmp_path)
+    monkeypatch.setattr(Full, "close", lambda self: self.log_dict({}, 0))
+    (tmp_path / FILE).mkdir()
+    for step in (1, 2, 3):
+        history.log_dict({"loss": 1.0}, step)
+    history.close()
+    assert caplog.text.count("metric_logger cannot be written: [Errno 28] No space left on device") == 1
+    assert caplog.text.count(f"{FILE} cannot be written: [Errno 21] Is a directory") == 1

@@ -9,7 +9,7 @@ run on two processes can be compared with a run on one.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,11 @@ from torch.utils.data import Sampler
 from torchtune_qwenvl.data.order.mixture import Mixture
 
 log = logging.getLogger(__name__)
+
+# What decides which samples the first batches of an epoch take; None: they take the first of the order.
+Layout = dict[str, Any] | None
+# (layout, epoch, order of samples, samples done) -> places in that order of the samples that were done.
+Layouts = Callable[[Any, int, torch.Tensor, int], torch.Tensor]
 
 
 class ResumableSampler(Sampler[list[int]]):
@@ -33,6 +38,7 @@ class ResumableSampler(Sampler[list[int]]):
         drop_last: leave out the samples at the end of an epoch that do not fill a batch on every rank, and
             log their number. Otherwise the last batches are smaller, and on some ranks may be empty.
         mixture: gives the order of each epoch if several datasets are mixed; None uses a permutation.
+        layouts: how batches of other layouts were made, for a run that is resumed with another one.
 
     Raises:
         ValueError: an empty dataset, or a rank outside the world.
@@ -49,6 +55,7 @@ class ResumableSampler(Sampler[list[int]]):
         world_size: int = 1,
         drop_last: bool = False,
         mixture: Mixture | None = None,
+        layouts: Layouts | None = None,
     ) -> None:
         if n < 1:
             raise ValueError(f"expected a dataset with at least one sample, got {n}")
@@ -57,7 +64,8 @@ class ResumableSampler(Sampler[list[int]]):
         self.n, self.seed, self.shuffle, self.drop_last = n, seed, shuffle, drop_last
         self.rank, self.world_size = rank, world_size
         self.epoch = self.samples_done = self._after = 0
-        self.mixture = mixture
+        self.mixture, self.layouts = mixture, layouts
+        self._earlier: list[tuple[Layout, int]] = []
         self.set_batch_size(batch_size)
 
     def set_batch_size(self, batch_size: int) -> None:
@@ -79,23 +87,47 @@ class ResumableSampler(Sampler[list[int]]):
             samples_done: samples of this epoch that *all ranks together* have taken: after k steps
                 k * batch_size * world_size, at most n.
         """
-        if not 0 <= samples_done <= self.n:
+        self._go_to(epoch, samples_done, [])
+
+    def _go_to(self, epoch: int, samples_done: int, earlier: list[tuple[Layout, int]]) -> None:
+        self._earlier = earlier
+        if not 0 <= samples_done <= self.left:
             raise ValueError(
-                f"expected a position from 0 to {self.n} samples in the epoch, got {samples_done}"
+                f"expected a position from 0 to {self.left} samples in the epoch, got {samples_done}"
             )
         self.epoch, self.samples_done, self._after = epoch, samples_done, samples_done
+
+    @property
+    def left(self) -> int:
+        """Samples of the epoch that batches of this layout give."""
+        return self.n - sum(done for _, done in self._earlier)
+
+    @property
+    def layout(self) -> Layout:
+        """What decides which samples the first batches of an epoch take: None, as these take the first."""
+        return None
 
     def begin_epoch(self, epoch: int, after: Mapping[str, Any]) -> None:
         """Go to the start of an epoch, regardless of where the last one stopped."""
         self.set_position(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """The place after the last batch that was yielded."""
+        """The place after the last batch that was yielded, in samples.
+
+        ``earlier`` lists the layouts that the epoch had before, each with the samples that it gave.
+        """
         mixture = self.mixture and self.mixture.state_dict()
-        return {"epoch": self.epoch, "samples_done": self._after, "mixture": mixture}
+        return {
+            "n": self.n,
+            "epoch": self.epoch,
+            "samples_done": self._after,
+            "layout": self.layout,
+            "earlier": list(self._earlier),
+            "mixture": mixture,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to the place where `state_dict` was taken.
+        """Go to the place where `state_dict` was taken, also with batches of another layout.
 
         Raises:
             ValueError: the state was taken with other datasets or weights.
@@ -106,7 +138,17 @@ class ResumableSampler(Sampler[list[int]]):
                 f"the run that is resumed mixed its datasets differently: expected {state['mixture']}, got "
                 f"{mixture}; give it the datasets and weights that it began with"
             )
-        self.set_position(state["epoch"], state["samples_done"])
+        if state["n"] != self.n:
+            raise ValueError(
+                f"the run that is resumed had {state['n']} samples in an epoch, now there are {self.n}: "
+                "give it the data that it began with"
+            )
+        earlier = [(layout, done) for layout, done in state["earlier"]]
+        if state["layout"] == self.layout:
+            self._go_to(state["epoch"], state["samples_done"], earlier)
+        else:
+            stage = (state["layout"], state["samples_done"])
+            self._go_to(state["epoch"], 0, [*earlier, stage] if stage[1] else earlier)
 
     @property
     def step_samples(self) -> int:
@@ -115,7 +157,7 @@ class ResumableSampler(Sampler[list[int]]):
 
     def after_step(self, samples_done: int) -> int:
         """Samples done after the step that begins at `samples_done`."""
-        return min(samples_done + self.step_samples, self.n)
+        return min(samples_done + self.step_samples, self.left)
 
     @property
     def left_out(self) -> int:
@@ -124,7 +166,7 @@ class ResumableSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Batches from the position to the end of the epoch, the same on every rank."""
-        left = self.n - self.samples_done
+        left = self.left - self.samples_done
         return left // self.step_samples if self.drop_last else -(-left // self.step_samples)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -141,6 +183,19 @@ class ResumableSampler(Sampler[list[int]]):
             yield block[self.rank :: self.world_size].tolist()
 
     def _order(self) -> torch.Tensor:
+        """The samples of the epoch that batches of this layout give, in order."""
+        order = self._whole_order()
+        for layout, done in self._earlier:
+            if layout is None:
+                order = order[done:]
+            elif self.layouts is None:
+                raise ValueError("the run that is resumed packed its samples: resume with pack_to")
+            else:
+                taken = self.layouts(layout, self.epoch, order, done)
+                order = order[~torch.zeros(len(order), dtype=torch.bool).index_fill_(0, taken, True)]
+        return order
+
+    def _whole_order(self) -> torch.Tensor:
         if self.mixture is not None:
             return self.mixture.order(self.epoch, self.seed, self.shuffle)
         if not self.shuffle:

@@ -5,8 +5,10 @@
     state      the place before the window, and how many of its batches are done
 
 The buffer is never saved. A resumed run reads the window again from its start, makes the same batches and
-leaves out those that were done. No image is decoded for that. One process reads, measures and packs; only
-it needs the stream. The data workers make samples of the items it sends, so their number changes nothing.
+leaves out those that were done. If its batches are to be of another size, it makes new ones of the records
+that are left of the window; `earlier` lists how its batches were made before. No image is decoded for that.
+One process reads, measures and packs; only it needs the stream. The data workers make samples of the items it
+sends, so their number changes nothing.
 
 Ranks read different records, and none knows the others' lengths. But all ranks sort the batches of their
 window by work and draw the same random numbers, so each takes the batch at the same rank in its own order.
@@ -16,7 +18,7 @@ Batches that run at the same time are therefore of similar size.
 import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -33,7 +35,10 @@ from torchtune_qwenvl.transforms.size import SampleSize
 
 MOST_AHEAD = 16384  # records in a window at most, however few tokens they have
 
-_AT_ITS_START: State = {"batches": 0, "done": 0, "window": None}
+_AT_ITS_START: State = {"batches": 0, "done": 0, "window": None, "made": None, "earlier": []}
+
+Measured = tuple[Item, SampleSize]
+_UNMEASURED = SampleSize(0, 0)
 
 
 @dataclass(frozen=True)
@@ -44,16 +49,14 @@ class Windows:
         batch_size: samples per batch; with `capacity` rows.
         buffer: records that are shuffled together.
         capacity: tokens per row; None does not pack, so nothing is measured.
-        fit: (items, length, capacity) -> rows.
-        work: (tokens, patches) of a sample -> its work, in any unit.
+        padded: do not pack but pad, see `PackedSampler`.
         look_ahead: how many rows the records of a window fill at least.
     """
 
     batch_size: int
     buffer: int
     capacity: int | None = None
-    fit: Callable[..., list[list[tuple[Item, SampleSize]]]] = best_fit
-    work: Callable[[int, int], float] = tokens_as_work
+    padded: bool = False
     look_ahead: int = 64
 
 
@@ -89,9 +92,8 @@ class StreamSampler:
         if buffer < 1:
             raise ValueError(f"shuffle_buffer: expected at least 1 sample, got {buffer}")
         self.dataset, self.share, self.in_process = dataset, share, in_process
-        self.padded = padded
-        fit = like_lengths if padded else best_fit
-        self.windows = Windows(1, buffer if share.shuffle else 1, pack_to, fit, work, look_ahead)
+        self.padded, self.work = padded, work
+        self.windows = Windows(1, buffer if share.shuffle else 1, pack_to, padded, look_ahead)
         self._after: State = {"pass": 0, "cursor": None, "ended": False, **_AT_ITS_START}
 
     def set_batch_size(self, batch_size: int) -> None:
@@ -128,7 +130,7 @@ class StreamSampler:
     def __iter__(self) -> Iterator[list[Item] | list[ValueError]]:
         """This rank's batches. If the stream breaks off, the last one holds the error."""
         reader = DataLoader(
-            _Batches(self.dataset, self.share, self.windows, self._after),
+            _Batches(self.dataset, self.share, self.windows, self.work, self._after),
             batch_size=None,
             collate_fn=_as_it_is,
             **worker_options(int(self.in_process)),
@@ -142,8 +144,16 @@ class StreamSampler:
 class _Batches(IterableDataset):
     """(batch, state after it) from a state to the end of the pass; an error comes as the last batch."""
 
-    def __init__(self, dataset: Streamed, share: Share, windows: Windows, state: State) -> None:
-        self.dataset, self.share, self.windows, self.state = dataset, share, windows, state
+    def __init__(
+        self,
+        dataset: Streamed,
+        share: Share,
+        windows: Windows,
+        work: Callable[[int, int], float],
+        state: State,
+    ) -> None:
+        self.dataset, self.share, self.windows, self.work = dataset, share, windows, work
+        self.state = state
 
     def __iter__(self) -> Iterator[tuple[list[Any], State]]:
         if self.state["ended"]:
@@ -163,27 +173,41 @@ class _Batches(IterableDataset):
             return
         if held is not None:
             batch, state = held
-            yield batch, {**state, "cursor": cursor.state_dict(), "window": None, "ended": True}
+            yield batch, {**state, **_AT_ITS_START, "cursor": cursor.state_dict(), "ended": True}
 
     def _read(self, cursor: Cursor) -> Iterator[tuple[list[Item], State]]:
         records = self._records(cursor)
-        number, done, expected = (self.state[key] for key in ("batches", "done", "window"))
+        number, expected = self.state["batches"], self.state["window"]
+        stages = self._stages()
         while True:
             place = cursor.state_dict()
-            window = self._window(records)
+            window = self._window(records, stages[0][0])
             if not window:
                 return
             digest = zlib.crc32(repr([(item.number, item.member, size) for item, size in window]).encode())
             if expected not in (None, digest):
                 raise ValueError(
                     "the stream does not give what it gave in the run that is resumed: data, their order, "
-                    "shuffle_buffer, pack_to, max_seq_len or seed differ; resume with those of that run"
+                    "max_seq_len or seed differ; resume with those of that run"
                 )
-            batches = self._batches(window, number)
+            before = {"cursor": place, "batches": number, "window": digest}
+            for stage, (made, done) in enumerate(stages):
+                batches = self._batches(window, number, made, first=stage == 0)
+                window = [measured for batch in batches[done:] for measured in batch]
+                number += done
+            how = {"made": asdict(made), "earlier": [(asdict(old), n) for old, n in stages[:-1]]}
             for i, batch in enumerate(batches[done:], start=done + 1):
-                after = {"cursor": place, "batches": number, "done": i, "window": digest}
-                yield batch, {"pass": self.state["pass"], "ended": False, **after}
-            number, done, expected = number + len(batches), 0, None
+                after = {"pass": self.state["pass"], "ended": False, **before, "done": i, **how}
+                yield [item for item, _ in batch], after
+            number, expected, stages = number + len(batches) - done, None, [(self.windows, 0)]
+
+    def _stages(self) -> list[tuple[Windows, int]]:
+        """How the batches of the open window were made, and how many of each kind are done."""
+        if self.state["made"] is None:
+            return [(self.windows, 0)]
+        pairs = [*self.state["earlier"], (self.state["made"], self.state["done"])]
+        stages = [(Windows(**made), done) for made, done in pairs]
+        return stages if stages[-1][0] == self.windows else [*stages, (self.windows, 0)]
 
     def _records(self, cursor: Cursor) -> Iterator[Item]:
         place = "its start"
@@ -198,13 +222,13 @@ class _Batches(IterableDataset):
                 "resume=true"
             ) from error
 
-    def _window(self, records: Iterator[Item]) -> list[tuple[Item, SampleSize]]:
+    def _window(self, records: Iterator[Item], ours: Windows) -> list[Measured]:
         """The next records, measured if they will be packed; fewer or none at the end."""
-        ours, batch_size = self.windows, self.windows.batch_size
+        batch_size = ours.batch_size
         if ours.capacity is None:
             n = -(-ours.buffer // batch_size) * batch_size
-            return [(item, SampleSize(0, 0)) for item in islice(records, n)]
-        window: list[tuple[Item, SampleSize]] = []
+            return [(item, _UNMEASURED) for item in islice(records, n)]
+        window: list[Measured] = []
         tokens, enough = 0, max(ours.look_ahead, batch_size) * ours.capacity
         for item in islice(records, max(ours.buffer, MOST_AHEAD)):
             window.append((item, sample_size(self.dataset, item)))
@@ -213,20 +237,34 @@ class _Batches(IterableDataset):
                 break
         return window
 
-    def _batches(self, window: list[tuple[Item, SampleSize]], number: int) -> list[list[Item]]:
-        """All batches of a window; the first is batch `number` of the pass."""
-        ours, batch_size = self.windows, self.windows.batch_size
+    def _batches(
+        self, window: list[Measured], number: int, ours: Windows, first: bool = True
+    ) -> list[list[Measured]]:
+        """All batches of records; the first is batch `number` of the pass.
+
+        Args:
+            window: the records.
+            number: batches of this pass before these.
+            ours: how batches are made.
+            first: False for what is left of a window whose records are shuffled already.
+        """
+        batch_size = ours.batch_size
         if ours.capacity is None:
-            items = [item for item, _ in window]
-            if self.share.shuffle:
-                random.Random(seed_of("window", self.share.seed, self.state["pass"], number)).shuffle(items)
-            return [items[at : at + batch_size] for at in range(0, len(items), batch_size)]
-        rows = ours.fit(window, lambda measured: measured[1].tokens, ours.capacity)
-        rows.sort(key=lambda row: -sum(ours.work(*size) for _, size in row))
+            records = list(window)
+            if self.share.shuffle and first:
+                random.Random(seed_of("window", self.share.seed, self.state["pass"], number)).shuffle(records)
+            return [records[at : at + batch_size] for at in range(0, len(records), batch_size)]
+        fit = like_lengths if ours.padded else best_fit
+        measured = [self._measured(pair) for pair in window]
+        rows = fit(measured, lambda pair: pair[1].tokens, ours.capacity)
+        rows.sort(key=lambda row: -sum(self.work(*size) for _, size in row))
         groups = [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
         if self.share.shuffle:
             groups = [groups.pop(int(self._chance(number + i) * len(groups))) for i in range(len(groups))]
-        return [[item for row in group for item, _ in row] for group in groups]
+        return [[pair for row in group for pair in row] for group in groups]
+
+    def _measured(self, pair: Measured) -> Measured:
+        return (pair[0], sample_size(self.dataset, pair[0])) if pair[1] is _UNMEASURED else pair
 
     def _chance(self, number: int) -> float:
         """A random number for batch `number`, the same on all ranks, whatever their windows hold."""
