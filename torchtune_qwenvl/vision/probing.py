@@ -123,8 +123,8 @@ def probe(
 ) -> ProbeResult:
     """Classify the images of a folder by each layer and pooling, in one pass over them.
 
-    If the last layer is among them, the encoder's output after the merger is judged too, at no further cost. All
-    vectors are kept in memory: 4 bytes x images x layers x pools x d.
+    If the last layer is among them, the encoder's output after the merger is judged too, at no further cost.
+    All vectors are kept in memory: 4 bytes x images x layers x pools x d.
 
     Args:
         pipeline: a `VisionPipeline`.

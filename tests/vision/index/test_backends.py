@@ -10,7 +10,6 @@ from torchtune_qwenvl.vision.index import ImageIndex, approximate
 
 @pytest.mark.parametrize("backend", ["faiss", "usearch"])
 def test_a_graph_finds_what_a_comparison_finds(tmp_path: Path, backend: str) -> None:
-    pytest.importorskip(backend)
     photos, pipeline = write_files(tmp_path / "photos", 300), StandIn(width=16)
     exact = ImageIndex.build(photos, pipeline, tmp_path / "index", part_size=64)
     graph = ImageIndex.load(tmp_path / "index", backend=backend)
