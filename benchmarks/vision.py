@@ -106,7 +106,7 @@ def bf16(folder: Path) -> Sides:
 
 
 def mixed(folder: Path) -> Sides:
-    """Eight photographs of eight sizes, 99 to 323 patches, pooled; none is stretched or padded."""
+    """Eight photographs of eight sizes, 99 to 414 patches, pooled; none is stretched or padded."""
     return in_bf16([write_photograph(folder / f"{i}.jpg", (126 + 28 * i, 154 + 14 * i)) for i in range(8)])
 
 
