@@ -18,7 +18,7 @@ def build_image_loader(
     transforms: Callable[[Tensor], Tensor],
     *,
     order: Mapping[str, Any],
-    patches: Mapping[str, int],
+    patches: Mapping[str, Any],
     mixing: Mapping[str, Any],
     **loading: Any,
 ) -> Loader:

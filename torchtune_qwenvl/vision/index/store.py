@@ -116,9 +116,9 @@ class Store:
             part = Part(f"part-{len(parts):05d}.npy", len(vectors))
             _write_whole(self.folder / part.file, lambda file: np.save(file, vectors))
             parts = (*parts, part)
-        lines = ({"name": name} for name in images.names)
+        lines: list[dict[str, Any]] = [{"name": name} for name in images.names]
         if meta.keeps_tokens:
-            lines = ({**line, "tokens": n} for line, n in zip(lines, images.counts, strict=True))
+            lines = [{**line, "tokens": n} for line, n in zip(lines, images.counts, strict=True)]
         files = _append(self.folder / FILES, lines)
         bad = _append(self.folder / FAILED, ({"name": n, "reason": reason} for n, reason in failed))
         self._write_meta(
