@@ -10,7 +10,6 @@ loop over steps is in training/loop.py, the keys of a config are in configs/base
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +24,7 @@ from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.start import load_into
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
 from torchtune_qwenvl.data.workers import begin_sharing
-from torchtune_qwenvl.distributed import join_world, leave_world, shard
+from torchtune_qwenvl.distributed import leave_world, shard
 from torchtune_qwenvl.exporting.export import check_export, export
 from torchtune_qwenvl.modules.batch import on_device
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
@@ -36,22 +35,20 @@ from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.beginning import begin_from
 from torchtune_qwenvl.training.dry_run import Forecast, Schedule, forecast
 from torchtune_qwenvl.training.ending import close, keeping_what_was_trained
-from torchtune_qwenvl.training.epochs import Epochs
-from torchtune_qwenvl.training.loop import TrainingLoop
 from torchtune_qwenvl.training.order import Order, check_has_length, member_names, order_of
+from torchtune_qwenvl.training.recipe import Recipe
 from torchtune_qwenvl.training.step.batches import collate_for, work_of
 from torchtune_qwenvl.training.step.layers import checkpoint_activations, compile_layers, offload_activations
 from torchtune_qwenvl.training.step.optim import (
     build_optimizer,
     build_optimizer_in_bwd,
-    build_scheduler,
     learning_rates,
 )
 from torchtune_qwenvl.training.step.parts import GradientCheck, trainable_by_part, trainable_table
-from torchtune_qwenvl.training.step.precision import autocast, compute_dtype, set_parameter_dtypes
+from torchtune_qwenvl.training.step.precision import set_parameter_dtypes
 from torchtune_qwenvl.training.watch.answer_display import show_answers
 from torchtune_qwenvl.training.watch.flops import FlopCounter
-from torchtune_qwenvl.training.watch.history import History, read_curves
+from torchtune_qwenvl.training.watch.history import read_curves
 from torchtune_qwenvl.training.watch.metrics import Meter, Work, peak_flops
 from torchtune_qwenvl.training.watch.sample_log import log_samples
 from torchtune_qwenvl.training.watch.validation_answers import ValidationAnswers
@@ -60,31 +57,22 @@ from torchtune_qwenvl.training.watch.validation_loss import validation_loss
 log = get_logger("INFO")
 
 
-class FinetuneRecipe(TrainingLoop):
+class FinetuneRecipe(Recipe):
     """Set up, train, finish; see `main`. To change what a step does, subclass it or copy this file."""
 
     def __init__(self, cfg: DictConfig) -> None:
         require(cfg, "checkpoint_dir", "model", "dataset")
         check_exclusions(cfg)
         self.start = begin_from(cfg)
-        self.cfg = cfg
-        self.world = join_world(cfg.device)
-        self.output_dir = Path(cfg.output_dir)
-        self.compute = compute_dtype(cfg.dtype)
-        self.autocast = partial(autocast, self.world.device, self.compute)
+        super().__init__(cfg)
 
     def setup(self) -> None:
         """Build everything that a step needs; each line needs only what is above it."""
         cfg, world = self.cfg, self.world
-        if world.is_main:
-            for component in cfg.prepare:
-                instantiate(component)
-        world.barrier()
+        self.prepare()
         begin_sharing(cfg.num_workers)
-        torch.manual_seed(cfg.seed)
-        self.identity = resume.Identity.of(cfg)
         # Before the weights are read, so that what cannot be written or resumed is reported at once.
-        self.lock, saved = (None, None) if cfg.dry_run else resume.begin(cfg, world, self.identity)
+        saved = None if cfg.dry_run else self.take_output_dir()
         self.transform = instantiate(cfg.tokenizer)
         dataset = instantiate(cfg.dataset, self.transform)
         val_dataset = instantiate(cfg.val_dataset, self.transform)
@@ -101,21 +89,7 @@ class FinetuneRecipe(TrainingLoop):
         self.val_loader = self.build_loader(val_dataset, shuffle=False) if val_dataset else None
         ask = (cfg.val_answers, cfg.val_answer_tokens, cfg.on_bad_sample)
         self.answers = ValidationAnswers(val_dataset, self.transform, self.model, *ask)
-        self.progress = saved.progress() if saved else resume.Progress()
-        self.epochs = Epochs(
-            self.loader,
-            world,
-            epochs=cfg.epochs,
-            batches_per_step=cfg.gradient_accumulation_steps,
-            max_steps=cfg.max_steps_per_epoch,
-        )
-        self.epochs.go_on(self.progress)
-        steps = self.epochs.schedule_steps(self.progress)
-        self.scheduler = build_scheduler(cfg.lr_scheduler, self.optimizer, steps)
-        # From here on, random numbers (dropout) differ between ranks.
-        torch.manual_seed(cfg.seed + world.rank)
-        if saved is not None:
-            saved.restore(self.model, self.optimizer, self.scheduler, self.progress)
+        self.begin(saved)
         self.check_gradients = GradientCheck(self.parts)
         self.members = member_names(dataset)
         self.meter = Meter(world, peak_flops(world.device, cfg.device_peak_tflops), self.members)
@@ -126,9 +100,7 @@ class FinetuneRecipe(TrainingLoop):
         """Open the logs, and print what trains, for how many steps and from where."""
         cfg = self.cfg
         if not cfg.dry_run:
-            folder = saved and saved.folder
-            self.logger = History(instantiate(cfg.metric_logger), self.output_dir, self.progress.step, folder)
-            self.logger.log_config(cfg)
+            self.open_logs(saved)
         if cfg.log_samples:
             log_samples(dataset, self.transform, cfg.on_bad_sample)
         start = str(saved) if saved else "from the checkpoint"

@@ -10,14 +10,10 @@ epoch and the number of an image. The steps themselves are training/loop.py. Eve
 configs/vit/base.yaml.
 """
 
-import json
 import sys
 from copy import deepcopy
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -26,9 +22,9 @@ from torchtune.config import instantiate
 from torchtune.utils import get_logger
 from torchvision.transforms.v2 import Compose
 
-from torchtune_qwenvl.data.labelled import Augmented, EpochSampler, ImageCollate, LabelledImages, split_off
-from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
-from torchtune_qwenvl.distributed import join_world, shard, whole
+from torchtune_qwenvl.data.labelled import LabelledImages, build_image_loader, check_labelled, split_off
+from torchtune_qwenvl.data.loader import Batch, Loader
+from torchtune_qwenvl.distributed import shard, whole
 from torchtune_qwenvl.exporting.classifier import save_classifier
 from torchtune_qwenvl.modules.batch import on_device
 from torchtune_qwenvl.modules.trainable import PARTS
@@ -36,8 +32,8 @@ from torchtune_qwenvl.pictures.curves import draw_curves
 from torchtune_qwenvl.settings.config import parse_arguments, require
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.ending import close, keeping_what_was_trained
-from torchtune_qwenvl.training.epochs import Epochs
-from torchtune_qwenvl.training.loop import Step, TrainingLoop
+from torchtune_qwenvl.training.loop import Step
+from torchtune_qwenvl.training.recipe import Recipe
 from torchtune_qwenvl.training.step.ema import MeanOfWeights
 from torchtune_qwenvl.training.step.encoder_parts import (
     adapter_of,
@@ -47,41 +43,32 @@ from torchtune_qwenvl.training.step.encoder_parts import (
     undecayed,
 )
 from torchtune_qwenvl.training.step.layers import checkpoint_activations, compile_layers
-from torchtune_qwenvl.training.step.optim import build_optimizer, build_scheduler
+from torchtune_qwenvl.training.step.optim import build_optimizer
 from torchtune_qwenvl.training.step.parts import GradientCheck
-from torchtune_qwenvl.training.step.precision import autocast, compute_dtype
 from torchtune_qwenvl.training.watch.classification import Classified, classify
-from torchtune_qwenvl.training.watch.history import History, read_curves
+from torchtune_qwenvl.training.watch.flops import EncoderFlops
+from torchtune_qwenvl.training.watch.history import read_curves
 from torchtune_qwenvl.training.watch.metrics import Meter, Work, peak_flops
 from torchtune_qwenvl.training.watch.shown_classes import show_classes
 
 log = get_logger("INFO")
 
 
-class TrainViTRecipe(TrainingLoop):
-    """Set up, train, finish; see `main`."""
+class TrainViTRecipe(Recipe):
+    """Set up, train, finish; see `main`. To change what a step does, subclass it or copy this file."""
 
     nothing_trained = "trained on no image at all: every image was skipped"
 
     def __init__(self, cfg: DictConfig) -> None:
         require(cfg, "model", "dataset")
-        self.cfg = cfg
-        self.world = join_world(cfg.device)
-        self.output_dir = Path(cfg.output_dir)
-        self.compute = compute_dtype(cfg.dtype)
-        self.autocast = partial(autocast, self.world.device, self.compute)
+        super().__init__(cfg)
 
     def setup(self) -> None:
         """Everything that a step needs, in the order in which one needs the other."""
         cfg, world = self.cfg, self.world
-        if world.is_main:
-            for component in cfg.prepare:
-                instantiate(component)
-        world.barrier()
-        torch.manual_seed(cfg.seed)
-        self.identity = resume.Identity.of(cfg)
+        self.prepare()
         # Before the weights: what cannot be written or resumed, and a wrong path, show at once.
-        self.lock, saved = resume.begin(cfg, world, self.identity)
+        saved = self.take_output_dir()
         self.images, self.val_images = self.build_data()
         self.classes = self.images.class_names
         self.model = self.build_model()
@@ -90,23 +77,10 @@ class TrainViTRecipe(TrainingLoop):
         self.optimizer = build_optimizer(cfg.optimizer, parts, rates, undecayed(self.model))
         self.loader = self.build_loader(self.images, cfg.train_transforms, cfg.shuffle, self.build_mixes())
         self.val_loader = self.build_loader(self.val_images, cfg.val_transforms) if self.val_images else None
-        self.progress = saved.progress() if saved else resume.Progress()
-        self.epochs = Epochs(
-            self.loader,
-            world,
-            epochs=cfg.epochs,
-            batches_per_step=cfg.gradient_accumulation_steps,
-            max_steps=cfg.max_steps_per_epoch,
-        )
-        self.epochs.go_on(self.progress)
-        steps = self.epochs.schedule_steps(self.progress)
-        self.scheduler = build_scheduler(cfg.lr_scheduler, self.optimizer, steps)
-        # What is random from here on (dropout) differs between ranks.
-        torch.manual_seed(cfg.seed + world.rank)
-        if saved is not None:
-            saved.restore(self.saved, self.optimizer, self.scheduler, self.progress)
-            if self.mean is not None:
-                self.mean.go_on_from(self.progress.step)
+        self.begin(saved)
+        if self.mean is not None:
+            self.mean.go_on_from(self.progress.step)
+        self.flops = EncoderFlops(self.model)
         self.check_gradients = GradientCheck(parts)
         self.meter = Meter(world, peak_flops(world.device, cfg.device_peak_tflops))
         self.result: Classified | None = None
@@ -115,11 +89,7 @@ class TrainViTRecipe(TrainingLoop):
 
     def announce(self, saved: resume.Saved | None) -> None:
         """Open the logs, and say what trains, for how long and from where."""
-        folder = saved and saved.folder
-        self.logger = History(
-            instantiate(self.cfg.metric_logger), self.output_dir, self.progress.step, folder
-        )
-        self.logger.log_config(self.cfg)
+        self.open_logs(saved)
         counts = [(p.numel(), p.requires_grad) for p in self.model.parameters()]
         trains, total = sum(n for n, trained in counts if trained), sum(n for n, _ in counts)
         held_out = f"{len(self.val_images)} to validate on" if self.val_images else "none to validate on"
@@ -132,13 +102,10 @@ class TrainViTRecipe(TrainingLoop):
     def build_data(self) -> tuple[LabelledImages, LabelledImages | None]:
         """Images to train and to validate on, with the same classes."""
         cfg = self.cfg
-        images, val_images = instantiate(cfg.dataset), instantiate(cfg.val_dataset)
-        for key, found in (("dataset", images), ("val_dataset", val_images)):
-            if cfg[key] is not None and not isinstance(found, LabelledImages):
-                raise ValueError(
-                    f"{key}: expected labelled images, got a {type(found).__name__}. Name a function of "
-                    "torchtune_qwenvl.data.labelled, or one that returns its LabelledImages."
-                )
+        found = {key: instantiate(cfg[key]) for key in ("dataset", "val_dataset") if cfg[key] is not None}
+        for key, images in found.items():
+            check_labelled(key, images)
+        images, val_images = found["dataset"], found.get("val_dataset")
         if val_images is not None:
             return images, val_images.with_classes_of(images)
         return split_off(images, cfg.val_share, cfg.seed) if cfg.val_share else (images, None)
@@ -182,32 +149,27 @@ class TrainViTRecipe(TrainingLoop):
         self, images: LabelledImages, transforms: Any, shuffle: bool = False, mixes: list[Any] | None = None
     ) -> Loader:
         """Batches of this rank's share of the images; the same number on every rank."""
-        cfg, world, encoder = self.cfg, self.world, self.blank
-        patch = encoder.patch_embed.patch
-        steps = Compose([instantiate(node) for node in transforms] or [nn.Identity()])
-        data = Augmented(images, steps, seed=cfg.seed, multiple=patch * encoder.merge)
-        order = {"seed": cfg.seed, "shuffle": shuffle, "rank": world.rank, "world_size": world.size}
-        return build_loader(
-            data,
+        cfg, world = self.cfg, self.world
+        return build_image_loader(
+            images,
+            Compose([instantiate(node) for node in transforms] or [nn.Identity()]),
+            order={"seed": cfg.seed, "shuffle": shuffle, "rank": world.rank, "world_size": world.size},
+            patches={"patch_size": self.blank.patch_embed.patch, "merge_size": self.blank.merge},
+            mixing={"mixes": mixes or (), "mix_share": cfg.mix_share},
             batch_size=cfg.batch_size,
-            sampler=EpochSampler(len(data), **order),
-            collate=ImageCollate(
-                patch_size=patch,
-                merge_size=encoder.merge,
-                mixes=mixes or (),
-                mix_share=cfg.mix_share,
-                seed=cfg.seed,
-            ),
             on_bad_sample=cfg.on_bad_sample,
             num_workers=cfg.num_workers,
             pin_memory=world.device.type == "cuda",
-            filler={"pixels": data.example()["pixels"]},
         )
 
     def work_of(self, batch: Batch) -> Work:
-        """Images and patches of a batch."""
-        patches = len(batch.inputs["pixel_values"]) if batch.samples else 0
-        return Work(labelled=batch.samples, tokens=patches, images=batch.samples, skipped=len(batch.skipped))
+        """Images, patches and operations of a batch."""
+        samples, skipped = batch.samples, len(batch.skipped)
+        if not samples:
+            return Work(skipped=skipped)
+        patches, grids = batch.inputs["pixel_values"], batch.inputs["grid_thw"]
+        flops = self.flops(grids, patches.shape[1]) + self.flops.per_image * samples
+        return Work(labelled=samples, tokens=len(patches), images=samples, flops=flops, skipped=skipped)
 
     def loss_of(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the cross-entropies of a batch's images; a filler has none."""
@@ -263,11 +225,7 @@ class TrainViTRecipe(TrainingLoop):
                 save_classifier(self.blank, out, self.classes, cfg.val_transforms, source=cfg.checkpoint_dir)
         if self.world.is_main:
             if self.result is not None:
-                summary = {
-                    **self.result.figures,
-                    "per_class": dict(zip(self.classes, self.result.per_class(), strict=True)),
-                }
-                (out / "results.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+                self.result.save(out / "results.json", self.classes)
                 show_classes(self.result, self.val_images, out, cfg.shown_predictions)
             draw_curves(
                 read_curves(out), out / "curves.png", titles={"Loss per answer token": "Loss per image"}
@@ -278,12 +236,12 @@ class TrainViTRecipe(TrainingLoop):
 
 
 @record  # so that torchrun's last lines say what went wrong
-def main(argv: list[str] | None = None) -> None:
-    """Run with the command line `--config NAME [key=value ...]`."""
-    recipe = TrainViTRecipe(parse_arguments(sys.argv[1:] if argv is None else argv, "train_vit"))
-    recipe.setup()
-    recipe.train()
-    recipe.finish()
+def main(argv: list[str] | None = None, recipe: type[TrainViTRecipe] = TrainViTRecipe) -> None:
+    """Run the recipe or a subclass of it with the command line `--config NAME [key=value ...]`."""
+    run = recipe(parse_arguments(sys.argv[1:] if argv is None else argv, "train_vit"))
+    run.setup()
+    run.train()
+    run.finish()
 
 
 if __name__ == "__main__":

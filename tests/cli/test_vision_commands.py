@@ -41,7 +41,7 @@ def test_embed_and_search(
     argv = ["embed", str(photos), "--encoder", str(tiny_folder), "--out", str(index), *READ]
     main([*argv, "--clip-retrieval", str(tmp_path / "clip")])  # again: nothing is left to do
     printed = capsys.readouterr().out
-    assert "12 images, 1 left out, 64 numbers each" in printed and "broken.jpg: 0 bytes" in printed
+    assert "12 images, 1 left out, 64 numbers per image" in printed and "broken.jpg: 0 bytes" in printed
     assert (tmp_path / "clip/img_emb/img_emb_0.npy").is_file()
     sheet = tmp_path / "hits.png"
     main(["search", str(index), str(photos / "b/7.png"), "-k", "3", "--sheet", str(sheet)])

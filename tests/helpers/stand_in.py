@@ -31,11 +31,22 @@ class StandIn:
 
     def __call__(self, images: Any, **options: Any) -> Features:
         images = images if isinstance(images, list) else [images]
-        pooled = torch.stack([self.vector(image) for image in images])
-        return Features([row[None] for row in pooled], [(1, 1, 1)] * len(images), pooled)
+        return self.features(images)
 
     def stream(self, paths: Sequence[str], **options: Any) -> "_Stream":
         return _Stream(self, paths, **options)
+
+    def features(self, images: Sequence[str | Path]) -> Features:
+        """Of good images: 1 to 4 tokens each, and a vector that has nothing to do with them."""
+        tokens = [self.tokens(image) for image in images]
+        grids = [(1, 1, len(each)) for each in tokens]
+        pooled = torch.stack([self.vector(image) for image in images])
+        return Features(tokens, grids, pooled, paths=[str(image) for image in images])
+
+    def tokens(self, path: str | Path) -> torch.Tensor:
+        vector = self.vector(path)
+        count = 1 + int(1000 * vector[0].abs()) % 4
+        return torch.stack([vector.roll(shift) for shift in range(count)])
 
     def vector(self, path: str | Path) -> torch.Tensor:
         content = Path(path).read_bytes()
@@ -55,7 +66,7 @@ class _Stream:
         workers=0,
         on_bad="raise",
         batch_tokens=4,
-        pool="mean",
+        pool=None,
     ) -> None:
         self.pipeline, self.paths, self.on_bad, self.size = pipeline, paths, on_bad, batch_tokens
         self.failed: list[tuple[str, str]] = []
@@ -66,16 +77,14 @@ class _Stream:
             for path in self.paths[start : start + self.size]:
                 self.pipeline.seen.append(path)
                 try:
-                    good.append((path, self.pipeline.vector(path)))
+                    self.pipeline.vector(path)
+                    good.append(path)
                 except BadSample as error:
                     if self.on_bad == "raise":
                         raise
                     self.failed.append((path, str(error)))
             if good:
-                names, vectors = zip(*good, strict=True)
-                yield Features(
-                    [v[None] for v in vectors], [(1, 1, 1)] * len(good), torch.stack(vectors), paths=names
-                )
+                yield self.pipeline.features(good)
 
 
 def write_files(folder: Path, count: int, bad: Sequence[int] = ()) -> Path:
@@ -87,11 +96,11 @@ def write_files(folder: Path, count: int, bad: Sequence[int] = ()) -> Path:
     return folder
 
 
-def build_and_die(photos: Path, out: Path, after: float | None, part_size: int) -> None:
+def build_and_die(photos: Path, out: Path, after: float | None, **options: Any) -> None:
     """Build an index in a process that is killed after so many seconds; run in a process of its own."""
     from torchtune_qwenvl.vision.index import ImageIndex
 
     if after is not None:
         threading.Timer(after, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    ImageIndex.build(photos, StandIn(seconds=2e-4), out, part_size=part_size, workers=0)
+    ImageIndex.build(photos, StandIn(seconds=2e-4), out, workers=0, **options)
     os._exit(0)  # no waiting for the timer

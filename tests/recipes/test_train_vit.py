@@ -188,16 +188,6 @@ def test_configs_belong_to_their_recipe(tmp_path: Path) -> None:
     assert wrong.codes == [1] and "is for the recipe train_vit, not for finetune" in wrong.printed
 
 
-def test_the_tutorials_settings() -> None:
-    cfg = resolve("vit/cifar10_seed")
-    model = instantiate(cfg.model)
-    model.reset_classifier(10, cfg.global_pool)
-    assert sum(p.numel() for p in model.parameters()) == 2_383_338
-    assert cfg.optimizer == {"_component_": "torch.optim.Adam", "lr": 3e-4}
-    assert (cfg.batch_size, cfg.epochs, cfg.model.dropout, cfg.dtype) == (64, 10, 0.1, "fp32")
-    assert cfg.lr_scheduler is None and cfg.clip_grad_norm is None and not cfg.label_smoothing
-
-
 @pytest.fixture(scope="module")
 def tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny whole checkpoint, photos of three classes next to it."""

@@ -50,7 +50,7 @@ def test_a_mixed_batch_is_its_images_one_by_one(pipeline, photos):
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 50, 10_000])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_stream_gives_the_same_in_the_same_order(pipeline, photos, batch_tokens, workers):
     expected = pipeline(photos)
     stream = pipeline.stream(photos, batch_tokens=batch_tokens, workers=workers)

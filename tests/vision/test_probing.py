@@ -34,15 +34,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_layer_and_pooling_is_judged(pipeline: VisionPipeline, folder: Path, tmp_path: Path) -> None:
     result = probe(pipeline, folder, workers=0)
-    assert [(row.layer, row.pool) for row in result.rows] == [
-        (layer, pool) for layer in range(3) for pool in ("max", "mean")
+    places = [(0, "patches"), (1, "patches"), (2, "patches"), (2, "merged")]
+    assert [(row.layer, row.at, row.pool) for row in result.rows] == [
+        (*place, pool) for place in places for pool in ("max", "mean")
     ]
     assert result.classes == {"blue": 12, "green": 11, "red": 12} and result.held_out == 9
     assert result.trained == 26 and [Path(path).name for path in result.failed] == ["3.png"]
     assert result.best.ridge == 1 and max(row.knn for row in result.rows) == 1
     lines = str(result).splitlines()
     assert "3 classes, 35 images, 9 of them held out; the largest class is 34.3%" in lines[0]
-    assert len(lines) == 2 + 6 + 2 and sum(line.endswith("best") for line in lines) == 1
+    assert len(lines) == 2 + 8 + 2 and [line.split()[0] for line in lines].count("merged") == 2
+    assert sum(line.endswith("best") for line in lines) == 1
     assert str(probe(pipeline, folder, workers=0)) == str(result)
     result.plot(tmp_path / "layers.png")
     assert Image.open(tmp_path / "layers.png").width > 500
@@ -62,6 +64,10 @@ def test_a_layer_is_the_pipelines(pipeline: VisionPipeline, folder: Path) -> Non
     train, held = split_by_class(labels, 0.25, 0)
     found = nearest_neighbours(vectors[train], labels[train], vectors[held], 3)
     assert row.layer == 1 and row.knn == (found == labels[held]).double().mean()
+    _, merged = probe(pipeline, folder, layers=-1, pools=["mean"], k=3, workers=0).rows
+    vectors = pipeline(paths, pool="mean").pooled
+    found = nearest_neighbours(vectors[train], labels[train], vectors[held], 3)
+    assert merged.at == "merged" and merged.knn == (found == labels[held]).double().mean()
 
 
 def test_split_is_by_class_and_seed() -> None:

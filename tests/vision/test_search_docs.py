@@ -40,6 +40,7 @@ def test_the_page_runs(working_folder: Path, capsys: pytest.CaptureFixture) -> N
                 main([*shlex.split(line)[1:], *(["--workers", "0"] if " search " not in line else [])])
     printed = capsys.readouterr().out
     assert "1.0000  3.jpg" in printed and names["hits"][0].name == "3.jpg"
+    assert "1.0000  3.jpg" in printed.split("numbers per token")[1]
     assert names["scores"].argmax() == 0 and str(names["result"]) in printed
-    for file in ("hits.png", "layers.png", "clip/metadata/metadata_0.parquet", "mine.index/meta.json"):
+    for file in ("hits.png", "layers.png", "clip/metadata/metadata_0.parquet", "tokens.index/meta.json"):
         assert (working_folder / file).is_file(), file

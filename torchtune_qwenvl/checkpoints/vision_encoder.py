@@ -1,43 +1,40 @@
 """The vision encoder alone: out of a whole checkpoint, in a folder of its own, and back into the whole.
 
-encoder = load_vision_encoder(folder)                     reads the vision weights only; other shards may
-be absent save_vision_encoder(encoder, out, source=folder)          a folder that transformers' AutoModel
-loads merge_vision_encoder(encoder, whole_folder, out)          the whole model, with this encoder in it
+encoder = load_vision_encoder(folder)               reads the vision weights only; other shards may be absent
+save_vision_encoder(encoder, out, source=folder)    a folder that transformers' AutoModel loads
+merge_vision_encoder(encoder, whole_folder, out)    the whole model, with this encoder in it
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from torchtune_qwenvl.checkpoints.folder import CONFIG, WEIGHTS, CheckpointFolder
 from torchtune_qwenvl.checkpoints.loading import fill, set_stored_dtypes
 from torchtune_qwenvl.checkpoints.merged_weights import MergedWeights, lora_scaling
-from torchtune_qwenvl.checkpoints.shards import Entry, Shard, write_shard
-from torchtune_qwenvl.checkpoints.weight_plan import Stored, StoredWeight, Weights, plan_weights
+from torchtune_qwenvl.checkpoints.plain_encoder import HEAD, load_head, save_head, save_plain
+from torchtune_qwenvl.checkpoints.shards import Shard, write_shard
+from torchtune_qwenvl.checkpoints.vision_files import THEIRS, bare_name, opened, plan_encoder
+from torchtune_qwenvl.checkpoints.weight_plan import Weights, plan_weights
 from torchtune_qwenvl.checkpoints.writing import check_out_folder, save_folder
 from torchtune_qwenvl.durable import replaced_folder
 from torchtune_qwenvl.json_files import write_json
 from torchtune_qwenvl.models import ENCODER_SUFFIX, get_family
 from torchtune_qwenvl.models.build import build_vision_encoder
 from torchtune_qwenvl.models.family import Family
-from torchtune_qwenvl.models.vit import MODEL_TYPES, vit_from_config
+from torchtune_qwenvl.models.vit import vit_from_config
 from torchtune_qwenvl.models.weight_table import OUR_ENCODER, WeightTable
 from torchtune_qwenvl.modules.adapters.lora import is_adapter
 from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
 
 # Families whose encoder has the type of another family's.
 _SAME_ENCODER = {"glm46v": "glm4v", "qwen3_vl_moe": "qwen3_vl"}
-HEAD = "head.safetensors"
 _IMAGE_FILES = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
-_THEIRS = "model.visual."
 
 
 def load_vision_encoder(
@@ -59,17 +56,17 @@ def load_vision_encoder(
         ValueError: no such folder, no vision weights in it, a missing or cut off shard, names or shapes that
             do not fit; each names file and tensor.
     """
-    with _opened(folder) as (files, family):
+    with opened(folder) as (files, family):
         scale = files.image_statistics()
         with torch.device("meta"):
             if family is None:
                 encoder = vit_from_config(files.config, {**scale, **builder_arguments})
             else:
                 encoder = build_vision_encoder(family.slots, files.config, **scale, **builder_arguments)
-        plan = _plan(files, family, encoder)
+        plan = plan_encoder(files, family, encoder)
         set_stored_dtypes(encoder, plan, dtype)
         fill(encoder, plan, torch.device(device))
-    _load_head(encoder, Path(folder) / HEAD)
+    load_head(encoder, Path(folder) / HEAD)
     return encoder
 
 
@@ -98,14 +95,14 @@ def save_vision_encoder(
     if source is None:
         if encoder.config is None:
             raise ValueError("source is missing: give the checkpoint folder that the encoder was loaded from")
-        return _save_plain(encoder, Path(out_folder), dtype)
+        return save_plain(encoder, Path(out_folder), dtype)
     check_out_folder(Path(out_folder), Path(source))
-    with _opened(source) as (files, family):
+    with opened(source) as (files, family):
         if family is None:
-            return _save_plain(encoder, Path(out_folder), dtype)
+            return save_plain(encoder, Path(out_folder), dtype)
         merged = _merged(encoder, family.weights)
         merged.check(files)
-        entries = {_bare(name, family.weights): entry for name, entry in files.entries()}
+        entries = {bare_name(name, family.weights): entry for name, entry in files.entries()}
         shard = Shard(WEIGHTS, entries, {"format": "pt"})
         shard = shard.cast(dtype) if dtype else shard
         config = _encoder_config(files.config, family)
@@ -118,7 +115,7 @@ def save_vision_encoder(
                     shutil.copyfile(files.path / name, work / name)
             tensors = zip(merged.tensors(files), shard.entries.values(), strict=True)
             write_shard(work / WEIGHTS, shard, (tensor.to(entry.dtype) for tensor, entry in tensors))
-            _save_head(encoder, work / HEAD)
+            save_head(encoder, work / HEAD)
     return Path(out_folder)
 
 
@@ -155,10 +152,10 @@ def merge_vision_encoder(
 
 def read_original_state(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """config.json of a folder, and its vision weights under the original's names, from the encoder on."""
-    with _opened(folder) as (files, family):
+    with opened(folder) as (files, family):
         if family is None:
             raise ValueError(f"{folder} holds a plain ViT: load it with load_vision_encoder")
-        state = {_bare(name, family.weights): files.read(name).clone() for name, _ in files.entries()}
+        state = {bare_name(name, family.weights): files.read(name).clone() for name, _ in files.entries()}
         return files.config, state
 
 
@@ -181,7 +178,7 @@ def write_original_folder(
     pieces: dict[str, dict[int, Tensor]] = {}
     for name, tensor in _state(encoder).items():
         piece = table.theirs(name)
-        pieces.setdefault(piece.name.removeprefix(_THEIRS), {})[piece.index] = tensor
+        pieces.setdefault(piece.name.removeprefix(THEIRS), {})[piece.index] = tensor
     weights = {n: torch.cat([parts[i] for i in sorted(parts)]) for n, parts in pieces.items()}
     weights = {name: w.reshape(shapes.get(name, w.shape)).contiguous() for name, w in weights.items()}
     check_out_folder(Path(out_folder))
@@ -189,54 +186,6 @@ def write_original_folder(
         write_json(work / CONFIG, config)
         save_file(weights, str(work / WEIGHTS), metadata={"format": "pt"})
     return Path(out_folder)
-
-
-@contextmanager
-def _opened(folder: str | Path) -> Iterator[tuple[CheckpointFolder, Family | None]]:
-    """A folder that shows vision weights only, and its family; None for a plain ViT's."""
-    with CheckpointFolder(folder, wanted=lambda name: False) as files:
-        model_type = str(files.config.get("model_type", ""))
-    if model_type in MODEL_TYPES:
-        with CheckpointFolder(folder) as files:
-            yield files, None
-        return
-    if model_type.endswith(ENCODER_SUFFIX):
-        family = get_family({"model_type": model_type.removesuffix(ENCODER_SUFFIX)})
-        family = replace(family, weights=_of_bare_names(family.weights))
-    else:
-        family = get_family(files.config)
-    with CheckpointFolder(folder, wanted=lambda name: _is_vision(name, family.weights)) as files:
-        if not any(True for _ in files.entries()):
-            raise ValueError(
-                f"{folder} holds no vision weights: it is not a checkpoint of a vision-language model"
-            )
-        yield files, family
-
-
-def _of_bare_names(table: WeightTable) -> WeightTable:
-    """The table for files whose names begin within the encoder: `blocks.0.norm1.weight`."""
-    return replace(table, prefixes={"model.visual.": _THEIRS, "visual.": _THEIRS, "": _THEIRS})
-
-
-def _is_vision(name: str, table: WeightTable) -> bool:
-    return table.module_name(name).startswith(_THEIRS)
-
-
-def _bare(name: str, table: WeightTable) -> str:
-    return table.module_name(name).removeprefix(_THEIRS)
-
-
-def _plan(files: CheckpointFolder, family: Family | None, encoder: nn.Module) -> dict[str, Stored]:
-    """Our parameters, named from the encoder on -> where they lie."""
-    shapes = {name: tuple(p.shape) for name, p in encoder.named_parameters()}
-    if family is None:
-        found = dict(files.entries())
-        if found.keys() != shapes.keys() or any(found[n].shape != shape for n, shape in shapes.items()):
-            raise ValueError(f"{files.path}: config.json and {WEIGHTS} do not belong together")
-        return {n: StoredWeight(files, n, 0, 1, shapes[n], entry.dtype) for n, entry in found.items()}
-    within = {OUR_ENCODER + name: shape for name, shape in shapes.items() if not name.startswith("head.")}
-    plan = plan_weights(files, family.weights, within)
-    return {name.removeprefix(OUR_ENCODER): stored for name, stored in plan.items()}
 
 
 def _state(encoder: nn.Module) -> dict[str, Tensor]:
@@ -276,36 +225,3 @@ def _encoder_config(config: Mapping[str, Any], family: Family) -> dict[str, Any]
         "model_type": model_type + ENCODER_SUFFIX,
         "dtype": dtype,
     }
-
-
-def _save_plain(encoder: VisionTransformer, out: Path, dtype: torch.dtype | None) -> Path:
-    """A plain ViT under our own names; config.json holds the builder's arguments."""
-    if encoder.config is None:
-        raise ValueError("this encoder belongs to a larger model: give the folder it came from as source")
-    check_out_folder(out)
-    head = getattr(encoder.head, "out_features", 0)
-    config = {**encoder.config, "num_classes": head, "global_pool": encoder.global_pool}
-    weights = {
-        n: p.detach() if dtype is None else p.detach().to(dtype) for n, p in encoder.named_parameters()
-    }
-    entries = {name: Entry(weight.dtype, tuple(weight.shape)) for name, weight in weights.items()}
-    with replaced_folder(out) as work:
-        write_json(work / CONFIG, config)
-        write_shard(work / WEIGHTS, Shard(WEIGHTS, entries, {"format": "pt"}), weights.values())
-    return out
-
-
-def _save_head(encoder: VisionTransformer, path: Path) -> None:
-    if isinstance(encoder.head, nn.Linear):
-        weights = {name: p.detach().cpu().contiguous() for name, p in encoder.head.named_parameters()}
-        save_file(weights, str(path), metadata={"global_pool": encoder.global_pool})
-
-
-def _load_head(encoder: VisionTransformer, path: Path) -> None:
-    if not path.is_file():
-        return
-    with safe_open(str(path), framework="pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        pool = (file.metadata() or {}).get("global_pool")
-    encoder.reset_classifier(len(weights["weight"]), pool)
-    encoder.head.load_state_dict(weights)

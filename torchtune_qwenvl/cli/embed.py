@@ -11,24 +11,31 @@ examples:
   tune-qwenvl search photos.index query.jpg -k 10 --sheet hits.png
 
 Run it again to go on after a stop, or to add new images. Bad images are named and left out. --out then holds
-part-*.npy (a vector per image), files.jsonl (their names), failed.jsonl (bad images and why) and meta.json.
+part-*.npy (the vectors), files.jsonl (their names), failed.jsonl (bad images and why) and meta.json.
 """
 
 
 class Embed:
-    """Writes one vector per image."""
+    """Writes the vectors of images."""
 
     def __init__(self, subparsers) -> None:
         parser = subparsers.add_parser(
             "embed",
-            description="Encode images, a vector each, into a folder that `search` and ImageIndex.load open.",
+            description="Encode images into vectors, in a folder that `search` and ImageIndex.load open.",
             epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         parser.add_argument("images", nargs="+", metavar="IMAGES", help="a folder, or files and folders")
         parser.add_argument("--out", metavar="DIR", required=True, help="the index")
         add_encoder_arguments(parser)
-        parser.add_argument("--pool", default="mean", help="mean, max or cls; default: %(default)s")
+        parser.add_argument(
+            "--pool",
+            default="mean",
+            help="mean, max or cls; none keeps all tokens, for late interaction; default: %(default)s",
+        )
+        parser.add_argument(
+            "--factor", type=int, default=1, metavar="N", help="with --pool none: N similar tokens become one"
+        )
         parser.add_argument("--layer", type=int, metavar="N", help="default: the encoder's output")
         parser.add_argument("--half", action="store_true", help="store the vectors as float16")
         parser.add_argument(
@@ -50,7 +57,8 @@ class Embed:
             images,
             pipeline,
             args.out,
-            pool=args.pool,
+            pool=None if args.pool == "none" else args.pool,
+            factor=args.factor,
             layer=args.layer,
             dtype="float16" if args.half else "float32",
             encoder=settings,
@@ -63,7 +71,8 @@ class Embed:
         for reason in index.failed.values():
             print(f"left out: {reason}")
         print(
-            f"{len(index):,} images, {len(index.failed):,} left out, {index.width:,} numbers each: {args.out}"
+            f"{len(index):,} images, {len(index.failed):,} left out, {index.width:,} numbers per "
+            f"{'token' if args.pool == 'none' else 'image'}: {args.out}"
         )
         if args.clip_retrieval:
             print(f"clip-retrieval: {index.export_clip_retrieval(Path(args.clip_retrieval))}")

@@ -17,7 +17,8 @@ examples:
   tune-qwenvl search photos.index query.jpg
   tune-qwenvl search photos.index query.jpg -k 10 --sheet hits.png
 
-It prints a line per hit: its cosine with the query, and its name. The index says which encoder made it; give
+It prints a line per hit: its cosine with the query, and its name (in an index of tokens, the best cosine of
+each token of the query, their mean). The index says which encoder made it; give
 --encoder if its folder has moved, and --root if the images have.
 """
 

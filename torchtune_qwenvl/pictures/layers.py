@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.style import context
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from torchtune_qwenvl.pictures.style import BLUE, GREEN, GREY, INK, ORANGE, RED, STYLE, save
+from torchtune_qwenvl.pictures.style import BLUE, GREEN, GREY, INK, MIST, ORANGE, RED, STYLE, save
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, INK)
 
@@ -18,6 +18,7 @@ def draw_layers(
     chance: float,
     images: int,
     path: Path,
+    merged: int | None = None,
 ) -> None:
     """Write a PNG with a line for each curve; curves come in pairs, the second one of a pair is dashed.
 
@@ -27,6 +28,7 @@ def draw_layers(
         chance: share that needs no features, drawn as a line.
         images: number of held-out images.
         path: the PNG file to write.
+        merged: the place on the axis that stands for tokens after the merger, one right of the last layer.
     """
     with context(STYLE):
         figure = Figure(figsize=(7.5, 4.4), layout="constrained")
@@ -45,6 +47,10 @@ def draw_layers(
         axis.plot(*best, marker="o", markersize=13, markerfacecolor="none", markeredgecolor=INK, linestyle="")
         axis.set(title=f"Right answers on {images:,} held-out images", xlabel="layer", ylim=(0, 1.04))
         axis.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+        if merged is not None:
+            axis.axvspan(merged - 0.5, merged + 0.5, color=MIST, zorder=0)
+            ticks = [tick for tick in axis.get_xticks() if 0 <= tick < merged - 0.5]
+            axis.set_xticks([*ticks, merged], [*(f"{tick:.0f}" for tick in ticks), "merged"])
         axis.yaxis.set_major_formatter(PercentFormatter(1))
         axis.legend(loc="best")
         save(figure, path)

@@ -71,7 +71,7 @@ def order_of(
     rows = order.rows(work)
     measure = partial(measure_once, samples, order.lengths_folder, num_workers=order.num_workers, **place)
     if rows["pack_to"] is None:
-        planned = {"seed": order.seed, "shuffle": shuffle, "world_size": world.size}
+        planned: dict[str, Any] = {"seed": order.seed, "shuffle": shuffle, "world_size": world.size}
 
         @cache
         def planner() -> Planner:

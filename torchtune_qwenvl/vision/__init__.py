@@ -5,13 +5,13 @@
     for features in pipeline.stream(paths): ...            many images, in constant memory
     ImageIndex.build("photos", pipeline, "photos.index")   search; probe(pipeline, "classes"): which layer
 
-pipeline.py, features.py                 the encoder, and what comes out of it
+pipeline.py, encoding.py, features.py    the encoder, and what comes out of it
 inputs.py, media.py, channels.py         images to patches
 stream.py, batches.py                    many images
 looking.py                               tokens as pictures
 probing.py, classifiers.py               which layer and pooling suit your classes
 index/                                   search
-qwen3_vl_pipeline.py, glm4v_*.py         two guides' names for the same
+guides/                                  two guides' names for the same
 """
 
 from torchtune_qwenvl.checkpoints.vision_encoder import (
@@ -20,10 +20,16 @@ from torchtune_qwenvl.checkpoints.vision_encoder import (
     save_vision_encoder,
 )
 from torchtune_qwenvl.vision.features import Features
-from torchtune_qwenvl.vision.glm4v_encoder import VisionConfig, VisionModel
-from torchtune_qwenvl.vision.glm4v_processor import (
+from torchtune_qwenvl.vision.guides import (
+    ImagePreprocessor,
+    Qwen3VisionTransformer,
+    Qwen3VLPipeline,
+    TokenPostprocessor,
+    VisionConfig,
+    VisionModel,
     VisionProcessor,
     create_glm4v_vision_encoder,
+    create_qwen3_vl_vit,
     encode_image,
     encode_images,
 )
@@ -32,13 +38,6 @@ from torchtune_qwenvl.vision.inputs import VisionInputs
 from torchtune_qwenvl.vision.looking import TokenColours, similarity_map, visualize_tokens
 from torchtune_qwenvl.vision.pipeline import VisionPipeline
 from torchtune_qwenvl.vision.probing import ProbeResult, probe
-from torchtune_qwenvl.vision.qwen3_vl_pipeline import (
-    ImagePreprocessor,
-    Qwen3VisionTransformer,
-    Qwen3VLPipeline,
-    TokenPostprocessor,
-    create_qwen3_vl_vit,
-)
 
 __all__ = [
     "Features",

@@ -1,5 +1,4 @@
-"""What `VisionPipeline` returns: the tokens of each image, as lists, maps, a tensor, arrays or lists.
-lists.
+"""What `VisionPipeline` returns: the tokens of each image, as lists, maps, a tensor or arrays.
 
 b images; n_i tokens of image i; t, h, w frames, rows and columns of its tokens; d their width.
 """
@@ -29,6 +28,8 @@ class Features:
             them.
         deepstack: one entry per deepstack merger, [n_i, w] of each image; empty for encoders without them.
         cls: [frames, d] of each image; empty for encoders without a cls token.
+        output: the encoder's output [m_i, w] of each image, after the merger; empty if layers were asked for
+            and the last one was not.
         paths: where the images came from, if they came from `VisionPipeline.stream`.
     """
 
@@ -38,6 +39,7 @@ class Features:
     layers: Mapping[int, Features] = field(default_factory=dict)
     deepstack: Sequence[Sequence[Tensor]] = ()
     cls: Sequence[Tensor] = ()
+    output: Sequence[Tensor] = ()
     paths: Sequence[str] = ()
 
     def __len__(self) -> int:
@@ -82,6 +84,7 @@ class Features:
             layers={index: layer.to(*args, **kwargs) for index, layer in self.layers.items()},
             deepstack=[[tokens.to(*args, **kwargs) for tokens in each] for each in self.deepstack],
             cls=[tokens.to(*args, **kwargs) for tokens in self.cls],
+            output=[tokens.to(*args, **kwargs) for tokens in self.output],
         )
 
 
@@ -99,5 +102,6 @@ def joined(parts: Sequence[Features]) -> Features:
             [tokens for part in parts for tokens in part.deepstack[i]] for i in range(len(first.deepstack))
         ],
         cls=[tokens for part in parts for tokens in part.cls],
+        output=[tokens for part in parts for tokens in part.output],
         paths=[path for part in parts for path in part.paths],
     )

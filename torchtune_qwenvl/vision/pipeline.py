@@ -19,23 +19,14 @@ from torch import Tensor, nn
 
 from torchtune_qwenvl.checkpoints.vision_encoder import load_vision_encoder
 from torchtune_qwenvl.models import vit as presets
-from torchtune_qwenvl.modules.vision.features import (
-    POOLS,
-    LayerFeatures,
-    check_pool,
-    layer_indexes,
-    pool_tokens,
-    split_images,
-    to_map,
-)
 from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
 from torchtune_qwenvl.vision.batches import by_tokens, join_patches
+from torchtune_qwenvl.vision.encoding import Pool, Wanted, encode_batch, read_request
 from torchtune_qwenvl.vision.features import Features, Grid, joined
 from torchtune_qwenvl.vision.inputs import VisionInputs
 from torchtune_qwenvl.vision.media import media_transforms, plain_transform
 from torchtune_qwenvl.vision.stream import OnBad, Stream
 
-Pool = Literal["mean", "max", "cls"] | nn.Module | None
 BATCH_TOKENS = 16384
 BUILDERS: dict[str, Callable[..., VisionTransformer]] = {
     name: getattr(presets, name) for name in ("vit_small", "vit_base", "vit_large", "classic_vit")
@@ -179,19 +170,10 @@ class VisionPipeline(nn.Module):
         """The same for patches and grids that `VisionInputs` has read."""
         if not batch:
             raise ValueError("expected at least one image or video, got none")
-        if at not in (None, "merged", "patches"):
-            raise ValueError(f'at: expected "merged" or "patches", got {at!r}')
-        if isinstance(pool, str):
-            check_pool(pool, has_cls=self.encoder.cls_token is not None)
-        elif pool is not None and not isinstance(pool, nn.Module):
-            raise ValueError(f"pool: expected one of {', '.join(POOLS)}, a module or None, got {pool!r}")
-        merged = at == "merged" or (at is None and layers is None)
-        depth = self.encoder.depth
-        named = [layers] if isinstance(layers, int) else layers
-        wanted = [depth - 1] if named is None else layer_indexes(list(named), depth)
+        wanted = read_request(self.encoder, layers, at, pool)
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
             parts = [
-                self._run(part, wanted, layers is None, merged, pool)
+                self._encode(part, wanted)
                 for part in by_tokens(batch, self.batch_tokens, lambda item: len(item[0]))
             ]
         return joined(parts)
@@ -227,52 +209,12 @@ class VisionPipeline(nn.Module):
             found.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return found.hexdigest()
 
-    def _run(
-        self, batch: Sequence[tuple[Tensor, Grid]], wanted: list[int], whole: bool, merged: bool, pool: Pool
-    ) -> Features:
+    def _encode(self, batch: Sequence[tuple[Tensor, Grid]], wanted: Wanted) -> Features:
         pixels = join_patches([patches for patches, _ in batch], self.inputs.channels)
         pixels = pixels.to(self.device, non_blocking=True)
-        grids = [grid for _, grid in batch]
-        kept = self.encoder.features(pixels, grids, set(wanted), merged=merged and not whole, norm=whole)
-        found = {index: self._features(kept, index, whole, merged, pool) for index in wanted}
-        last = found[wanted[-1]]
-        if whole:
-            return last
-        return Features(
-            **{name: getattr(last, name) for name in ("tokens", "grids", "pooled", "deepstack", "cls")},
-            layers=found,
-        )
-
-    def _features(self, kept: LayerFeatures, index: int, whole: bool, merged: bool, pool: Pool) -> Features:
-        merge = self.encoder.merge
-        side = merge if merged else 1
-        if merged:
-            flat = kept.tokens if whole else kept.merged[index]
-            assert flat is not None
-            tokens = list(split_images(flat, kept.grids, merge))
-        else:
-            split = split_images(kept.patches[index], kept.grids, 1)
-            tokens = [
-                to_map(each, grid, merge).flatten(0, 2) for each, grid in zip(split, kept.grids, strict=True)
-            ]
-        cls = list(kept.cls[index].split([t for t, _, _ in kept.grids])) if kept.cls else []
-        return Features(
-            tokens=tokens,
-            grids=[(t, h // side, w // side) for t, h, w in kept.grids],
-            pooled=_pooled(tokens, pool, cls),
-            deepstack=[list(split_images(each, kept.grids, merge)) for each in kept.deepstack],
-            cls=cls,
-        )
+        return encode_batch(self.encoder, pixels, [grid for _, grid in batch], wanted)
 
 
 def as_list(given: Any) -> list[Any]:
     """One image, or several, as a list."""
     return list(given) if isinstance(given, list | tuple) else [given]
-
-
-def _pooled(tokens: list[Tensor], pool: Pool, cls: list[Tensor]) -> Tensor | None:
-    if pool is None:
-        return None
-    if isinstance(pool, nn.Module):
-        return torch.stack([pool(image) for image in tokens])
-    return pool_tokens(tokens, pool, cls or None)

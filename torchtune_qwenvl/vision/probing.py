@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,10 +26,12 @@ from torchtune_qwenvl.vision.index.listing import list_images
 
 @dataclass(frozen=True)
 class Probed:
-    """One layer with one pooling.
+    """One layer, or the encoder's output, with one pooling.
 
     Attributes:
         layer: its index.
+        at: "patches", or "merged" for the encoder's output: visual tokens after the merger, which is what the
+            pipeline gives without `layers`.
         pool: how its tokens became one vector.
         knn: share of the held-out images that nearest neighbours get right.
         ridge: share that the ridge classifier gets right.
@@ -37,6 +39,7 @@ class Probed:
     """
 
     layer: int
+    at: str
     pool: str
     knn: float
     ridge: float
@@ -48,7 +51,7 @@ class ProbeResult:
     """What `probe` found; `print` shows it as a table.
 
     Attributes:
-        rows: every layer with every pooling.
+        rows: every layer with every pooling; after the last layer the encoder's output.
         classes: name -> number of images.
         trained, held_out: numbers of images.
         k: neighbours.
@@ -68,7 +71,7 @@ class ProbeResult:
 
         It is the best of many on the same held-out images, so its share is a little too high.
         """
-        return max(self.rows, key=lambda row: (row.ridge, row.knn, -row.layer))
+        return max(self.rows, key=lambda row: (row.ridge, row.knn, -row.layer, row.at == "patches"))
 
     @property
     def chance(self) -> float:
@@ -81,11 +84,12 @@ class ProbeResult:
         lines = [
             f"{len(self.classes)} classes, {self.trained + n:,} images, {n:,} of them held out; "
             f"the largest class is {self.chance:.1%}",
-            f"{'layer':>5}  {'pool':<5} {f'{self.k}-nn':>7} {'ridge':>7}",
+            f"{'layer':>6}  {'pool':<5} {f'{self.k}-nn':>7} {'ridge':>7}",
         ]
         for row in self.rows:
             mark = "  best" if row is best else ""
-            lines.append(f"{row.layer:>5}  {row.pool:<5} {row.knn:>7.1%} {row.ridge:>7.1%}{mark}")
+            layer = "merged" if row.at == "merged" else row.layer
+            lines.append(f"{layer:>6}  {row.pool:<5} {row.knn:>7.1%} {row.ridge:>7.1%}{mark}")
         lines.append(f"differences below {2 * error:.1%} are within the noise of {n:,} images")
         lines += [f"left out: {reason}" for reason in self.failed.values()]
         return "\n".join(lines)
@@ -94,11 +98,14 @@ class ProbeResult:
         """Draw the shares over the layers, as PNG."""
         from torchtune_qwenvl.pictures.layers import draw_layers  # matplotlib takes a while to import
 
+        place: Callable[[Probed], int] = lambda row: row.layer + (row.at == "merged")  # noqa: E731
         curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
         for row in self.rows:
-            curves[f"{row.pool}, ridge"].append((row.layer, row.ridge))
-            curves[f"{row.pool}, {self.k}-nn"].append((row.layer, row.knn))
-        draw_layers(curves, (self.best.layer, self.best.ridge), self.chance, self.held_out, Path(path))
+            curves[f"{row.pool}, ridge"].append((place(row), row.ridge))
+            curves[f"{row.pool}, {self.k}-nn"].append((place(row), row.knn))
+        merged = next((place(row) for row in self.rows if row.at == "merged"), None)
+        best = (place(self.best), self.best.ridge)
+        draw_layers(curves, best, self.chance, self.held_out, Path(path), merged=merged)
 
 
 def probe(
@@ -116,6 +123,7 @@ def probe(
 ) -> ProbeResult:
     """Classify the images of a folder by each layer and pooling, in one pass over them.
 
+    If the last layer is among them, the encoder's output after the merger is judged too, at no further cost.
     All vectors are kept in memory: 4 bytes x images x layers x pools x d.
 
     Args:
@@ -156,7 +164,9 @@ def probe(
         )
     labels = torch.tensor([names.index(label_of[path]) for path in paths])
     train, held = split_by_class(labels, held_out, seed)
-    rows = [_judge(*key, vectors[key], labels, train, held, k) for key in sorted(vectors)]
+    # "patches" of a layer first, then "merged".
+    keys = sorted(vectors, key=lambda key: (key[0], key[1] == "merged", key[2]))
+    rows = [_judge(*key, vectors[key], labels, train, held, k) for key in keys]
     failed = {str(path): reason for path, reason in stream.failed}
     return ProbeResult(rows, {name: counts[name] for name in names}, len(train), len(held), k, failed)
 
@@ -180,24 +190,27 @@ def labelled(folder: Path) -> dict[str, str]:
     return label_of
 
 
-def _vectors(stream: Any, pools: Sequence[str]) -> tuple[dict[tuple[int, str], Tensor], list[str]]:
-    """Vectors [images, d] by layer and pooling, and the images' paths."""
-    kept: dict[tuple[int, str], list[Tensor]] = defaultdict(list)
+def _vectors(stream: Any, pools: Sequence[str]) -> tuple[dict[tuple[int, str, str], Tensor], list[str]]:
+    """Vectors [images, d] by layer, place and pooling, and the images' paths."""
+    kept: dict[tuple[int, str, str], list[Tensor]] = defaultdict(list)
     paths: list[str] = []
     for features in stream:
         paths += features.paths
-        for layer, found in features.layers.items():
-            for pool in pools:
+        for pool in pools:
+            for layer, found in features.layers.items():
                 pooled = pool_tokens(found.tokens, pool, found.cls or None)
-                kept[layer, pool].append(pooled.detach().float().cpu())
+                kept[layer, "patches", pool].append(pooled.detach().float().cpu())
+            if features.output and pool != "cls":  # a merger takes patches only
+                pooled = pool_tokens(features.output, pool)
+                kept[max(features.layers), "merged", pool].append(pooled.detach().float().cpu())
     return {key: torch.cat(parts) for key, parts in kept.items()}, paths
 
 
 def _judge(
-    layer: int, pool: str, vectors: Tensor, labels: Tensor, train: Tensor, held: Tensor, k: int
+    layer: int, at: str, pool: str, vectors: Tensor, labels: Tensor, train: Tensor, held: Tensor, k: int
 ) -> Probed:
     seen, seen_labels, unseen, truth = vectors[train], labels[train], vectors[held], labels[held]
     by_knn = nearest_neighbours(seen, seen_labels, unseen, k)
     by_ridge = ridge(seen, seen_labels, unseen)
     knn, right = ((found == truth).double().mean().item() for found in (by_knn, by_ridge.scores.argmax(1)))
-    return Probed(layer, pool, knn, right, by_ridge.strength)
+    return Probed(layer, at, pool, knn, right, by_ridge.strength)

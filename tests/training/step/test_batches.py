@@ -39,9 +39,9 @@ def test_what_packing_compares_is_all_but_head_and_encoder_attention(hf) -> None
     one = batch(hf, ROWS[0], padding_free=True)
     width = one.inputs["encoder_input"]["vision"]["pixel_values"].shape[1]
     whole = flops([one.tokens], 0, [(1, 4, 6)], width)
-    attention = flops.per_frame_pair * 24**2 + flops.per_window_pair * 24**2
+    attention = flops.encoder.per_frame_pair * 24**2 + flops.encoder.per_window_pair * 24**2
     assert flops.of_sample(one.tokens, 24) + attention == pytest.approx(
-        flops([one.tokens], 0, [(1, 4, 6)], flops.still_width), rel=1e-12
+        flops([one.tokens], 0, [(1, 4, 6)], flops.encoder.still_width), rel=1e-12
     )
     assert whole > flops.of_sample(one.tokens, 24)
 

@@ -10,7 +10,6 @@ from torchtune_qwenvl.vision.index import ImageIndex, approximate
 
 @pytest.mark.parametrize("backend", ["faiss", "usearch"])
 def test_a_graph_finds_what_a_comparison_finds(tmp_path: Path, backend: str) -> None:
-    pytest.importorskip(backend)
     photos, pipeline = write_files(tmp_path / "photos", 300), StandIn(width=16)
     exact = ImageIndex.build(photos, pipeline, tmp_path / "index", part_size=64)
     graph = ImageIndex.load(tmp_path / "index", backend=backend)
@@ -32,7 +31,9 @@ def test_a_graph_finds_what_a_comparison_finds(tmp_path: Path, backend: str) -> 
     graph = ImageIndex.load(tmp_path / "index", backend=backend)
     queries = [str(photos / name) for name in exact.names[-20:]]
     assert agreement() >= 0.98 and file.stat().st_mtime_ns > made
-    assert len(graph.search(queries[0], pipeline, 500)) == 340
+    # More hits than there are vectors: a graph may miss some, and gives none twice.
+    rows = [hit.row for hit in graph.search(queries[0], pipeline, 500)]
+    assert 0.98 * 340 <= len(rows) == len(set(rows)) <= 340
 
 
 def test_a_backend_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

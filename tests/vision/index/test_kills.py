@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from campaign import campaign_size
 from launch import FORKS
 from stand_in import StandIn, build_and_die, write_files
 
@@ -18,32 +19,38 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def build_in_a_process(photos: Path, out: Path, after: float | None = None) -> int:
-    process = FORKS.Process(target=build_and_die, args=(photos, out, after, PART))
+def build_in_a_process(photos: Path, out: Path, after: float, **options) -> int:
+    process = FORKS.Process(target=build_and_die, args=(photos, out, after), kwargs=options)
     process.start()
     process.join(timeout=60)
     assert process.exitcode is not None
     return process.exitcode
 
 
-def test_forty_kills_leave_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "kills"),
+    [({}, 40), ({"pool": None, "factor": 2}, campaign_size(8, 40))],
+    ids=["mean", "tokens"],
+)
+def test_forty_kills_leave_the_same_bytes(tmp_path: Path, options: dict, kills: int) -> None:
+    options = {**options, "part_size": PART}
     photos = write_files(tmp_path / "photos", 48, bad=(3, 20, 21, 39, 47))
     start = time.monotonic()
-    ImageIndex.build(photos, StandIn(seconds=2e-4), tmp_path / "whole", part_size=PART, workers=0)
+    ImageIndex.build(photos, StandIn(seconds=2e-4), tmp_path / "whole", workers=0, **options)
     seconds, chance = time.monotonic() - start, random.Random(0)
     codes, sizes, builds = [], set(), 0
-    while codes.count(-9) < 40:
+    while codes.count(-9) < kills:
         out = tmp_path / f"out_{builds}"
-        codes.append(build_in_a_process(photos, out, chance.uniform(0, seconds / 2)))
+        codes.append(build_in_a_process(photos, out, chance.uniform(0, seconds / 2), **options))
         if (out / "meta.json").is_file():
             sizes.add(Store.open(out).meta.rows)  # what counts is whole at any moment
-        if codes[-1] == 0 or codes.count(-9) == 40:
+        if codes[-1] == 0 or codes.count(-9) == kills:
             if codes[-1]:
-                ImageIndex.build(photos, StandIn(), out, part_size=PART, workers=0)
+                ImageIndex.build(photos, StandIn(), out, workers=0, **options)
             assert content(out) == content(tmp_path / "whole")
             builds += 1
         assert len(codes) < 400
-    assert set(codes) <= {0, -9} and len(sizes) > 4
+    assert set(codes) <= {0, -9} and len(sizes) > min(4, kills // 3)
 
 
 def test_a_step_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,15 @@ class LabelledImages(Dataset):
         )
 
 
+def check_labelled(key: str, images: Any) -> None:
+    """Raise a ValueError for what a config calls a data set and is none; `key` is the config's."""
+    if not isinstance(images, LabelledImages):
+        raise ValueError(
+            f"{key}: expected labelled images, got a {type(images).__name__}. Name a function of "
+            "torchtune_qwenvl.data.labelled, or one that returns its LabelledImages."
+        )
+
+
 class Selected(Sequence[Any]):
     """Some entries of a sequence, by their numbers, without copying them."""
 

@@ -78,7 +78,7 @@ class DigestFile:
             raise self.error from error
 
 
-def new_digest() -> "hashlib._Hash":
+def new_digest() -> hashlib.blake2b:
     """The hash that all digests here are made with."""
     return hashlib.blake2b(digest_size=20)
 

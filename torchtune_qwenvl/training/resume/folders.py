@@ -38,7 +38,8 @@ def find(output_dir: Path, resume: bool | str, world: World | None = None) -> Pa
     """
     world = world or World(torch.device("cpu"))
     if not resume:
-        return _refuse_earlier(step_folders(output_dir))
+        _refuse_earlier(step_folders(output_dir))
+        return None
     folders = step_folders(output_dir)
     if not isinstance(resume, bool) and resume != LAST_WHOLE:
         named = Path(resume)

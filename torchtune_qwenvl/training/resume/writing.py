@@ -1,7 +1,7 @@
 """Writing `step_N/`: each rank its own file, then rank 0 run.json with the digests of all of them."""
 
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +100,7 @@ def _make_room(output_dir: Path, part: Path, nbytes: int) -> None:
 def _write(path: Path, state: dict[str, Any]) -> dict[str, Any]:
     with durable.saying_what(path):
         with DigestFile(path) as file:
-            torch.save(state, file)
+            torch.save(state, cast(IO[bytes], file))
         return file.facts()
 
 

@@ -5,9 +5,11 @@ k classes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,6 +70,11 @@ class Classified:
         """Share of each class's images that were recognised; 0 for a class without images."""
         rows = self.confusion.double()
         return (rows.diag() / rows.sum(dim=1).clamp(min=1)).tolist()
+
+    def save(self, path: Path, class_names: Sequence[str]) -> None:
+        """Write `figures` and `per_class` as JSON."""
+        found = {**self.figures, "per_class": dict(zip(class_names, self.per_class(), strict=True))}
+        path.write_text(json.dumps(found, indent=2), encoding="utf-8")
 
 
 @torch.no_grad()

@@ -14,20 +14,29 @@ from torchtune.modules import TransformerSelfAttentionLayer
 
 from torchtune_qwenvl.modules.experts.moe import SparseMoE
 from torchtune_qwenvl.modules.vision.layers import PatchEmbed
+from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 
-class FlopCounter:
-    """Operations of forward and backward for batches of a model with its current trainable parameters."""
+class EncoderFlops:
+    """Operations of forward and backward of a vision encoder with its current trainable parameters.
 
-    def __init__(self, model: VisionLanguageModel) -> None:
-        encoder, decoder = model.vision_encoder, model.decoder
-        self.merge, self.window = encoder.merge, encoder.window
+    Attributes:
+        learns: something in it trains, the head left out.
+        per_deepstack: of the deepstack mergers, per visual token; not part of the sums.
+        per_image: of the head, per image; not part of the sums.
+    """
+
+    def __init__(self, encoder: VisionTransformer) -> None:
         assert isinstance(encoder.patch_embed, PatchEmbed)
+        self.merge, self.window = encoder.merge, encoder.window
+        self.extra = 0 if encoder.cls_token is None else 1
         self.frames, self.still_width = encoder.patch_embed.frames, encoder.patch_embed.still_width
-        self._embed = _Path(learns=False)
-        self._embed.through(encoder.patch_embed)
-        path = _Path(learns=self._embed.learns)
+        self.embed = _Path(learns=False)
+        self.embed.through(encoder.patch_embed.pixel_norm)  # its parameters come last, it acts first
+        self.embed.through(encoder.patch_embed)
+        begin = (encoder.patch_norm, encoder.position_embed, encoder.cls_token)
+        path = _Path(learns=self.embed.learns or any(_trains(part) for part in begin if part is not None))
         # Attention operations per pair: layers that attend to whole frames, and layers that attend to
         # windows.
         self.per_frame_pair = self.per_window_pair = 0.0
@@ -38,10 +47,47 @@ class FlopCounter:
             else:
                 self.per_window_pair += per_pair
         self.per_patch = path.flops
-        path = _Path(learns=path.learns)
-        path.through(encoder.merger, *encoder.deepstack_mergers)
-        self.per_visual_token = path.flops
-        path = _Path(learns=path.learns or _trains(decoder.tok_embeddings))
+        merger, deepstack = _Path(learns=path.learns), _Path(learns=path.learns)
+        merger.through(encoder.merger)
+        deepstack.through(*encoder.deepstack_mergers)
+        self.per_visual_token, self.per_deepstack = merger.flops, deepstack.flops
+        self.learns = merger.learns or deepstack.learns
+        head = _Path(learns=merger.learns)
+        head.through(encoder.head)
+        self.per_image = head.flops
+
+    def __call__(self, grids: Sequence[Sequence[int]], patch_width: int = 0) -> float:
+        """Operations of the layers and the merger on a batch; the arguments are those of `FlopCounter`."""
+        frames = self.frames if patch_width == self.still_width else 1
+        total = 0.0
+        for t, h, w in grids:
+            patches, tokens = t * h * w, t * (h * w + self.extra)
+            total += self.embed.flops / frames * patches + self.per_patch * tokens
+            total += self.per_visual_token * tokens / self.merge**2
+            total += self.per_frame_pair * t * (h * w + self.extra) ** 2
+            total += self.per_window_pair * t * self._window_pairs(h, w)
+        return total
+
+    def of_patches(self, patches: int) -> float:
+        """Operations on stills with so many patches, without attention."""
+        return (self.embed.flops / self.frames + self.per_patch) * patches
+
+    def _window_pairs(self, h: int, w: int) -> int:
+        """Pairs of patches within windows, per frame; 6 x 5 visual tokens are split into (4, 2) x (4, 1)."""
+        if self.window is None:
+            return 0
+        rows, columns = (_squares(side // self.merge, self.window) for side in (h, w))
+        return rows * columns * self.merge**4
+
+
+class FlopCounter:
+    """Operations of forward and backward for batches of a model with its current trainable parameters."""
+
+    def __init__(self, model: VisionLanguageModel) -> None:
+        decoder = model.decoder
+        self.encoder = EncoderFlops(model.vision_encoder)
+        self.merge = model.vision_encoder.merge
+        path = _Path(learns=self.encoder.learns or _trains(decoder.tok_embeddings))
         self.per_pair = sum(path.through_layer(layer) for layer in decoder.layers)
         self.per_token = path.flops
         path = _Path(learns=path.learns or _trains(decoder.norm))
@@ -64,31 +110,17 @@ class FlopCounter:
         total = self.per_label * labelled
         for s in lengths:
             total += self.per_token * s + self.per_pair * s * (s + 1) / 2
-        frames = self.frames if patch_width == self.still_width else 1
-        for t, h, w in grids:
-            patches = t * h * w
-            total += (self._embed.flops / frames + self.per_patch) * patches
-            total += self.per_visual_token * patches / self.merge**2
-            total += self.per_frame_pair * t * (h * w) ** 2 + self.per_window_pair * t * self._window_pairs(
-                h, w
-            )
-        return total
+        visual = sum(t * h * w for t, h, w in grids) / self.merge**2
+        return total + self.encoder(grids, patch_width) + self.encoder.per_deepstack * visual
 
     def of_sample(self, tokens: int, patches: int) -> float:
         """Operations of one sample, estimated from its size, without the head and the encoder's attention.
 
         Packing compares rows by this.
         """
-        encoder = (self._embed.flops / self.frames + self.per_patch) * patches
-        merger = self.per_visual_token * patches / self.merge**2
-        return encoder + merger + self.per_token * tokens + self.per_pair * tokens * (tokens + 1) / 2
-
-    def _window_pairs(self, h: int, w: int) -> int:
-        """Pairs of patches within windows, per frame; 6 x 5 visual tokens are split into (4, 2) x (4, 1)."""
-        if self.window is None:
-            return 0
-        rows, columns = (_squares(side // self.merge, self.window) for side in (h, w))
-        return rows * columns * self.merge**4
+        visual = (self.encoder.per_visual_token + self.encoder.per_deepstack) * patches / self.merge**2
+        text = self.per_token * tokens + self.per_pair * tokens * (tokens + 1) / 2
+        return self.encoder.of_patches(patches) + visual + text
 
 
 class _Path:

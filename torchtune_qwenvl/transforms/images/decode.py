@@ -147,7 +147,7 @@ def _read_header(source: str | Path | bytes | Image.Image, max_image_pixels: int
         check_cost(image, max_image_pixels, "max_image_pixels", where)
         orientation = _orientation(image)
         width, height = image.size
-        decode = _decode_pillow
+        decode: Callable[[Any, int], torch.Tensor] = _decode_pillow
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
             decode = _decode_jpeg
         if image.format == "PNG" and _raw_mode(image) in ("RGB;16B", "RGBA;16B"):

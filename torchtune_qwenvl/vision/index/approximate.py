@@ -81,10 +81,8 @@ class UsearchSearch:
 BACKENDS: dict[str, Any] = {"exact": ExactSearch, "faiss": FaissSearch, "usearch": UsearchSearch}
 
 
-def check_backend(name: str) -> None:
-    """Raise a ValueError for an unknown backend, or one whose package is not installed."""
-    if name not in BACKENDS:
-        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {name!r}")
+def check_installed(name: str) -> None:
+    """Raise a ValueError for a backend whose package is not installed."""
     if hasattr(BACKENDS[name], "package"):
         _installed(BACKENDS[name])
 

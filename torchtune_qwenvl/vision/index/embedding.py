@@ -6,16 +6,18 @@ whatever the encoder's batches were before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from torchtune_qwenvl.vision.index.listing import Named
 from torchtune_qwenvl.vision.index.meta import Meta
-from torchtune_qwenvl.vision.index.store import Store
+from torchtune_qwenvl.vision.index.queries import check_image
+from torchtune_qwenvl.vision.index.store import Embedded, Store
+from torchtune_qwenvl.vision.index.token_pooling import pool_by_factor
 
 
 class Reading(NamedTuple):
@@ -45,35 +47,66 @@ def embed_into(
     with tqdm(total=len(images), unit="image", disable=not progress) as bar:
         for start in range(0, len(images), size):
             stretch = images[start : start + size]
-            vectors, names, failed = embed(stretch, pipeline, store.meta, reading)
-            store.append(vectors, names, failed, complete=start + size >= len(images))
+            good, failed = embed(stretch, pipeline, store.meta, reading)
+            store.append(good, failed, complete=start + size >= len(images))
             bar.update(len(stretch))
     store.mark(complete=True)
 
 
 def embed(
     images: Sequence[Named], pipeline: Any, meta: Meta, reading: Reading
-) -> tuple[np.ndarray, list[str], list[tuple[str, str]]]:
-    """Vectors [rows, width], the names of their images, and name and reason of each bad image."""
+) -> tuple[Embedded, list[tuple[str, str]]]:
+    """Vectors of the images that are good, and name and reason of each that is not."""
     places = {image.path: place for place, image in enumerate(images)}
-    vectors, rows = np.empty((0, 0), meta.dtype), 0
+    kept: list[np.ndarray] = []
     names: list[str] = []
     failed: dict[int, str] = {}
     stream = pipeline.stream(list(places), **_options(meta, reading))
-    for paths, block in _blocks(stream):
-        if not names:
-            vectors = np.empty((len(images), block.shape[1]), meta.dtype)
-        with np.errstate(over="ignore"):  # beyond float16 is infinite, which is looked for
-            cast = block.astype(meta.dtype)
-        for path, vector in zip(paths, cast, strict=True):
-            if np.isfinite(vector).all():
-                vectors[rows] = vector
+    for features in stream:
+        for path, vectors in zip(features.paths, vectors_of(features, meta), strict=True):
+            with np.errstate(over="ignore"):  # beyond float16 is infinite, which is looked for
+                cast = vectors.cpu().numpy().astype(meta.dtype)
+            if np.isfinite(cast).all():
+                kept.append(cast)
                 names.append(images[places[path]].name)
-                rows += 1
             else:
                 failed[places[path]] = _not_finite(path, meta, reading)
     failed |= {places[str(path)]: reason for path, reason in stream.failed}
-    return vectors[:rows], names, [(images[place].name, failed[place]) for place in sorted(failed)]
+    joined = np.concatenate(kept) if kept else np.empty((0, 0), meta.dtype)
+    good = Embedded(joined, names, [len(vectors) for vectors in kept])
+    return good, [(images[place].name, failed[place]) for place in sorted(failed)]
+
+
+def vectors_of(features: Any, meta: Meta) -> list[Tensor]:
+    """Vectors [n, d] of each image as float32: one, or its tokens pooled by the index's factor."""
+    if not meta.keeps_tokens:
+        return list(features.pooled.detach().float()[:, None])
+    factor = meta.settings["factor"]
+    return [pool_by_factor(tokens.detach().float(), factor) for tokens in features.tokens]
+
+
+def embed_queries(images: Any, pipeline: Any, store: Store) -> list[Tensor]:
+    """Vectors [n, d] of one image or of a list of them, as the index's own were made; on the CPU.
+
+    Raises:
+        ValueError: another encoder, a bad image, or a text.
+    """
+    check_encoder(pipeline, store)
+    images = list(images) if isinstance(images, list | tuple) else [images]
+    for image in images:
+        check_image(image)
+    found = pipeline(images, **call_options(store.meta))
+    return [vectors.cpu() for vectors in vectors_of(found, store.meta)]
+
+
+def check_encoder(pipeline: Any, store: Store) -> None:
+    """Raise a ValueError if another pipeline made the index."""
+    made, given = store.meta.fingerprint, pipeline.fingerprint
+    if made != given:
+        raise ValueError(
+            f"{store.folder}: made by another encoder, or with other image settings (fingerprint "
+            f"{made[:12]}, got {given[:12]}). Use that encoder, or build a new index"
+        )
 
 
 def _options(meta: Meta, reading: Reading) -> dict[str, Any]:
@@ -85,11 +118,6 @@ def call_options(meta: Meta) -> dict[str, Any]:
     """pool, layers and at for the pipeline's call, without those that have their default."""
     settings = {"pool": meta.settings["pool"], "layers": meta.settings["layer"], "at": meta.settings["at"]}
     return {name: value for name, value in settings.items() if value is not None}
-
-
-def _blocks(stream: Any) -> Iterator[tuple[Sequence[str], np.ndarray]]:
-    for features in stream:
-        yield features.paths, features.pooled.detach().to(torch.float32).cpu().numpy()
 
 
 def _not_finite(path: str, meta: Meta, reading: Reading) -> str:

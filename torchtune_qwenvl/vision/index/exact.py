@@ -33,13 +33,15 @@ class ExactSearch:
         scores = queries.new_empty(len(queries), 0)
         rows = torch.empty(len(queries), 0, dtype=torch.long)
         for first, block in unit_blocks(self.store):
-            there = torch.arange(first, first + len(block)).expand(len(queries), -1)
-            scores, order = torch.sort(
-                torch.cat([scores, queries @ block.T], 1), dim=1, descending=True, stable=True
-            )
-            scores, order = scores[:, :k], order[:, :k]
-            rows = torch.cat([rows, there], 1).gather(1, order)
+            scores, rows = keep_best(scores, rows, queries @ block.T, first, k)
         return scores.clamp(-1, 1), rows
+
+
+def keep_best(scores: Tensor, rows: Tensor, new: Tensor, first: int, k: int) -> tuple[Tensor, Tensor]:
+    """The k best of the hits so far and of new scores [q, m], which are those of row `first` and on."""
+    there = torch.arange(first, first + new.shape[1]).expand(len(new), -1)
+    scores, order = torch.sort(torch.cat([scores, new], 1), dim=1, descending=True, stable=True)
+    return scores[:, :k], torch.cat([rows, there], 1).gather(1, order[:, :k])
 
 
 def unit_blocks(store: Store, start: int = 0) -> Iterator[tuple[int, Tensor]]:

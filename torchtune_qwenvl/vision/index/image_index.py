@@ -2,47 +2,32 @@
 
     images ─> VisionPipeline.stream(pool=...) ─> part-*.npy, files.jsonl ─> cosine ─> hits
 
-d width of a vector; q queries; k hits.
+An index has a vector per image, or with pool=None all tokens of it, which late interaction compares.
+
+d width of a vector; q queries; k hits; n_i tokens of image i.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
+import torch
 from torch.nn.functional import normalize
 
-from torchtune_qwenvl.vision.index.approximate import BACKENDS, check_backend
 from torchtune_qwenvl.vision.index.clip_retrieval import export_clip_retrieval
-from torchtune_qwenvl.vision.index.embedding import Reading, call_options, embed_into
+from torchtune_qwenvl.vision.index.embedding import Reading, check_encoder, embed_into, embed_queries
+from torchtune_qwenvl.vision.index.engines import Engine, check_backend, engine_of
+from torchtune_qwenvl.vision.index.hits import Hit
 from torchtune_qwenvl.vision.index.listing import Images, list_images
-from torchtune_qwenvl.vision.index.meta import META, Meta
-from torchtune_qwenvl.vision.index.queries import as_vectors, check_image, checked
+from torchtune_qwenvl.vision.index.meta import META, Meta, checked_settings
+from torchtune_qwenvl.vision.index.queries import given_queries
 from torchtune_qwenvl.vision.index.store import Store
 
 Backend = Literal["exact", "faiss", "usearch"]
 OnBad = Literal["raise", "skip"]
-
-
-@dataclass(frozen=True)
-class Hit:
-    """An image that was found.
-
-    Attributes:
-        name: relative to the data folder.
-        path: of the file.
-        score: cosine with the query, 1 for the same direction.
-        row: number of its vector.
-    """
-
-    name: str
-    path: Path
-    score: float
-    row: int
 
 
 class ImageIndex:
@@ -56,7 +41,7 @@ class ImageIndex:
     """
 
     def __init__(self, store: Store, backend: Backend = "exact", root: str | Path | None = None) -> None:
-        check_backend(backend)
+        check_backend(backend, keeps_tokens=store.meta.keeps_tokens)
         self.store, self.backend = store, backend
         self.root = Path(root or store.meta.root)
 
@@ -67,12 +52,13 @@ class ImageIndex:
         pipeline: Any,
         out: str | Path,
         *,
-        pool: str = "mean",
+        pool: str | None = "mean",
+        factor: int = 1,
         layer: int | None = None,
         at: str | None = None,
         root: str | Path | None = None,
         dtype: str = "float32",
-        part_size: int = 1024,
+        part_size: int | None = None,
         encoder: Mapping[str, Any] | None = None,
         backend: Backend = "exact",
         **reading: Any,
@@ -85,12 +71,13 @@ class ImageIndex:
             images: a folder, or files and folders; see `list_images`.
             pipeline: a `VisionPipeline`.
             out: the index's folder.
-            pool: how tokens become one vector: "mean", "max" or "cls".
+            pool: how tokens become one vector: "mean", "max" or "cls"; None keeps the tokens.
+            factor: without a pooling: so many similar tokens become one; see `pool_by_factor`.
             layer: whose tokens; None for the encoder's output.
             at: "merged" or "patches"; None for the pipeline's default.
             root: the data folder that names are relative to; see `list_images`.
             dtype: of the vectors on disk, "float32" or "float16".
-            part_size: images per part; a kill costs at most one part.
+            part_size: images per part, at most one of which a kill costs; 1,024 if None, 64 for tokens.
             encoder: how to load the pipeline again; stored for whoever opens the index.
             backend: as in `load`.
             **reading: `on_bad`, `workers`, `batch_tokens`, `retry_failed` and `progress` of `add`.
@@ -99,19 +86,18 @@ class ImageIndex:
             ValueError: no images, none that can be read, or a folder that holds something else or an index of
                 another encoder or other settings.
         """
-        if not isinstance(pool, str):
-            raise ValueError(f"pool: expected the name of a pooling, got {pool!r}")
+        settings = checked_settings(pool, factor, layer, at)
         base, named = list_images(images, root)
-        settings = {"pool": pool, "layer": layer, "at": at}
         if (Path(out) / META).is_file():
             index = cls.load(out, backend=backend)
             if (made := index.store.meta.settings) != settings:
                 raise ValueError(f"{out} was made with {made}, got {settings}. Choose another folder")
             named = list_images(images, root or index.root)[1]
-            index._check(pipeline)
+            check_encoder(pipeline, index.store)
         else:
-            check_backend(backend)
-            meta = Meta(pipeline.fingerprint, settings, base, dict(encoder or {}), dtype, part_size)
+            check_backend(backend, keeps_tokens=pool is None)
+            size = part_size or (64 if pool is None else 1024)
+            meta = Meta(pipeline.fingerprint, settings, base, dict(encoder or {}), dtype, size)
             index = cls(Store.create(out, meta), backend)
         index.add([image.path for image in named], pipeline, **reading)
         return index
@@ -156,7 +142,7 @@ class ImageIndex:
         Raises:
             ValueError: another encoder, no images, or an index without a single vector afterwards.
         """
-        self._check(pipeline)
+        check_encoder(pipeline, self.store)
         _, named = list_images(images, self.root)
         with self.store.writing():
             self._forget()
@@ -174,10 +160,11 @@ class ImageIndex:
         return len(self) - rows
 
     def search(self, query: Any, pipeline: Any = None, k: int = 10) -> Any:
-        """The k images nearest to a query by cosine, best first.
+        """The k images nearest to a query, best first: by cosine, or by late interaction of tokens.
 
         Args:
-            query: with a pipeline an image or a list of images; without one a vector [d] or vectors [q, d].
+            query: with a pipeline an image or a list of images; without one a vector [d] or vectors [q, d],
+                or for an index of tokens the tokens [n, d] of a query or a list of these.
             pipeline: as the index was made with.
             k: number of hits; fewer if the index has fewer.
 
@@ -190,33 +177,33 @@ class ImageIndex:
         self._check_filled()
         if k < 1:
             raise ValueError(f"k: expected at least 1, got {k}")
-        many = isinstance(query, list | tuple) and pipeline is not None
-        vectors = as_vectors(query) if pipeline is None else self.embed(query, pipeline)
-        single = vectors.ndim == 1 or (pipeline is not None and not many)
-        vectors = checked(vectors, self.width)
-        scores, rows = self._engine(normalize(vectors, dim=1), min(k, len(self)))
+        if pipeline is None:
+            queries, single = given_queries(query, self.width, tokens=self.store.meta.keeps_tokens)
+        else:
+            queries = embed_queries(query, pipeline, self.store)
+            single = not isinstance(query, list | tuple)
+        scores, rows = self._engine([normalize(each, dim=1) for each in queries], min(k, len(self)))
         found = [
             [self._hit(score, row) for score, row in zip(*pair, strict=True) if row >= 0]
             for pair in zip(scores.tolist(), rows.tolist(), strict=True)
         ]
         return found[0] if single else found
 
-    def embed(self, images: Any, pipeline: Any) -> Tensor:
-        """Vectors [q, d] of images as the index's own were made.
+    def embed(self, images: Any, pipeline: Any) -> Any:
+        """Vectors of images as the index's own were made: [q, d], or for an index of tokens a list
+        of [n_i, d].
 
         Raises:
             ValueError: another encoder, a bad image, or a text.
         """
-        self._check(pipeline)
-        images = list(images) if isinstance(images, list | tuple) else [images]
-        for image in images:
-            check_image(image)
-        pooled: Tensor = pipeline(images, **call_options(self.store.meta)).pooled
-        return pooled.detach().float().cpu()
+        vectors = embed_queries(images, pipeline, self.store)
+        return vectors if self.store.meta.keeps_tokens else torch.cat(vectors)
 
     def export_clip_retrieval(self, folder: str | Path) -> Path:
         """Write the index in clip-retrieval's layout; see `export_clip_retrieval`."""
         self._check_filled()
+        if self.store.meta.keeps_tokens:
+            raise ValueError(f"{self.store.folder} keeps all tokens: clip-retrieval has one vector per image")
         return export_clip_retrieval(self.store, Path(folder), self.root)
 
     def __len__(self) -> int:
@@ -239,8 +226,8 @@ class ImageIndex:
         return {name: reason for name, reason in self.store.failed().items() if name not in names}
 
     @cached_property
-    def _engine(self) -> Any:
-        return BACKENDS[self.backend](self.store)
+    def _engine(self) -> Engine:
+        return engine_of(self.store, self.backend)
 
     def _forget(self) -> None:
         for name in ("names", "failed", "_engine"):
@@ -248,14 +235,6 @@ class ImageIndex:
 
     def _hit(self, score: float, row: int) -> Hit:
         return Hit(self.names[row], self.root / self.names[row], score, row)
-
-    def _check(self, pipeline: Any) -> None:
-        made, given = self.store.meta.fingerprint, pipeline.fingerprint
-        if made != given:
-            raise ValueError(
-                f"{self.store.folder}: made by another encoder, or with other image settings (fingerprint "
-                f"{made[:12]}, got {given[:12]}). Use that encoder, or build a new index"
-            )
 
     def _check_filled(self) -> None:
         if len(self):

@@ -15,7 +15,7 @@ DTYPES = ("float32", "float16")
 
 @dataclass(frozen=True)
 class Part:
-    """A file of vectors."""
+    """A file of vectors: one row per image, or one per token."""
 
     file: str
     rows: int
@@ -27,14 +27,15 @@ class Meta:
 
     Attributes:
         fingerprint: of the encoder and of how its images are read (`VisionPipeline.fingerprint`).
-        settings: pool, layer and at, as the pipeline's call takes them.
+        settings: pool, layer and at, as the pipeline's call takes them; without a pooling also the factor by
+            which tokens are pooled.
         encoder: how to load the pipeline again; empty if that is not known.
         root: the data folder, absolute.
         dtype: of the stored vectors, "float32" or "float16".
         part_size: images per part, good and bad.
         width: of a vector; None before the first.
         parts: files of vectors in their order.
-        rows, failed: numbers of vectors and of bad images.
+        rows, failed: numbers of images and of bad images.
         files_bytes, failed_bytes: how much of files.jsonl and failed.jsonl counts.
         complete: False while images that were asked for are missing.
     """
@@ -59,9 +60,28 @@ class Meta:
         if self.part_size < 1:
             raise ValueError(f"part_size: expected at least 1, got {self.part_size}")
 
+    @property
+    def keeps_tokens(self) -> bool:
+        """Whether an image has several vectors, its tokens."""
+        return self.settings["pool"] is None
+
     def to_json(self) -> str:
         """The content of meta.json."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
+
+
+def checked_settings(pool: str | None, factor: int, layer: int | None, at: str | None) -> dict[str, Any]:
+    """`Meta.settings`; the arguments are those of `ImageIndex.build`.
+
+    Raises:
+        ValueError: a pooling without a name, or a factor that cannot be.
+    """
+    if pool is not None and not isinstance(pool, str):
+        raise ValueError(f"pool: expected the name of a pooling or None, got {pool!r}")
+    if factor < 1 or (factor > 1 and pool is not None):
+        raise ValueError(f"factor: expected at least 1, and more than 1 only with pool=None, got {factor}")
+    settings = {"pool": pool, "layer": layer, "at": at}
+    return settings if pool is not None else {**settings, "factor": factor}
 
 
 def read_meta(folder: Path) -> Meta:

@@ -1,4 +1,4 @@
-"""What a search may be asked for: vectors, or images; no texts. d width of a vector; q queries."""
+"""What a search may be asked for: vectors, or images; no texts. d width of a vector; q queries; n tokens."""
 
 from __future__ import annotations
 
@@ -24,8 +24,30 @@ def as_vectors(query: Any) -> Tensor:
         raise ValueError(f"expected a vector without a pipeline, got {type(query).__name__}") from error
 
 
+def given_queries(query: Any, width: int | None, *, tokens: bool) -> tuple[list[Tensor], bool]:
+    """Queries that need no encoder.
+
+    Args:
+        query: a vector [d], or vectors [q, d] of as many queries. For an index of tokens: the tokens [n, d]
+            of a query, or a list of these.
+        width: d of the index.
+        tokens: whether the index keeps tokens.
+
+    Returns:
+        Vectors [n, d] of each query, where n is 1 without tokens, and whether it is a single query.
+
+    Raises:
+        ValueError: see `as_vectors` and `checked`.
+    """
+    if tokens:
+        single = not (isinstance(query, list | tuple) and len(query) and np.ndim(query[0]) == 2)
+        return [checked(as_vectors(each), width) for each in ([query] if single else query)], single
+    vectors = as_vectors(query)
+    return list(checked(vectors, width)[:, None]), vectors.ndim == 1
+
+
 def checked(vectors: Tensor, width: int | None) -> Tensor:
-    """Queries [d] or [q, d] as [q, d].
+    """Vectors [d] or [n, d] as [n, d].
 
     Raises:
         ValueError: another shape or width, or numbers that are not finite.

@@ -1,7 +1,7 @@
 """An index on disk. A part is committed by renaming meta.json; whatever came after the last commit is undone.
 
 part-00000.npy ...   vectors [rows, width], memory-mapped when read
-files.jsonl          {"name": ...} per vector, in their order
+files.jsonl          {"name": ...} per image, in the order of the vectors; with "tokens" if it has several
 failed.jsonl         {"name": ..., "reason": ...} per bad image
 meta.json            see `Meta`
 """
@@ -11,17 +11,25 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from torchtune_qwenvl.vision.index.meta import META, Meta, Part, read_meta
 
 FILES, FAILED, LOCK, PARTIAL = "files.jsonl", "failed.jsonl", ".lock", ".partial"
+
+
+class Embedded(NamedTuple):
+    """Images of a part: all their vectors [rows, width], their names, and how many vectors each has."""
+
+    vectors: np.ndarray
+    names: Sequence[str]
+    counts: Sequence[int]
 
 
 class Store:
@@ -75,8 +83,12 @@ class Store:
             first += part.rows
 
     def names(self) -> list[str]:
-        """Name of each vector's image."""
+        """Names of the images."""
         return [line["name"] for line in self._lines(FILES, self.meta.files_bytes)]
+
+    def token_counts(self) -> list[int]:
+        """Number of vectors of each image, in an index of tokens."""
+        return [line["tokens"] for line in self._lines(FILES, self.meta.files_bytes)]
 
     def failed(self) -> dict[str, str]:
         """Name of each bad image -> the reason."""
@@ -91,30 +103,30 @@ class Store:
             self._undo()
             yield
 
-    def append(
-        self, vectors: np.ndarray, names: Sequence[str], failed: Sequence[tuple[str, str]], *, complete: bool
-    ) -> None:
+    def append(self, images: Embedded, failed: Sequence[tuple[str, str]], *, complete: bool) -> None:
         """Commit a part; until the last step nothing of it counts.
 
         Args:
-            vectors: [rows, width].
-            names: of the rows' images.
+            images: the good ones.
             failed: name and reason of each bad image.
             complete: whether nothing that was asked for is missing now.
         """
-        meta, parts = self.meta, self.meta.parts
+        meta, parts, vectors = self.meta, self.meta.parts, images.vectors
         if len(vectors):
             part = Part(f"part-{len(parts):05d}.npy", len(vectors))
             _write_whole(self.folder / part.file, lambda file: np.save(file, vectors))
             parts = (*parts, part)
-        files = _append(self.folder / FILES, ({"name": name} for name in names))
+        lines: list[dict[str, Any]] = [{"name": name} for name in images.names]
+        if meta.keeps_tokens:
+            lines = [{**line, "tokens": n} for line, n in zip(lines, images.counts, strict=True)]
+        files = _append(self.folder / FILES, lines)
         bad = _append(self.folder / FAILED, ({"name": n, "reason": reason} for n, reason in failed))
         self._write_meta(
             replace(
                 meta,
                 width=vectors.shape[1] if len(vectors) else meta.width,
                 parts=parts,
-                rows=meta.rows + len(vectors),
+                rows=meta.rows + len(images.names),
                 failed=meta.failed + len(failed),
                 files_bytes=files,
                 failed_bytes=bad,
@@ -160,7 +172,7 @@ class Store:
             raise ValueError(f"{file}: expected {part.rows} x {self.meta.width}, got {vectors.shape}")
         return vectors
 
-    def _lines(self, name: str, size: int) -> Iterator[dict[str, str]]:
+    def _lines(self, name: str, size: int) -> Iterator[dict[str, Any]]:
         """The lines that count, without those of a part that is being written."""
         if not size:
             return
@@ -189,7 +201,7 @@ def _write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         os.close(folder)
 
 
-def _append(path: Path, lines: Iterable[dict[str, str]]) -> int:
+def _append(path: Path, lines: Iterable[Mapping[str, Any]]) -> int:
     """Append JSON lines; returns the size of the file in bytes."""
     with path.open("ab") as file:
         # ASCII keeps file names that are no valid UTF-8.

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchtune.utils import get_logger
 
 from torchtune_qwenvl.models.glm4v import GLM4VImageTransform, GLM4VVideoTransform
-from torchtune_qwenvl.vision.glm4v_encoder import VisionConfig, VisionModel
+from torchtune_qwenvl.vision.guides.glm4v_encoder import VisionConfig, VisionModel
 from torchtune_qwenvl.vision.pipeline import VisionPipeline
 
 log = get_logger("INFO")

@@ -20,7 +20,7 @@ from torchtune_qwenvl.vision import (
     encode_image,
     encode_images,
 )
-from torchtune_qwenvl.vision import qwen3_vl_pipeline as guide
+from torchtune_qwenvl.vision.guides import qwen3_vl_vit as guide
 
 SMALL = {"depth": 2, "hidden_size": 48, "num_heads": 2, "out_hidden_size": 32, "intermediate_size": 40}
 
