@@ -30,8 +30,7 @@ from torchtune_qwenvl.exporting.export import export
 from torchtune_qwenvl.modules.batch import on_device
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.pictures.curves import draw_curves
-from torchtune_qwenvl.settings.config import parse_arguments, require
-from torchtune_qwenvl.settings.exclusions import check_exclusions
+from torchtune_qwenvl.settings.config import check_start, parse_arguments
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.dry_run import Forecast, Schedule, forecast
 from torchtune_qwenvl.training.epochs import Epochs
@@ -62,8 +61,7 @@ class FinetuneRecipe(TrainingLoop):
     """Set up, train, finish; see `main`. To change what a step does, subclass it or copy this file."""
 
     def __init__(self, cfg: DictConfig) -> None:
-        require(cfg, "checkpoint_dir", "model", "dataset")
-        check_exclusions(cfg)
+        check_start(cfg)
         self.cfg = cfg
         self.world = join_world(cfg.device)
         self.output_dir = Path(cfg.output_dir)

@@ -33,7 +33,7 @@ from torchtune_qwenvl.exporting.classifier import save_classifier
 from torchtune_qwenvl.modules.batch import on_device
 from torchtune_qwenvl.modules.trainable import PARTS
 from torchtune_qwenvl.pictures.curves import draw_curves
-from torchtune_qwenvl.settings.config import parse_arguments, require
+from torchtune_qwenvl.settings.config import check_start, parse_arguments
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.epochs import Epochs
 from torchtune_qwenvl.training.loop import Step, TrainingLoop
@@ -63,7 +63,7 @@ class TrainViTRecipe(TrainingLoop):
     nothing_trained = "trained on no image at all: every image was skipped"
 
     def __init__(self, cfg: DictConfig) -> None:
-        require(cfg, "model", "dataset")
+        check_start(cfg)
         self.cfg = cfg
         self.world = join_world(cfg.device)
         self.output_dir = Path(cfg.output_dir)
