@@ -30,14 +30,17 @@ from torchtune_qwenvl.exporting.export import export
 from torchtune_qwenvl.modules.batch import on_device
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.pictures.curves import draw_curves
-from torchtune_qwenvl.settings.config import check_start, parse_arguments
+from torchtune_qwenvl.settings.config import check_start
+from torchtune_qwenvl.settings.notes import notes
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.dry_run import Forecast, Schedule, forecast
 from torchtune_qwenvl.training.epochs import Epochs
 from torchtune_qwenvl.training.loop import TrainingLoop
 from torchtune_qwenvl.training.order import Order, check_has_length, member_names, order_of
+from torchtune_qwenvl.training.start import run_recipe
 from torchtune_qwenvl.training.step.batches import collate_for, work_of
 from torchtune_qwenvl.training.step.layers import checkpoint_activations, compile_layers, offload_activations
+from torchtune_qwenvl.training.step.nonfinite import check_finite
 from torchtune_qwenvl.training.step.optim import (
     build_optimizer,
     build_optimizer_in_bwd,
@@ -123,7 +126,8 @@ class FinetuneRecipe(TrainingLoop):
         start = f"resumed from {found}, step {self.progress.step}" if found else "from the checkpoint"
         if cfg.pack_to is not None or cfg.batch_tokens is not None:
             start = f"{self.loader.sampler}; {start}"
-        log.info(f"{trainable_table(self.model, rates)}\n{self.total_steps} steps, {start}")
+        table = trainable_table(self.model, rates)
+        log.info("\n".join([table, f"{self.total_steps} steps, {start}", *notes(cfg, self.total_steps)]))
 
     def build_model(self) -> VisionLanguageModel:
         """Build the model on meta, shard it, then load it: each rank reads only the weights that it keeps."""
@@ -220,14 +224,15 @@ class FinetuneRecipe(TrainingLoop):
 
     def finish(self) -> None:
         """Write model/ and adapter/, draw the curves, then call the components of `finish:`."""
-        cfg = self.cfg
-        export(
-            self.model, self.world, cfg.checkpoint_dir, self.output_dir, cfg.export_dtype, cfg.merge_adapter
-        )
+        cfg, out = self.cfg, self.output_dir
+        check_finite(self.model, self.world, f"{out / 'model'}")
+        files = export(self.model, self.world, cfg.checkpoint_dir, out, cfg.export_dtype, cfg.merge_adapter)
         if self.logger is not None:
-            draw_curves(read_curves(self.output_dir), self.output_dir / "curves.png")
+            draw_curves(read_curves(out), out / "curves.png")
         for component in cfg.finish:
-            instantiate(component, self.model, self.transform, self.output_dir)
+            instantiate(component, self.model, self.transform, out)
+        answers = {"answers": out / "answers"} if self.answers.questions else {}
+        self.say_end({**files, "curves": out / "curves.png", **answers})
         if self.logger is not None:
             self.logger.close()
         leave_world()
@@ -236,12 +241,7 @@ class FinetuneRecipe(TrainingLoop):
 @record  # so that torchrun prints the error last
 def main(argv: list[str] | None = None, recipe: type[FinetuneRecipe] = FinetuneRecipe) -> None:
     """Run the recipe or a subclass of it with the command line `--config NAME [key=value ...]`."""
-    run = recipe(parse_arguments(sys.argv[1:] if argv is None else argv))
-    run.setup()
-    if run.cfg.dry_run:
-        return run.dry_run()
-    run.train()
-    run.finish()
+    run_recipe(recipe, argv, "finetune")
 
 
 if __name__ == "__main__":

@@ -33,10 +33,11 @@ from torchtune_qwenvl.exporting.classifier import save_classifier
 from torchtune_qwenvl.modules.batch import on_device
 from torchtune_qwenvl.modules.trainable import PARTS
 from torchtune_qwenvl.pictures.curves import draw_curves
-from torchtune_qwenvl.settings.config import check_start, parse_arguments
+from torchtune_qwenvl.settings.config import check_start
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.epochs import Epochs
 from torchtune_qwenvl.training.loop import Step, TrainingLoop
+from torchtune_qwenvl.training.start import run_recipe
 from torchtune_qwenvl.training.step.ema import MeanOfWeights
 from torchtune_qwenvl.training.step.encoder_parts import (
     adapter_of,
@@ -200,7 +201,8 @@ class TrainViTRecipe(TrainingLoop):
     def work_of(self, batch: Batch) -> Work:
         """Images and patches of a batch."""
         patches = len(batch.inputs["pixel_values"]) if batch.samples else 0
-        return Work(labelled=batch.samples, tokens=patches, images=batch.samples, skipped=len(batch.skipped))
+        counts = {"labelled": batch.samples, "samples": batch.samples, "images": batch.samples}
+        return Work(tokens=patches, skipped=len(batch.skipped), **counts)
 
     def loss_of(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the cross-entropies of a batch's images; a filler has none."""
@@ -213,7 +215,7 @@ class TrainViTRecipe(TrainingLoop):
     def step(self, batches: list[Batch]) -> Step:
         """A step of the loop; the mean of the weights follows it."""
         result = super().step(batches)
-        if self.mean is not None:
+        if self.mean is not None and result.taken:
             self.mean.update(self.model)
         return result
 
@@ -265,6 +267,13 @@ class TrainViTRecipe(TrainingLoop):
             )
         for component in cfg.finish:
             instantiate(component, self.model, out)
+        named = {
+            "model": "model",
+            "curves": "curves.png",
+            "results": "results.json",
+            "pictures": "predictions.png",
+        }
+        self.say_end({name: out / file for name, file in named.items()})
         if self.logger is not None:
             self.logger.close()
         leave_world()
@@ -273,10 +282,7 @@ class TrainViTRecipe(TrainingLoop):
 @record  # so that torchrun's last lines say what went wrong
 def main(argv: list[str] | None = None) -> None:
     """Run with the command line `--config NAME [key=value ...]`."""
-    recipe = TrainViTRecipe(parse_arguments(sys.argv[1:] if argv is None else argv, "train_vit"))
-    recipe.setup()
-    recipe.train()
-    recipe.finish()
+    run_recipe(TrainViTRecipe, argv, "train_vit")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,14 @@ class World:
             dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tensor
 
+    def texts(self, text: str) -> list[str]:
+        """A text of each rank, in their order; all ranks must call."""
+        if self.size == 1:
+            return [text]
+        found: list[str] = [""] * self.size
+        dist.all_gather_object(found, text)
+        return found
+
     def barrier(self) -> None:
         """Wait until every rank is here. Uses a tensor, because NCCL's barrier would guess the device."""
         if self.size > 1:

@@ -69,8 +69,8 @@ def save_folder(
         dtype: dtype of all weights, also noted in config.json; None: those of `source`.
 
     Raises:
-        ValueError: source and state do not belong together, the disk is too small (then nothing is written),
-            or `out_folder` exists and is no checkpoint.
+        ValueError: source and state do not belong together, the disk is too small, a weight holds NaN or
+            infinity (then nothing is written), or `out_folder` exists and is no checkpoint.
     """
     out, source = Path(out_folder).absolute(), Path(source).absolute()
     check_out_folder(out, source)
@@ -85,13 +85,34 @@ def save_folder(
             for path in sidecars:
                 shutil.copyfile(path, work / path.name)
             for shard in shards:
-                entries = shard.entries.values()
-                write_shard(work / shard.file, shard, (next(tensors).to(entry.dtype) for entry in entries))
+                converted = (
+                    finite(name, next(tensors).to(entry.dtype), out) for name, entry in shard.entries.items()
+                )
+                write_shard(work / shard.file, shard, converted)
             _write_index(work, files, sum(shard.nbytes for shard in shards), dtype)
             for shard in shards:
                 if read_shard(work / shard.file) != shard:
                     raise ValueError(f"{work / shard.file}: read back, it differs from what was written")
     return out
+
+
+def finite(name: str, tensor: Tensor, out: Path) -> Tensor:
+    """The tensor as it is.
+
+    Args:
+        name: in the file.
+        tensor: about to be written.
+        out: the folder that will not be written if the tensor is not finite.
+
+    Raises:
+        ValueError: it holds NaN or infinity, from training or because its dtype is too narrow.
+    """
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        raise ValueError(
+            f"{out} is not written: {name}, as {tensor.dtype}, holds NaN or infinity. Export an earlier "
+            "step_N folder, or load the weights again."
+        )
+    return tensor
 
 
 def check_out_folder(out: Path, source: Path | None = None, proof: str = CONFIG) -> None:

@@ -4,7 +4,9 @@ Otherwise every process loads torch first, and each of them prints a traceback f
 """
 
 import argparse
+import sys
 
+from torch.distributed.elastic.multiprocessing import SignalException
 from torchtune._cli.run import Run as TorchtuneRun
 
 from torchtune_qwenvl.arguments import nearest
@@ -51,4 +53,7 @@ class Run(TorchtuneRun):
             parse_arguments(args.recipe_args, args.recipe)
             # As a module of the package, so that the package is imported before torchtune in every process.
             args.recipe = f"torchtune_qwenvl/recipes/{args.recipe}.py"
-        super()._run_cmd(args)
+        try:
+            super()._run_cmd(args)
+        except SignalException as stopped:  # torchrun's, once its processes have ended
+            sys.exit(128 + stopped.sigval)

@@ -12,6 +12,7 @@ thread of this process holds a lock. `benchmarks/workers.py` measures all of the
 
 import multiprocessing
 import pickle
+import signal
 import sys
 from collections.abc import Iterator
 from multiprocessing import forkserver
@@ -45,7 +46,18 @@ def worker_options(num_workers: int) -> dict[str, Any]:
         "num_workers": num_workers,
         # Its own, since starting workers draws a seed: that must not move the random numbers of training.
         "generator": torch.Generator(),
+        "worker_init_fn": _leave_signals_to_the_run,
     }
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Go on at Ctrl-C and SIGTERM, which reach a whole group of processes.
+
+    The run finishes its step before it stops, and needs the workers' batches until then. It ends them itself;
+    a worker whose run has died ends by torch's own watch on its parent.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def start_method() -> str:

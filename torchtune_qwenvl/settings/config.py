@@ -4,8 +4,8 @@
 names that recipe (`recipe: train_vit`), see recipes.py. A config file can include others
 (`include: [_3B, _lora]`); later files override earlier ones, key by key. If a node names another
 `_component_`, the arguments that were written for the old one stay: the new one takes them, or they are
-refused by name. Of base.yaml's own arguments only those stay that the new component takes. keys.py says what
-each key takes.
+refused by name. Of base.yaml's own arguments those stay that the new component takes, of the optimizer's
+none. keys.py says what each key takes.
 
     tune-qwenvl show qwen2_5_vl/3B_lora batch_size=2     prints a config with all its keys
     tune-qwenvl show qwen2_5_vl/3B_lora --stock          for torchtune's own recipes

@@ -92,7 +92,7 @@ def over_defaults(defaults: dict, written: dict) -> dict:
     """Merge what was written over the defaults of a base config.
 
     Where another component is written than the default one, only those default arguments stay that it takes:
-    nobody has written the others.
+    nobody has written the others. The optimizer's are AdamW's own (rate, fused kernel), so none stays.
     """
     fitting = dict(defaults)
     for slot, default in defaults.items():
@@ -101,6 +101,6 @@ def over_defaults(defaults: dict, written: dict) -> dict:
             continue
         name = node.get(COMPONENT, default[COMPONENT])
         if name != default[COMPONENT] and isinstance(name, str):
-            takes = takes_by_name(find_component(slot, name))
+            takes = set() if slot == "optimizer" else takes_by_name(find_component(slot, name))
             fitting[slot] = {key: value for key, value in default.items() if key in takes}
     return merge(fitting, written)

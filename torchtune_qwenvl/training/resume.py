@@ -37,12 +37,16 @@ class Progress:
         step: optimizer steps done.
         epoch: of the last batch, counted from 0.
         epoch_start: steps done before this epoch.
+        empty_steps: how many of `step` had no sample, so that nothing was updated.
+        nonfinite_steps: how many of `step` were skipped because of NaN or infinity (on_nonfinite=skip).
         data: this rank's place in the data, from the loader's `state_dict()`; None at the start.
     """
 
     step: int = 0
     epoch: int = 0
     epoch_start: int = 0
+    empty_steps: int = 0
+    nonfinite_steps: int = 0
     data: dict[str, Any] | None = None
 
 
