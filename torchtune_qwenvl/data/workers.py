@@ -11,8 +11,8 @@ thread of this process holds a lock. `benchmarks/workers.py` measures all of the
 """
 
 import multiprocessing
+import os
 import pickle
-import signal
 import sys
 from collections.abc import Iterator
 from multiprocessing import forkserver
@@ -51,13 +51,13 @@ def worker_options(num_workers: int) -> dict[str, Any]:
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
-    """Go on at Ctrl-C and SIGTERM, which reach a whole group of processes.
+    """Leave the run's group of processes, to which a terminal sends Ctrl-C and torchrun SIGTERM.
 
     The run finishes its step before it stops, and needs the workers' batches until then. It ends them itself;
     a worker whose run has died ends by torch's own watch on its parent.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
 
 
 def start_method() -> str:
