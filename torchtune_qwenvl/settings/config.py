@@ -43,6 +43,7 @@ from torchtune_qwenvl.settings.files import (
     over_defaults,
     packaged_names,
 )
+from torchtune_qwenvl.settings.help import help_text
 from torchtune_qwenvl.settings.overrides import REMOVE, parse_override, remove
 from torchtune_qwenvl.settings.recipes import DEFAULT, RecipeSettings, check_recipe, settings_of
 from torchtune_qwenvl.settings.stock import for_stock_recipe
@@ -107,10 +108,14 @@ def parse_arguments(argv: Sequence[str], recipe: str = DEFAULT) -> DictConfig:
     """Read the config that a recipe's command line names: `--config NAME [key=value ...]`.
 
     Raises:
+        SystemExit: after `--help`, which prints every key.
         ValueError: as `resolve`; a config of another recipe, a key that has to be set and is not, or settings
             that exclude each other.
     """
     arguments = list(argv)
+    if "--help" in arguments or "-h" in arguments:
+        print(help_text(recipe))
+        raise SystemExit(0)
     if "--config" not in arguments[:-1]:
         raise ValueError(f"Expected --config NAME [key=value ...], got '{' '.join(arguments)}'.")
     at = arguments.index("--config")
