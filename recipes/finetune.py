@@ -29,16 +29,18 @@ from torchtune_qwenvl.exporting.export import check_export, export
 from torchtune_qwenvl.modules.batch import on_device
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.pictures.curves import draw_curves
-from torchtune_qwenvl.settings.config import parse_arguments, require
-from torchtune_qwenvl.settings.exclusions import check_exclusions
+from torchtune_qwenvl.settings.config import check_start
+from torchtune_qwenvl.settings.notes import notes
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.beginning import begin_from
 from torchtune_qwenvl.training.dry_run import Forecast, Schedule, forecast
 from torchtune_qwenvl.training.ending import close, keeping_what_was_trained
 from torchtune_qwenvl.training.order import Order, check_has_length, member_names, order_of
 from torchtune_qwenvl.training.recipe import Recipe
+from torchtune_qwenvl.training.start import run_recipe
 from torchtune_qwenvl.training.step.batches import collate_for, work_of
 from torchtune_qwenvl.training.step.layers import checkpoint_activations, compile_layers, offload_activations
+from torchtune_qwenvl.training.step.nonfinite import check_finite
 from torchtune_qwenvl.training.step.optim import (
     build_optimizer,
     build_optimizer_in_bwd,
@@ -61,8 +63,7 @@ class FinetuneRecipe(Recipe):
     """Set up, train, finish; see `main`. To change what a step does, subclass it or copy this file."""
 
     def __init__(self, cfg: DictConfig) -> None:
-        require(cfg, "checkpoint_dir", "model", "dataset")
-        check_exclusions(cfg)
+        check_start(cfg)
         self.start = begin_from(cfg)
         super().__init__(cfg)
 
@@ -106,7 +107,8 @@ class FinetuneRecipe(Recipe):
         start = str(saved) if saved else "from the checkpoint"
         if cfg.pack_to is not None or cfg.batch_tokens is not None:
             start = f"{self.loader.sampler}; {start}"
-        log.info(f"{trainable_table(self.model, rates)}\n{self.total_steps} steps, {start}")
+        table = trainable_table(self.model, rates)
+        log.info("\n".join([table, f"{self.total_steps} steps, {start}", *notes(cfg, self.total_steps)]))
 
     def build_model(self) -> VisionLanguageModel:
         """Build the model on meta, shard it, then load it: each rank reads only the weights that it keeps."""
@@ -209,25 +211,23 @@ class FinetuneRecipe(Recipe):
 
     def finish(self) -> None:
         """Write model/ and adapter/, draw the curves, then call the components of `finish:`."""
-        cfg = self.cfg
+        cfg, out = self.cfg, self.output_dir
         with keeping_what_was_trained(self, "tune-qwenvl export"):
-            export(self.model, self.world, *self.exported)
+            check_finite(self.model, self.world, f"{out / 'model'}")
+            files = export(self.model, self.world, *self.exported)
         if self.logger is not None:
-            draw_curves(read_curves(self.output_dir), self.output_dir / "curves.png")
+            draw_curves(read_curves(out), out / "curves.png")
         for component in cfg.finish:
-            instantiate(component, self.model, self.transform, self.output_dir)
+            instantiate(component, self.model, self.transform, out)
+        answers = {"answers": out / "answers"} if self.answers.questions else {}
+        self.say_end({**files, "curves": out / "curves.png", **answers})
         close(self)
 
 
 @record  # so that torchrun prints the error last
 def main(argv: list[str] | None = None, recipe: type[FinetuneRecipe] = FinetuneRecipe) -> None:
     """Run the recipe or a subclass of it with the command line `--config NAME [key=value ...]`."""
-    run = recipe(parse_arguments(sys.argv[1:] if argv is None else argv))
-    run.setup()
-    if run.cfg.dry_run:
-        return run.dry_run()
-    run.train()
-    run.finish()
+    run_recipe(recipe, argv, "finetune")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def test_show_and_validate(tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
     assert shown.batch_size == 7 and shown.tokenizer.folder == shown.checkpoint_dir
     (tmp_path / "stock.yaml").write_text(printed(capsys, "show", NAME, "--stock", "dataset.source=a.json"))
     for argv in ([NAME, "seed=1"], ["demo/digits"], [str(tmp_path / "stock.yaml")]):
-        assert printed(capsys, "validate", *argv) == "Config is well-formed!\n"
+        assert printed(capsys, "validate", *argv).startswith("Config is well-formed!\n")
     stock = OmegaConf.load(tmp_path / "stock.yaml")
     stock.loss.chunks = 3
     OmegaConf.save(stock, tmp_path / "stock.yaml")

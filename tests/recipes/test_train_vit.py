@@ -163,13 +163,16 @@ def test_skipped_images_count_for_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["train=body"], "train: expected one of everything, last_n, lora, head, got 'body'"),
+        (["train=body"], "'train': expected 'everything' or 'last_n' or 'lora' or 'head', got 'body'"),
         (["train=last_n", "last_n=3"], "last_n: the encoder has 2 layers, got 3"),
-        (["layer_decay=1.5"], "layer_decay: expected a number above 0"),
-        (["ema_decay=1.0"], "ema_decay: expected a number between 0 and 1"),
-        (["optimizer=torch.optim.Adam"], "No learning rate: set optimizer.lr"),
+        (["layer_decay=1.5"], "'layer_decay': expected a number greater than 0 and at most 1, got 1.5"),
+        (["ema_decay=1.0"], "'ema_decay': expected a number greater than 0 and less than 1 or null"),
+        (["~optimizer.lr"], "No learning rate: set optimizer.lr"),
         (["global_pool=cls"], 'pool "cls": this encoder has no cls token'),
-        (["train=lora", "lora.attn_modules=[qkv]"], "LoRA: the model has no linear called qkv"),
+        (
+            ["train=lora", "lora.attn_modules=[qkv]"],
+            "'lora.attn_modules': expected a list of q_proj, k_proj, v_proj, output_proj",
+        ),
         (["model.patch_size=3"], "8 x 8 pixels after the transforms: expected multiples of 3"),
         (["dataset=torchtune_qwenvl.demo.one_thread"], "dataset: expected labelled images, got a NoneType"),
     ],

@@ -14,6 +14,7 @@ PAIRS = [
     ("activation_offloading=true", "activation_checkpointing.encoder=false"),
     ("optimizer=torchao.optim._AdamW optimizer.bf16_stochastic_round=true", "dtype=fp32"),
     ("batch_tokens=4096", "pack_to=8192"),
+    ("optimizer_in_bwd=true", "on_nonfinite=skip"),
 ]
 
 

@@ -79,8 +79,8 @@ def save_folder(
         dtype: dtype of all weights, also noted in config.json; None: those of `source`.
 
     Raises:
-        ValueError: source and state do not belong together, the disk is too small (then nothing is written),
-            or `out_folder` exists and is no checkpoint.
+        ValueError: source and state do not belong together, the disk is too small, a weight holds NaN or
+            infinity (then nothing is written), or `out_folder` exists and is no checkpoint.
     """
     out, source = Path(out_folder).absolute(), Path(source).absolute()
     check_out_folder(out, source)
@@ -96,8 +96,10 @@ def save_folder(
                 (work / path.relative_to(source)).parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, work / path.relative_to(source))
             for shard in shards:
-                entries = shard.entries.values()
-                write_shard(work / shard.file, shard, (next(tensors).to(entry.dtype) for entry in entries))
+                converted = (
+                    finite(name, next(tensors).to(entry.dtype), out) for name, entry in shard.entries.items()
+                )
+                write_shard(work / shard.file, shard, converted)
             _write_index(work, files, sum(shard.nbytes for shard in shards), dtype)
             for shard in shards:
                 if read_shard(work / shard.file) != shard:
@@ -109,6 +111,25 @@ def folder_size(files: CheckpointFolder, dtype: torch.dtype | None = None) -> in
     """Bytes of what `save_folder` writes: weights in the layout of `files`, and every other file."""
     shards = [shard.cast(dtype) if dtype else shard for shard in files.shards]
     return sum(s.nbytes for s in shards) + sum(path.stat().st_size for path in files.sidecars())
+
+
+def finite(name: str, tensor: Tensor, out: Path) -> Tensor:
+    """The tensor as it is.
+
+    Args:
+        name: in the file.
+        tensor: about to be written.
+        out: the folder that will not be written if the tensor is not finite.
+
+    Raises:
+        ValueError: it holds NaN or infinity, from training or because its dtype is too narrow.
+    """
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        raise ValueError(
+            f"{out} is not written: {name}, as {tensor.dtype}, holds NaN or infinity. Export an earlier "
+            "step_N folder, or load the weights again."
+        )
+    return tensor
 
 
 def check_out_folder(out: Path, source: Path | None = None, proof: str = CONFIG) -> None:

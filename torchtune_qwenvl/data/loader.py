@@ -35,6 +35,7 @@ class Batch:
         dropped_turns: number of turns that the truncation policy cut from these samples.
         drawn: number of samples taken from each dataset of a mix, by the number of the dataset.
         lost: how many of these were left out.
+        places: file and number of each sample.
     """
 
     inputs: dict[str, Any]
@@ -44,6 +45,7 @@ class Batch:
     dropped_turns: int = 0
     drawn: Mapping[int, int] = field(default_factory=dict)
     lost: Mapping[int, int] = field(default_factory=dict)
+    places: tuple[str, ...] = ()
 
     def pin_memory(self) -> "Batch":
         """Called by torch's DataLoader."""
@@ -207,6 +209,7 @@ def _make_batch(
         dropped_turns=sum(sample.get("dropped_turns", 0) for sample in kept),
         drawn=Counter(one.member for one in drawn),
         lost=Counter(one.member for one in drawn if isinstance(one.outcome, SkippedSample)),
+        places=tuple(one.where for one in drawn if isinstance(one.outcome, Mapping)),
     )
 
 

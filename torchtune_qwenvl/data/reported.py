@@ -18,10 +18,12 @@ class Drawn:
     Attributes:
         outcome: errors travel as values, so that the main process raises them without a worker's traceback.
         member: which dataset of a mix it belongs to.
+        where: file and number, for messages.
     """
 
     outcome: Sample | ValueError
     member: int = 0
+    where: str = ""
 
 
 class Reported(Dataset):
@@ -38,4 +40,5 @@ class Reported(Dataset):
         except BadSample as error:
             return Drawn(error, self.guarded.member(key))
         wrong = self.guarded.check(key, sample) if isinstance(sample, Mapping) else None
-        return Drawn(sample if wrong is None else BadSample(wrong), self.guarded.member(key))
+        outcome = sample if wrong is None else BadSample(wrong)
+        return Drawn(outcome, self.guarded.member(key), self.guarded.where(key))

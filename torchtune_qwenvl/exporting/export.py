@@ -30,7 +30,7 @@ def export(
     output_dir: Path,
     dtype: str | None = None,
     merge_adapter: bool = True,
-) -> None:
+) -> dict[str, Path]:
     """Write `model/`, `adapter/` or both, and read them back. All ranks must call this; rank 0 writes.
 
     Args:
@@ -41,13 +41,18 @@ def export(
         dtype: "bf16" or "fp32" for all weights; None: those of `source`.
         merge_adapter: with LoRA, write `model/`, too.
 
+    Returns:
+        "model" and "adapter" to the folders written; empty on other ranks than 0.
+
     Raises:
         ValueError: on all ranks: the disk is too small, a file cannot be written, or what was written cannot
             be read back.
     """
+    written: dict[str, Path] = {}
     with world.together(), GatheredState(model, world) as trained:
         if world.is_main:
-            write_folders(trained, model, source, output_dir, dtype, merged=merge_adapter)
+            written = write_folders(trained, model, source, output_dir, dtype, merged=merge_adapter)
+    return written
 
 
 def check_export(

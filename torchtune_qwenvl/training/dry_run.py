@@ -104,7 +104,7 @@ def forecast(loader: Loader, step: Step, flops: FlopCounter, world: World, run: 
             "Leave streaming off, or dry_run."
         )
     epoch = _Epoch(loader, flops, world, run)
-    trial = _Trial(loader, step, epoch.batches)
+    trial = _Trial(loader, step, epoch.batches, world.device)
     accumulates = run.batches_per_step > 1
     least, largest = epoch.spread()[0], epoch.largest()
     trial.seconds(least)  # creates the optimizer's state, so that it is in memory for the largest batches
@@ -187,8 +187,10 @@ class _Seconds(NamedTuple):
 class _Trial:
     """Times steps with chosen batches."""
 
-    def __init__(self, loader: Loader, step: Step, batches: Sequence[list[Any]]) -> None:
-        self.loader, self.step, self.batches = loader, step, batches
+    def __init__(
+        self, loader: Loader, step: Step, batches: Sequence[list[Any]], device: torch.device
+    ) -> None:
+        self.loader, self.step, self.batches, self.device = loader, step, batches, device
 
     def seconds(self, *indexes: int) -> _Seconds:
         """Take one optimizer step with these batches."""
@@ -196,8 +198,9 @@ class _Trial:
         batches = [self.loader.read(self.batches[index]) for index in indexes]
         read = time.perf_counter()
         try:
-            loss, *_ = self.step(batches)
-            loss.item()  # waits for the device
+            self.step(batches)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # the optimizer is still at work
         except torch.OutOfMemoryError as error:
             tokens = max(batch.inputs["tokens"].numel() for batch in batches)
             patches = max(len(b.inputs["encoder_input"]["vision"]["pixel_values"]) for b in batches)

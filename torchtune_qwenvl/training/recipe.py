@@ -1,5 +1,6 @@
 """What all recipes do before their first step and say at it."""
 
+from abc import abstractmethod
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,18 @@ class Recipe(TrainingLoop):
         self.output_dir = Path(cfg.output_dir)
         self.compute = compute_dtype(cfg.dtype)
         self.autocast = partial(autocast, self.world.device, self.compute)
+
+    @abstractmethod
+    def setup(self) -> None:
+        """Build everything that a step needs."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Write the results."""
+
+    def dry_run(self) -> None:
+        """Measure instead of training; under `dry_run: true`."""
+        raise ValueError("This recipe has no dry run.")
 
     def prepare(self) -> None:
         """Call the components of `prepare:` on rank 0, and seed torch alike on all ranks."""

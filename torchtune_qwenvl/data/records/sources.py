@@ -9,6 +9,7 @@ import datasets
 from omegaconf import OmegaConf
 
 from torchtune_qwenvl.data.records.json_records import JsonRecords
+from torchtune_qwenvl.data.records.load_arguments import check_load_arguments, check_unused
 from torchtune_qwenvl.data.records.records import JoinedRecords, Records, SlicedRecords
 from torchtune_qwenvl.data.records.table_records import ArrowRecords
 
@@ -35,14 +36,18 @@ def open_source(
         **load_dataset_kwargs: passed on to ``datasets.load_dataset``.
 
     Raises:
-        ValueError: nothing found, an unknown kind of file, or a dataset that streams.
+        ValueError: nothing found, an unknown kind of file, a dataset that streams, or an argument that nobody
+            reads.
     """
     source, data_files = plain(source), plain(data_files)
+    check_load_arguments(load_dataset_kwargs)
     if isinstance(source, datasets.Dataset):
+        check_unused(load_dataset_kwargs, "a Dataset")
         return ArrowRecords(source, "the dataset")
     files = list_local_files(source, data_files, split)
     if files is None:
         return _load(source, split, data_files, load_dataset_kwargs)
+    check_unused(load_dataset_kwargs, files[0])
     return _slice(_open_files(files, split.split("[")[0]), split)
 
 

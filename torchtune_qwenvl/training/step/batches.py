@@ -91,6 +91,7 @@ def work_of(batch: Batch, padding_idx: int, flops: FlopCounter, members: int = 0
         flops=flops([int(length) for length in lengths], labelled, grids, vision["pixel_values"].shape[-1]),
         skipped=len(batch.skipped),
         dropped_turns=batch.dropped_turns,
+        samples=batch.samples,
         drawn=tuple(batch.drawn.get(member, 0) for member in range(members)),
         lost=tuple(batch.lost.get(member, 0) for member in range(members)),
     )
