@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -161,7 +162,8 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
             [s, 3] · `visual` int64 [v], indices of the visual tokens in `tokens` ·
             `encoder_input["vision"]`: `images` list of [n, features], one per image or video in the
             order of the text, `grid_thw` int64 [m, 3] · `dropped_turns`, if the policy dropped any ·
-            `boxes`, if there are any: a `Place` of each, in pixels of the resized images.
+            `boxes`, if there are any: a `Place` of each in pixels of its resized image, whose number is that
+            in `images`.
 
         Raises:
             BadSample: an image, a video or the conversation cannot be used, or there is nothing to train on.
@@ -196,8 +198,7 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
             result["dropped_turns"] = dropped
         if has_boxes(messages):
             _, places = self._write_boxes(messages[: len(messages) - dropped], planned)
-            sizes = _image_sizes(planned)
-            result["boxes"] = [place.resized(sizes[place.image]) for place in places]
+            result["boxes"] = _in_resized_images(places, planned)
         return result
 
     def read_boxes(self, text: str, image: Any, **options: Any) -> list[Place]:
@@ -282,6 +283,13 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
 
 def _image_sizes(planned: Sequence[PlannedMedia]) -> list[ImageSize]:
     return [ImageSize.of(one.plan) for one in planned if isinstance(one.transform, ImageTransform)]
+
+
+def _in_resized_images(places: Sequence[Place], planned: Sequence[PlannedMedia]) -> list[Place]:
+    """Places in pixels of the resized images, which are numbered together with videos."""
+    sizes = _image_sizes(planned)
+    numbers = [i for i, one in enumerate(planned) if isinstance(one.transform, ImageTransform)]
+    return [replace(p.resized(sizes[p.image]), image=numbers[p.image]) for p in places]
 
 
 def _without_open_answer(messages: list[Message]) -> list[Message]:

@@ -53,10 +53,11 @@ def published_answer(family, boxes, labels):
         named = "<|object_ref_start|>{}<|object_ref_end|><|box_start|>({},{}),({},{})<|box_end|>"
         return "".join(named.format(label, *box) for label, box in zip(labels, boxes, strict=True))
     if family == "glm4v":
-        shown = ", ".join(
-            '{"label": %s, "bbox_2d": [%d,%d,%d,%d]}' % (quoted(label), *box)
+        listed = [
+            f'{{"label": {quoted(label)}, "bbox_2d": [{",".join(map(str, box))}]}}'
             for label, box in zip(labels, boxes, strict=True)
-        )
+        ]
+        shown = ", ".join(listed)
         return f"<|begin_of_box|>[{shown}]<|end_of_box|>"
     lines = [
         f'\t{{"bbox_2d": {box}, "label": {quoted(label)}}}' for label, box in zip(labels, boxes, strict=True)

@@ -42,6 +42,20 @@ def read_places(text: str, convention: BoxConvention, size: ImageSize) -> list[P
     return [convention.place(numbers, size, label) for numbers, label in _found(text)]
 
 
+def boxes_in(text: str, image: Any, transform: Any) -> list[Place]:
+    """The boxes and points in an answer, in pixels of the resized image.
+
+    Args:
+        text: the answer with its special tokens.
+        image: the resized image; has width and height.
+        transform: the model's; one without a convention for boxes gives none.
+    """
+    convention = getattr(getattr(transform, "write_boxes", None), "convention", None)
+    if convention is None:
+        return []
+    return read_places(text, convention, ImageSize(image.height, image.width, image.height, image.width))
+
+
 def _found(text: str) -> list[tuple[list[float], str | None]]:
     if objects := [found for match in _OBJECT.finditer(text) if (found := _of_object(match.group()))]:
         return objects

@@ -6,6 +6,7 @@ the models write them into their answers. A setting names the ones that text may
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 from collections.abc import Collection, Sequence
@@ -62,6 +63,12 @@ class SpelledTokens:
         names = sorted(tokenizer.split_tokens, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, names))) if names else None
         self._warned = False
+
+    def quiet(self) -> SpelledTokens:
+        """The same, without a warning."""
+        same = copy.copy(self)
+        same._warned = True
+        return same
 
     def of(self, messages: Sequence[Message]) -> tuple[str, ...]:
         """The names that the text of these messages spells, each once."""
