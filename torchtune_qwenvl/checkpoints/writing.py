@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from torchtune_qwenvl.checkpoints.embedding_rows import grown_config, grown_shard, resized_rows
 from torchtune_qwenvl.checkpoints.folder import (
     INDEX,
     CheckpointFolder,
@@ -44,7 +45,8 @@ def save_model(
         if len(state) < len(parameters):
             shapes = {name: tuple(p.shape) for name, p in parameters.items()}
             state = Weights(state, plan_weights(files, get_family(files.config).weights, shapes))
-        return save_folder(state, out_folder, source, scaling=lora_scaling(model), dtype=dtype)
+        rows = resized_rows(model)
+        return save_folder(state, out_folder, source, scaling=lora_scaling(model), dtype=dtype, rows=rows)
 
 
 def save_folder(
@@ -54,6 +56,7 @@ def save_folder(
     *,
     scaling: Mapping[str, float] | None = None,
     dtype: torch.dtype | None = None,
+    rows: int | None = None,
 ) -> Path:
     """Write a HF checkpoint folder with the weights of `state` in the layout of `source`; returns it.
 
@@ -67,6 +70,7 @@ def save_folder(
         source: the folder that the weights were loaded from.
         scaling: `lora_scaling(model)` if `state` holds adapters to merge.
         dtype: dtype of all weights, also noted in config.json; None: those of `source`.
+        rows: of embeddings and head, also noted in config.json, if they were resized; None: as in `source`.
 
     Raises:
         ValueError: source and state do not belong together, the disk is too small (then nothing is written),
@@ -77,17 +81,18 @@ def save_folder(
     with CheckpointFolder(source) as files:
         merged = MergedWeights(state, scaling or {}, get_family(files.config).weights)
         merged.check(files)
-        shards = [shard.cast(dtype) if dtype else shard for shard in files.shards]
+        shards = [grown_shard(shard, merged.table, rows) for shard in files.shards]
+        shards = [shard.cast(dtype) if dtype else shard for shard in shards]
         sidecars = files.sidecars()
         check_disk_space(out, sum(s.nbytes for s in shards) + sum(path.stat().st_size for path in sidecars))
-        tensors = merged.tensors(files)
+        tensors = merged.tensors(files, rows)
         with replaced_folder(out) as work:
             for path in sidecars:
                 shutil.copyfile(path, work / path.name)
             for shard in shards:
                 entries = shard.entries.values()
                 write_shard(work / shard.file, shard, (next(tensors).to(entry.dtype) for entry in entries))
-            _write_index(work, files, sum(shard.nbytes for shard in shards), dtype)
+            _write_index(work, files, sum(shard.nbytes for shard in shards), dtype, rows)
             for shard in shards:
                 if read_shard(work / shard.file) != shard:
                     raise ValueError(f"{work / shard.file}: read back, it differs from what was written")
@@ -108,15 +113,20 @@ def check_out_folder(out: Path, source: Path | None = None, proof: str = CONFIG)
         )
 
 
-def _write_index(work: Path, files: CheckpointFolder, total: int, dtype: torch.dtype | None) -> None:
-    """Copy the source's index. If the dtype changes, update its total size and config.json's dtype."""
+def _write_index(
+    work: Path, files: CheckpointFolder, total: int, dtype: torch.dtype | None, rows: int | None
+) -> None:
+    """Copy the source's index. If dtype or rows change, update its total size and config.json."""
     if (files.path / INDEX).is_file():
         index = read_json(files.path / INDEX)
-        if dtype is None:
+        if dtype is None and rows is None:
             shutil.copyfile(files.path / INDEX, work / INDEX)
         else:
             index["metadata"] = {**index.get("metadata", {}), "total_size": total}
             write_json(work / INDEX, index)
+    config = grown_config(files.config, rows)
     if dtype is not None:
         key = "dtype" if "dtype" in files.config else "torch_dtype"
-        write_json(work / CONFIG, {**files.config, key: str(dtype).removeprefix("torch.")})
+        config = {**config, key: str(dtype).removeprefix("torch.")}
+    if config != files.config:
+        write_json(work / CONFIG, config)
