@@ -21,6 +21,7 @@ from torchtune.config import instantiate
 from torchtune.config._utils import _get_component_from_path
 from torchtune.utils import get_logger
 
+from torchtune_qwenvl.checkpoints.embedding_rows import check_transform
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.loading import load_weights
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
@@ -86,6 +87,7 @@ class FinetuneRecipe(TrainingLoop):
         val_dataset = instantiate(cfg.val_dataset, self.transform)
         check_has_length("val_dataset", val_dataset)
         self.model = self.build_model()
+        check_transform(self.transform, self.model)
         self.parts = trainable_by_part(self.model)
         rates = learning_rates(cfg, self.parts)
         build = build_optimizer_in_bwd if cfg.optimizer_in_bwd else build_optimizer

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText
 
 from torchtune_qwenvl import load_model, load_transform, save_model
 from torchtune_qwenvl.checkpoints.checkpointer import FolderCheckpointer
-from torchtune_qwenvl.checkpoints.embedding_rows import check_token_ids
+from torchtune_qwenvl.checkpoints.embedding_rows import check_token_ids, check_transform
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.peft_export import save_adapter
 from torchtune_qwenvl.checkpoints.peft_import import adapter_arguments, load_adapter
@@ -187,3 +187,12 @@ def test_the_checkpointer_of_stock_recipes_resizes_too(source, tmp_path):
 
 def test_a_folder_without_a_tokenizer_is_not_checked(tmp_path):
     check_token_ids(tmp_path, 1)
+
+
+def test_a_transform_with_more_tokens_than_the_model_is_refused(source):
+    model = load_model(source, resize_embeddings=NEW)
+    transform = load_transform(source)
+    check_transform(transform, model)
+    transform.special_tokens["<|more|>"] = NEW
+    with pytest.raises(ValueError, match=rf"1 tokens beyond the model's {NEW} rows .*'<\|more\|>' \({NEW}\)"):
+        check_transform(transform, model)

@@ -6,6 +6,7 @@ average logit (transformers draws around that mean, `mean_resizing`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,14 +88,28 @@ def check_token_ids(folder: Path, rows: int) -> None:
         folder: a checkpoint folder; without tokenizer files nothing is checked.
         rows: of the model's embeddings.
     """
-    tokens = _tokens(folder)
+    _check(str(folder), _tokens(folder), rows)
+
+
+def check_transform(transform: Any, model: nn.Module) -> None:
+    """`check_token_ids` for the tokenizer of a transform, which may be another than the folder's.
+
+    Args:
+        transform: a torchtune tokenizer; one that does not name its special tokens is not checked.
+        model: with token embeddings.
+    """
+    rows = len(dict(model.named_parameters())[EMBEDDINGS])
+    _check("the config's tokenizer", getattr(transform, "special_tokens", None) or {}, rows)
+
+
+def _check(where: str, tokens: Mapping[str, int], rows: int) -> None:
     beyond = [name for name, number in tokens.items() if number >= rows]
     if not beyond:
         return
     highest = max(tokens.values())
     named = ", ".join(f"{name!r} ({tokens[name]})" for name in beyond[:3])
     raise ValueError(
-        f"{folder}: the tokenizer has {len(beyond)} tokens beyond the model's {rows} rows of embeddings, "
+        f"{where}: {len(beyond)} tokens beyond the model's {rows} rows of embeddings, "
         f"{named}{' among them' if len(beyond) > 3 else ''}: set resize_embeddings to at least {highest + 1} "
         "(model.resize_embeddings in a config); new rows start as the mean of the others"
     )
