@@ -74,6 +74,18 @@ def test_coco_without_a_conversation_asks_for_every_object():
     assert whole["content"] == [part([10, 20, 40, 60], label="dog")]
 
 
+def test_boxes_in_columns_of_their_own():
+    record = {"image": "a.jpg", "question": "Find <ref-object>", "answer": "<bbox>"}
+    for flat in ({"bbox": TWO[0], "ref": "it"}, {"bbox": [TWO[0]], "label": ["it"]}):
+        *_, ref, whole = parts({**record, **flat})
+        assert ref["content"] == "it" and whole["content"] == [part(TWO[0])]
+    _, whole = parts({"image": "a.jpg", "bboxes": TWO, "category": ["a", "b"]})
+    assert whole["content"][1] == part([1, 2, 4, 6], label="b")
+    mapped = {"image": "a.jpg", "question": "Where?", "answer": "<bbox>", "where": TWO[0]}
+    messages = MessageParser(column_map={"objects": "where"})(mapped)
+    assert messages[-1].content[0]["content"] == [part(TWO[0])]
+
+
 def test_corners_under_coco_names_are_found_by_their_areas_or_said():
     corners = {"bbox": TWO, "category": ["a", "b"], "area": [400, 4]}
     assert parts({"image": "a.jpg", "objects": corners})[1]["content"][0]["content"] == TWO[0]
@@ -125,7 +137,7 @@ def test_typed_parts():
         (talk(bbox=TWO[:1], ref=["a"], colour=["red"]), "a field 'colour' that is not known"),
         (talk(bbox=TWO[:1], ref=["a"], image_id=[0, 1]), "2 image numbers for 1 boxes"),
         ({**talk(), "objects": "{"}, "expected JSON"),
-        ({**talk(), "objects": [1]}, "expected fields such as ref and bbox"),
+        ({**talk(), "objects": [{"bbox": TWO[0]}, 1]}, "expected fields such as ref and bbox"),
         ({"image": "a.jpg", "objects": {"category": ["a"]}}, "no objects, so there is no answer"),
     ],
 )

@@ -160,6 +160,24 @@ def test_marks_stay_in_place_where_the_template_moves_reasoning(tmp_path):
     assert {transform.tokenizer.special_id(mark) for mark in PER_MILLE.marks[2:]} <= set(kept)
 
 
+def test_marks_stay_in_place_in_glms_answers_with_reasoning():
+    from torchtune_qwenvl.models.glm4v._chat import ReasoningChat
+
+    text = {"type": "text", "content": "<think>hm</think>\nThere: "}
+    mark = {"type": "mark", "content": "<|begin_of_box|>"}
+    spoken = Message("assistant", [text, mark, {"type": "text", "content": "[[1,2]] "}])
+    chat = ReasoningChat()
+    question = Message("user", "Where?")
+    turn = chat.render([question, spoken])[-1]
+    assert [getattr(piece, "name", piece) for piece in turn.content] == [
+        "<think>hm</think>\nThere: ",
+        "<|begin_of_box|>",
+        "[[1,2]]",
+    ]
+    earlier = chat.render([question, spoken, question])[1]  # its reasoning is left out
+    assert earlier.content[0] == "<think></think>\nThere: "
+
+
 def _resized(sample, transform):
     from torchtune_qwenvl.transforms.images.unpatch import images_of
 

@@ -19,7 +19,6 @@ COLUMNS = (
     *("messages", "conversations", "question", "answer", "system", "tools", OBJECTS),
     *(column for kind in KINDS.values() for column in kind.columns),
 )
-_ANSWERS = ("messages", "conversations", "answer")
 _SOUND = ("audio", "audios")
 
 
@@ -59,9 +58,7 @@ class MessageParser:
         """The record's messages; image and video parts hold what the record names."""
         record = self._rename(record)
         _refuse_sound(record)
-        if record.get(OBJECTS) and not any(record.get(c) is not None for c in _ANSWERS):
-            question, answer = self.boxes.messages(record)
-            record = {**record, "question": question, "answer": answer}
+        record = self.boxes.complete(record)
         _, parse = STYLES[self.style if self.style != "auto" else _detect(record)]
         messages = parse(record)
         self.boxes.place(record, messages)

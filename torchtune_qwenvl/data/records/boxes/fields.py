@@ -13,13 +13,16 @@ OBJECTS = "objects"  # the column
 BOXES = ("bbox", "bboxes", "bbox_2d", "box", "boxes", "point", "points", "point_2d")
 LABELS = ("ref", "label", "labels", "caption", "category", "categories", "category_id")
 UNIT, IMAGES, FORMAT = ("bbox_type", "unit"), ("image_id", "image"), "box_format"
+# Columns of a record that hold its boxes and what belongs to them, if there is no column `objects`.
+COLUMNS = ("bbox", "bboxes")
+COMPANIONS = ("ref", "label", "labels", "category", "categories", "bbox_type", FORMAT, "area")
 # Fields of COCO's annotations that say nothing about where or what an object is.
 _OTHERS = ("id", "bbox_id", "area", "iscrowd", "width", "height", "segmentation")
 KNOWN = (*BOXES, *LABELS, *UNIT, *IMAGES, FORMAT, *_OTHERS)
 
 
 def as_columns(given: Any) -> Mapping[str, Any] | None:
-    """Objects in any form as {field: list}: JSON text, a list of objects, or fields already."""
+    """Objects in any form as {field: list}: JSON text, a list of objects or of boxes, or fields already."""
     if isinstance(given, str) and given.strip():
         try:
             given = json.loads(given)
@@ -29,6 +32,8 @@ def as_columns(given: Any) -> Mapping[str, Any] | None:
         return None
     if isinstance(given, Mapping):
         return {name: value for name, value in given.items() if value is not None}
+    if isinstance(given, (list, tuple)) and not any(isinstance(one, Mapping) for one in given):
+        return {"bbox": given}
     if not isinstance(given, (list, tuple)) or not all(isinstance(one, Mapping) for one in given):
         raise BadSample(
             f"expected fields such as ref and bbox, or a list of objects, got {given!r:.80}", where=OBJECTS

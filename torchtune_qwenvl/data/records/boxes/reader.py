@@ -10,6 +10,8 @@ from torchtune.data import Message
 
 from torchtune_qwenvl.data.records.boxes.fields import (
     BOXES,
+    COLUMNS,
+    COMPANIONS,
     FORMAT,
     IMAGES,
     KNOWN,
@@ -28,6 +30,8 @@ from torchtune_qwenvl.transforms.boxes.units import check_unit, found_unit
 from torchtune_qwenvl.transforms.errors import BadSample
 
 Format = Literal["xyxy", "xywh"]
+# Columns that hold an answer, or a whole conversation.
+ANSWERS = ("messages", "conversations", "answer", "response", "output", "completion")
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,23 @@ class BoxReader:
             raise BadSample(f"{len(images)} image numbers for {len(boxes)} boxes", where=OBJECTS)
         return Objects(refs, corners, unit, [*images, *[0] * (len(boxes) - len(images))])
 
-    def messages(self, record: Mapping[str, Any]) -> tuple[str, str]:
-        """(question, answer with tags) of a record with objects and no answer."""
+    def complete(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The record with its boxes in `objects`, and with a question and an answer if it has none.
+
+        Raises:
+            BadSample: there are no objects to make an answer of.
+        """
+        boxes = next((name for name in COLUMNS if record.get(name)), None)
+        if boxes is not None and not record.get(OBJECTS):
+            names = [boxes, *(name for name in COMPANIONS if record.get(name) is not None)]
+            rest = {name: value for name, value in record.items() if name not in names}
+            record = {**rest, OBJECTS: {name: record[name] for name in names}}
+        if not record.get(OBJECTS) or any(record.get(name) is not None for name in ANSWERS):
+            return record
+        question, answer = self._exchange(record)
+        return {**record, "question": question, "answer": answer}
+
+    def _exchange(self, record: Mapping[str, Any]) -> tuple[str, str]:
         objects = self.objects(record.get(OBJECTS))
         if objects is None or not objects.boxes:
             raise BadSample("no objects, so there is no answer", where=OBJECTS, fix="remove the sample")
