@@ -20,6 +20,7 @@ from torchtune.config import instantiate
 from torchtune.config._utils import _get_component_from_path
 from torchtune.utils import get_logger
 
+from torchtune_qwenvl.checkpoints.embedding_rows import check_transform
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.start import load_into
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
@@ -79,6 +80,7 @@ class FinetuneRecipe(Recipe):
         val_dataset = instantiate(cfg.val_dataset, self.transform)
         check_has_length("val_dataset", val_dataset)
         self.model = self.build_model()
+        check_transform(self.transform, self.model)
         if not cfg.dry_run:
             check_export(self.model, world, *self.exported)
         self.parts = trainable_by_part(self.model)

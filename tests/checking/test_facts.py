@@ -119,3 +119,13 @@ def test_sheet_marks_what_is_trained_on(tiny_folder: Path, source: Path, tmp_pat
     )
     draw_lengths([7], [0], [], tmp_path / "one.png")
     assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_summary_names_tokens_that_text_spells(tiny_folder: Path, tmp_path: Path) -> None:
+    record = {"question": "Find <|object_ref_start|>it", "answer": "<|box_start|>(1,2),(3,4)<|box_end|>"}
+    (tmp_path / "marks.jsonl").write_text(json.dumps(record))
+    facts = facts_of(tiny_folder, tmp_path / "marks.jsonl")
+    text = summary(facts)
+    assert "1 samples spell <|object_ref_start|>, <|box_start|>, <|box_end|>, which is encoded as" in text
+    marked = facts_of(tiny_folder, tmp_path / "marks.jsonl", text_tokens="grounding")
+    assert "spell <" not in summary(marked) and marked[0].tokens < facts[0].tokens

@@ -31,6 +31,7 @@ class Facts:
         kept_tokens: how many of them `max_seq_len` keeps; 0 if the whole sample is dropped.
         images: (height, width) of each image file in pixels.
         videos: number of videos.
+        spelled: added tokens that the text spells and that are encoded as letters.
         fingerprint: equal for samples with the same text and the same files.
         kind: kind of error, without places and numbers; empty for a good sample.
         reason: the whole error message.
@@ -44,6 +45,7 @@ class Facts:
     kept_tokens: int = 0
     images: tuple[tuple[int, int], ...] = ()
     videos: int = 0
+    spelled: tuple[str, ...] = ()
     fingerprint: bytes = b""
     kind: str = ""
     reason: str = ""
@@ -61,6 +63,7 @@ class Examiner(Transform):
         self.transform, self.decode = transform, decode
         self.unlimited = copy.copy(transform)
         self.unlimited.max_seq_len = self.unlimited.context_length = None
+        self.unlimited.spelled = transform.spelled.quiet()  # the summary says it of all samples
         self.visual_ids = {transform.image_token_id, transform.video_token_id}
 
     def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> dict[str, Any]:
@@ -85,6 +88,7 @@ class Examiner(Transform):
             kept_tokens=self._kept(messages, tools, len(tokens)),
             images=tuple(image_size(image, max_image_pixels=limit) for image in images),
             videos=len(_parts(messages, "video")),
+            spelled=self.transform.spelled.of(messages),
             fingerprint=fingerprint(messages, tools),
         )
 

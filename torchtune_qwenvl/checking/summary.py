@@ -6,6 +6,7 @@ from itertools import groupby
 import numpy as np
 
 from torchtune_qwenvl.checking.facts import Facts
+from torchtune_qwenvl.transforms.chat.text_tokens import ADVICE
 
 SHOWN = 3  # bad samples shown of each kind, and duplicates
 COLUMNS = ("min", "median", "p95", "max", "sum")
@@ -22,7 +23,15 @@ def summary(facts: Sequence[Facts], max_seq_len: int | None = None, shown: int =
     good, bad = [f for f in facts if not f.kind], [f for f in facts if f.kind]
     lines = [f"{len(facts):,} samples: {len(good):,} good, {len(bad):,} bad"]
     if good:
-        lines += ["", *_table(good), "", *_images(good), *_cut(good, max_seq_len), *_repeated(good, shown)]
+        lines += [
+            "",
+            *_table(good),
+            "",
+            *_images(good),
+            *_cut(good, max_seq_len),
+            *_repeated(good, shown),
+            *_spelled(good),
+        ]
     if bad:
         lines += ["", *_bad(bad, shown)]
     return "\n".join(lines)
@@ -83,6 +92,14 @@ def _repeated(good: Sequence[Facts], shown: int) -> list[str]:
     named = ", ".join(f"{again} = {before}" for again, before in pairs[:shown])
     more = ", …" if len(pairs) > shown else ""
     return [f"warning: {len(pairs):,} samples repeat an earlier one word for word: {named}{more}"]
+
+
+def _spelled(good: Sequence[Facts]) -> list[str]:
+    samples = [f for f in good if f.spelled]
+    if not samples:
+        return []
+    names = ", ".join(dict.fromkeys(name for f in samples for name in f.spelled))
+    return [f"warning: {len(samples):,} samples spell {names}, which is encoded as letters: {ADVICE}"]
 
 
 def _bad(bad: Sequence[Facts], shown: int) -> list[str]:

@@ -201,7 +201,8 @@ def _full_tensors(
                 whole = torch.cat([_value(state, name) for name in ours])
                 shape = shapes.get(f"{module}.{leaf}", tuple(whole.shape))
                 turned = lies_transposed(shape, tuple(whole.shape))  # in files only, not in PEFT's modules
-                found[f"{module}.{leaf}"] = whole if turned else whole.reshape(shape)
+                # Only kernels are reshaped: embeddings may have more rows than in the files.
+                found[f"{module}.{leaf}"] = whole if turned or len(shape) <= 2 else whole.reshape(shape)
     return found
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchtune.utils import get_logger, log_rank_zero
 
+from torchtune_qwenvl.checkpoints.embedding_rows import PER_TOKEN
 from torchtune_qwenvl.checkpoints.loading import first_row
 from torchtune_qwenvl.checkpoints.merged_weights import lora_scaling
 from torchtune_qwenvl.checkpoints.peft_export import (
@@ -82,9 +83,8 @@ class AdapterFolder:
             n for name in self.stored if self._split(name)[1] not in LEAVES for n in self.table.ours(name)
         ]
         modes = dict.fromkeys(PARTS, "frozen")
-        modes |= {part_of(name): "full" for name in full if not _of_experts(name)} | {
-            part_of(name): "lora" for name in lora
-        }
+        others = [name for name in full if not _of_experts(name) and name not in PER_TOKEN]
+        modes |= {part_of(name): "full" for name in others} | {part_of(name): "lora" for name in lora}
         leaves = {name.rpartition(".")[2] for name in lora}
         group = next(iter(self.lora_modules.values()))
         target = self._target(group[0])
@@ -95,6 +95,7 @@ class AdapterFolder:
         experts = "lora" if any(map(_of_experts, lora)) else any(map(_of_experts, full))
         return {
             **{f"{part}_trainable": mode for part, mode in modes.items()},
+            **self._embedding_arguments(modes["decoder"] == "full"),
             **({"experts_trainable": experts} if any(map(_of_experts, self.table.rows)) else {}),
             "lora_attn_modules": [name for name in ATTENTION_LINEARS if name in leaves],
             "apply_lora_to_mlp": not leaves.isdisjoint(MLP_LINEARS),
@@ -102,6 +103,13 @@ class AdapterFolder:
             "lora_alpha": total_alpha / len(group),
             "use_dora": bool(self.config.get("use_dora")),
         }
+
+    def _embedding_arguments(self, decoder_is_full: bool) -> dict[str, Any]:
+        """What is said of embeddings that train next to LoRA, with as many rows as they were saved with."""
+        rows = [len(t) for name, t in self.stored.items() if set(self.table.ours(name)) & set(PER_TOKEN)]
+        if not rows:
+            return {}
+        return {"resize_embeddings": rows[0], **({} if decoder_is_full else {"embeddings_trainable": True})}
 
     def _split(self, name: str) -> tuple[str, str]:
         for leaf in LEAVES:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torchtune_qwenvl.checkpoints.embedding_rows import GrownWeight, grows
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.shards import Entry
 from torchtune_qwenvl.models.weight_table import Slice, WeightTable, fits, lies_transposed
@@ -68,12 +69,12 @@ class StackedWeight:
         return torch.stack(experts) if experts else torch.empty(0, *self.shape[1:], dtype=self.dtype)
 
 
-Stored = StoredWeight | StackedWeight
+Stored = StoredWeight | StackedWeight | GrownWeight
 
 
 def plan_weights(
     files: CheckpointFolder, table: WeightTable, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, StoredWeight | StackedWeight]:
+) -> dict[str, Stored]:
     """Find every parameter in the files without reading any.
 
     Args:
@@ -82,12 +83,13 @@ def plan_weights(
         shapes: names and shapes of our parameters; adapters, which files do not hold, are skipped.
 
     Returns:
-        Our name -> where the parameter is, in the order of the files.
+        Our name -> where the parameter is, in the order of the files. Embeddings and head may have more rows
+        than in the files, see `embedding_rows`.
 
     Raises:
         ValueError: a tensor has no parameter, a parameter has no tensor, or a shape does not fit.
     """
-    plan: dict[str, StoredWeight | StackedWeight] = {}
+    plan: dict[str, Stored] = {}
     stacks: dict[str, dict[tuple[int, int], tuple[str, Entry]]] = {}  # our name -> (expert, part)
     for name, entry in files.entries():
         ours = table.ours(name)
@@ -118,8 +120,11 @@ def _parts(
     ours: tuple[str, ...],
     shapes: Mapping[str, tuple[int, ...]],
     where: str,
-) -> dict[str, StoredWeight]:
+) -> Mapping[str, Stored]:
     """Each of our parameters that one tensor holds."""
+    if len(ours) == 1 and grows(ours[0], entry.shape, shapes[ours[0]]):
+        shape = tuple(shapes[ours[0]])
+        return {ours[0]: GrownWeight(files, name, entry.shape[0], shape, entry.dtype)}
     for our in ours:
         if not fits(entry.shape, len(ours), shapes[our]):
             part = f"1/{len(ours)} of " if len(ours) > 1 else ""
@@ -178,9 +183,7 @@ class Weights(Mapping[str, Tensor]):
         stored: the result of `plan_weights`, with all names.
     """
 
-    def __init__(
-        self, given: Mapping[str, Tensor], stored: Mapping[str, StoredWeight | StackedWeight]
-    ) -> None:
+    def __init__(self, given: Mapping[str, Tensor], stored: Mapping[str, Stored]) -> None:
         self._given, self._stored = given, stored
         self._names = list(dict.fromkeys([*stored, *given]))
 

@@ -1,6 +1,6 @@
 """The dataset of conversations: reads a record, finds its images and videos, applies the transform."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +8,7 @@ from typing import Any, Literal
 from datasets.fingerprint import Hasher
 
 from torchtune_qwenvl.data.guarded import Guarded
+from torchtune_qwenvl.data.records.boxes import BoxReader
 from torchtune_qwenvl.data.records.chat_reader import ChatReader
 from torchtune_qwenvl.data.records.media import MediaFinder
 from torchtune_qwenvl.data.records.messages import MessageParser
@@ -61,6 +62,10 @@ def vision_chat_dataset(
     on_bad_sample: str = "raise",
     column_map: Mapping[str, str] | None = None,
     new_system_prompt: str | None = None,
+    box_unit: str | None = None,
+    box_format: Literal["xyxy", "xywh"] | None = None,
+    box_labels: Sequence[str] = (),
+    box_question: str | None = None,
     split: str = "train",
     data_files: Any = None,
     streaming: bool = False,
@@ -92,8 +97,15 @@ def vision_chat_dataset(
             ``data:`` URLs and ``{"type": "image", "base64": ...}`` are read either way.
         on_bad_sample: "raise" or "skip".
         column_map: maps our column names (messages, conversations, question, answer, system, tools, image,
-            images, video, videos) to the dataset's.
+            images, video, videos, objects) to the dataset's.
         new_system_prompt: replaces the records' system messages.
+        box_unit: what the coordinates of ``objects`` count where a record does not say it: "pixels" of the
+            image as displayed, "norm1" (0 .. 1) or "norm1000" (0 .. 1000). None: 0 .. 1 if all of a record's
+            coordinates are in that range, else pixels.
+        box_format: "xyxy" or "xywh" (COCO's) for records that do not say it. None: "xywh" where the labels
+            are called category and no area contradicts, else "xyxy".
+        box_labels: names of the labels that records give as numbers.
+        box_question: asked about records that have objects but no question.
         split: of the dataset; it may be a slice such as "train[:10%]".
         data_files: as for ``datasets.load_dataset``.
         streaming: read the source as a stream, without indexing, counting or downloading it first; see
@@ -113,7 +125,8 @@ def vision_chat_dataset(
     find = MediaFinder(
         None if image_root is None else Path(image_root), urls, url_max_bytes, strings=image_strings
     )
-    reader = ChatReader(MessageParser(style, column_map, new_system_prompt), find, tokenizer)
+    boxes = BoxReader(box_unit, box_format, tuple(box_labels), box_question)
+    reader = ChatReader(MessageParser(style, column_map, new_system_prompt, boxes), find, tokenizer)
     where: dict[str, Any] = {"split": split, "data_files": data_files, **load_dataset_kwargs}
     if streaming or is_stream(source):
         return StreamedDataset(open_stream(source, **where), Guarded(ChatItems(reader), on_bad_sample))

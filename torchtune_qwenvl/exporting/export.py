@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from torchtune_qwenvl.checkpoints.embedding_rows import resized_rows
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder, check_disk_space
 from torchtune_qwenvl.checkpoints.merged_weights import lora_scaling
 from torchtune_qwenvl.checkpoints.peft_export import ADAPTER_CONFIG, save_adapter_folder
@@ -118,7 +119,8 @@ def write_folders(
             written["adapter"] = out
         if merged or not scaling:
             target = compute_dtype(dtype) if dtype else None
-            written["model"] = save_folder(state, output_dir / "model", source, scaling=scaling, dtype=target)
+            out, rows = output_dir / "model", resized_rows(model)
+            written["model"] = save_folder(state, out, source, scaling=scaling, dtype=target, rows=rows)
             with CheckpointFolder(written["model"]) as again:
                 plan_weights(again, table, shapes)
     return written

@@ -9,13 +9,14 @@ from typing import Any
 
 from torchtune.data import Message
 
+from torchtune_qwenvl.data.records.boxes import OBJECTS, BoxReader
 from torchtune_qwenvl.data.records.parts import KINDS
 from torchtune_qwenvl.data.records.styles import STYLES, as_text, make_message
 from torchtune_qwenvl.data.records.tools import parse_tools
 from torchtune_qwenvl.transforms.errors import BadSample
 
 COLUMNS = (
-    *("messages", "conversations", "question", "answer", "system", "tools"),
+    *("messages", "conversations", "question", "answer", "system", "tools", OBJECTS),
     *(column for kind in KINDS.values() for column in kind.columns),
 )
 _SOUND = ("audio", "audios")
@@ -28,6 +29,7 @@ class MessageParser:
         style: one of ``STYLES``, or "auto", which chooses by each record's columns.
         column_map: our column names to the dataset's, for instance ``{"question": "query"}``.
         new_system_prompt: replaces the records' system messages.
+        boxes: reads the records' boxes.
 
     Raises:
         ValueError: an unknown style or column name. Calling the parser raises :class:`BadSample` for a bad
@@ -39,6 +41,7 @@ class MessageParser:
         style: str = "auto",
         column_map: Mapping[str, str] | None = None,
         new_system_prompt: str | None = None,
+        boxes: BoxReader | None = None,
     ) -> None:
         if style != "auto" and style not in STYLES:
             raise ValueError(f"style: expected auto, {', '.join(STYLES)}, got {style!r}")
@@ -49,13 +52,16 @@ class MessageParser:
             )
         self.style, self.column_map = style, dict(column_map or {})
         self.new_system_prompt = new_system_prompt
+        self.boxes = boxes or BoxReader()
 
     def __call__(self, record: Mapping[str, Any]) -> list[Message]:
         """The record's messages; image and video parts hold what the record names."""
         record = self._rename(record)
         _refuse_sound(record)
+        record = self.boxes.complete(record)
         _, parse = STYLES[self.style if self.style != "auto" else _detect(record)]
         messages = parse(record)
+        self.boxes.place(record, messages)
         if self.new_system_prompt is not None:
             messages = [m for m in messages if m.role != "system"]
             messages.insert(0, _system(self.new_system_prompt))

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torchtune_qwenvl.data.records.boxes import parse_box_part
+from torchtune_qwenvl.transforms.boxes.writing import BOX_TYPES
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.images.image_transform import IMAGE_OPTIONS
 from torchtune_qwenvl.transforms.videos.video_transform import VIDEO_OPTIONS
@@ -104,6 +106,8 @@ def parse_part(part: Any, pools: Pools, where: str) -> dict[str, Any]:
     # Arrow gives every part the keys of all parts, filled with None.
     part = {key: value for key, value in part.items() if value is not None}
     name = part.get("type", next((key for key in _TYPES if key in part), None))
+    if name in BOX_TYPES:
+        return parse_box_part(part, where)
     if name not in _TYPES:
         raise BadSample(f"unknown part type {name!r}", where=where, fix=f"expected {', '.join(_TYPES)}")
     kind = _TYPES[name]

@@ -16,6 +16,7 @@ from typing import Any
 
 from torchtune.data import Message
 
+from torchtune_qwenvl.transforms.boxes.writing import MARK
 from torchtune_qwenvl.transforms.chat.pieces import Marks, MediaSlot, Piece, Placeholders, Special
 from torchtune_qwenvl.transforms.chat.tools import TOOL_CALL, ToolFormat, Tools, calls_of
 from torchtune_qwenvl.transforms.chat.video_format import ONE_BLOCK, VideoFormat
@@ -225,6 +226,8 @@ def _content_pieces(message: Message, number: int, n_media: int) -> list[Piece]:
             n_media += 1
         elif kind == "text" and isinstance(part.get("content"), str):
             pieces.append(part["content"])
+        elif kind == MARK:
+            pieces.append(Special(part["content"]))
         elif kind != TOOL_CALL:
             came = f"{kind!r} with {type(part.get('content')).__name__} content"
             raise BadSample(

@@ -83,7 +83,7 @@ class TurnEncoder:
                 placed.append((len(tokens), piece))
                 tokens += [self._ids[piece.name]] * (len(piece.patches) * grid.rows * grid.columns)
             elif isinstance(piece, Special):
-                tokens.append(self._ids[piece.name])
+                tokens.append(self._tokenizer.special_id(piece.name))
             elif isinstance(piece, str):
                 tokens += self._tokenizer.encode(piece)
         return tokens, placed
