@@ -112,9 +112,7 @@ def build_model(
         ValueError: the config is missing, broken, incomplete or unsupported, or arguments contradict each
             other.
     """
-    config = resized_config(slots.normalise(read_config(config)), resize_embeddings)
-    if tie_word_embeddings is not None:
-        config = {**config, "tie_word_embeddings": tie_word_embeddings}
+    config = _read(slots, config, resize_embeddings, tie_word_embeddings)
     training = plan_embeddings(plan_training(**trainable), embeddings_trainable, RESIZED_FROM in config)
     return _assemble(slots, config, training, (image_mean, image_std), loss_chunk_tokens=loss_chunk_tokens)
 
@@ -176,7 +174,7 @@ def build_moe_model(
         router_aux_loss_coef: weight of the load-balance loss relative to the mean loss of a token. Published
             trainings use 0.001.
     """
-    config = resized_config(slots.normalise(read_config(config)), resize_embeddings)
+    config = _read(slots, config, resize_embeddings, tie_word_embeddings)
     training = plan_embeddings(plan_training(**trainable), embeddings_trainable, RESIZED_FROM in config)
     training = plan_experts(training, experts_trainable)
     options = {"loss_chunk_tokens": loss_chunk_tokens, "router_aux_loss_coef": router_aux_loss_coef}
@@ -185,7 +183,6 @@ def build_moe_model(
         config,
         training,
         (image_mean, image_std),
-        tied=tie_word_embeddings,
         text={"experts_adapter": training.experts_adapter},
         **options,
     )
@@ -275,6 +272,12 @@ def resized_config(config: dict[str, Any], rows: int | None) -> dict[str, Any]:
             f"{rows!r}"
         )
     return {**config, RESIZED_FROM: stored, "text_config": {**config["text_config"], "vocab_size": rows}}
+
+
+def _read(slots: Slots, config: Config | str | Path, rows: int | None, tied: bool | None) -> dict[str, Any]:
+    """The config in its normal form, with what the arguments of the builders change in it."""
+    changed = resized_config(slots.normalise(read_config(config)), rows)
+    return changed if tied is None else {**changed, "tie_word_embeddings": tied}
 
 
 def _assemble(
