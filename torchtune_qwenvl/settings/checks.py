@@ -23,6 +23,9 @@ SLOTS = (
 # Slots whose component the recipe gives nothing by position, so that the config has to name all it needs.
 _ALONE = ("model", "tokenizer", "profiler", "metric_logger")
 
+# Loggers of torchtune's that do nothing with the keywords that their signatures do not name.
+_SWALLOWING = ("DiskLogger", "TensorBoardLogger")
+
 
 def check_keys(schema: dict, tree: dict, prefix: str = "", base_name: str = "base.yaml") -> None:
     """Raise a ValueError for a key that `schema` lacks or that is missing. Components may hold any."""
@@ -135,8 +138,8 @@ def _takes(component: Any) -> Collection[str] | None:
     """The arguments that a component takes, also through keywords that it passes on; None: anything."""
     parameters = _signature(component)
     rest = next((name for name, p in parameters.items() if p.kind is p.VAR_KEYWORD), None)
-    if rest is None:
-        return parameters.keys()
+    if rest is None or getattr(component, "__qualname__", "") in _SWALLOWING:
+        return parameters.keys() - {rest}
     if rest == "load_dataset_kwargs":  # as our datasets and torchtune's call them
         from torchtune_qwenvl.data.records.load_arguments import load_arguments  # brings datasets
 
