@@ -54,7 +54,7 @@ def mixed(config: Path) -> tuple[str, ...]:
     entry = "{{weight: {}, label: {}, source: " + str(data) + ", split: 'train[{}]'}}"
     members = f"{entry.format(2 / 3, 'small', ':6')}, {entry.format(1 / 3, 'large', '6:')}"
     mix = "{_component_: torchtune_qwenvl.data.mixed_dataset, stopping_strategy: all_exhausted, datasets: "
-    return (*PACKED, f"dataset={mix}[{members}]}}")
+    return (*PACKED, f"dataset={mix}[{members}]}}", "~dataset.source")
 
 
 @pytest.fixture(scope="module")

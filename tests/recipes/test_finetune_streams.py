@@ -49,7 +49,7 @@ def mixed(config: Path, sources: dict[str, Path]) -> tuple[str, ...]:
         f"{{weight: 0.25, label: numbered, source: {config.parent / 'data.json'}}}"
     )
     mix = "{_component_: torchtune_qwenvl.data.mixed_dataset, stopping_strategy: all_exhausted, datasets: "
-    return (*STREAMED, f"dataset={mix}[{members}]}}")
+    return (*STREAMED, f"dataset={mix}[{members}]}}", "~dataset.source")
 
 
 def test_mixed_packed_shuffled_streamed_killed_and_resumed_to_the_last_bit(

@@ -152,7 +152,7 @@ ARGUMENTS: Mapping[str, Mapping[str, Kind]] = MappingProxyType(
     {
         "tokenizer": {
             "folder": TEXT | NULL,
-            "dtype": choice("uint8", "float32", "bfloat16"),
+            "dtype": choice("uint8", "float32", "fp32", "bfloat16", "bf16", "float16", "fp16"),
             "max_seq_len": EVERY,
             "min_pixels": EVERY,
             "max_pixels": EVERY,
@@ -167,6 +167,7 @@ ARGUMENTS: Mapping[str, Mapping[str, Kind]] = MappingProxyType(
             "video_total_pixels": EVERY,
             "decode_timeout": RATE | NULL,
             "enable_thinking": BOOL | NULL,
+            "text_tokens": TEXT | WORDS,
         },
         "model": {
             "folder": TEXT | NULL,
