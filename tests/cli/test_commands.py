@@ -101,8 +101,8 @@ def test_help_of_a_recipe(recipe: str, capsys: pytest.CaptureFixture) -> None:
 
 def test_commands_take_key_value_as_recipes_do(tmp_path: Path) -> None:
     parser = make_parser("probe")
-    given = parse(parser, ["probe", str(tmp_path), f"checkpoint_dir={tmp_path}"])
-    assert given == parse(parser, ["probe", str(tmp_path), "--checkpoint-dir", str(tmp_path)])
+    given = parse(parser, ["probe", str(tmp_path), f"encoder={tmp_path}"])
+    assert given == parse(parser, ["probe", str(tmp_path), "--encoder", str(tmp_path)])
 
 
 def test_an_absolute_recipe_and_config(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:

@@ -113,6 +113,7 @@ def test_the_steps_are_those_of_a_plain_loop(tmp_path: Path) -> None:
         "shuffle=false",
         "optimizer=torch.optim.Adam",
         "optimizer.lr=1.0e-3",
+        "optimizer.weight_decay=0.0",
         "lr_scheduler=null",
         "label_smoothing=0.0",
         "clip_grad_norm=null",
