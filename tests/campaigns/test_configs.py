@@ -6,7 +6,7 @@ CAMPAIGN=1 tries every value with every key, and runs a random part of the confi
 import random
 
 import pytest
-from campaign import campaign_seed, campaign_size
+from faults.campaign import campaign_seed, campaign_size
 from omegaconf import OmegaConf
 
 from torchtune_qwenvl.settings.config import resolve

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import tiny
-from campaign import campaign_seed, campaign_size
+from faults.campaign import campaign_seed, campaign_size
+from faults.watched import Outcome, run_watched
 from PIL import Image
 from torchtune.data import Message
 from videos import encode
-from watched import Outcome, run_watched
 
 from torchtune_qwenvl import load_transform
 

@@ -10,11 +10,11 @@ from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
 from torchtune_qwenvl import load_model, load_transform, save_model
+from torchtune_qwenvl.checkpoints.adapters.peft_export import save_adapter
+from torchtune_qwenvl.checkpoints.adapters.peft_import import adapter_arguments, load_adapter
 from torchtune_qwenvl.checkpoints.checkpointer import FolderCheckpointer
 from torchtune_qwenvl.checkpoints.embedding_rows import check_token_ids, check_transform
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
-from torchtune_qwenvl.checkpoints.peft_export import save_adapter
-from torchtune_qwenvl.checkpoints.peft_import import adapter_arguments, load_adapter
 from torchtune_qwenvl.checkpoints.weight_plan import plan_weights
 from torchtune_qwenvl.data import collate
 from torchtune_qwenvl.models import get_family

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from damaged import write_damaged
+from faults.damaged import write_damaged
 from launch import command
 
 from torchtune_qwenvl.cli.main import main

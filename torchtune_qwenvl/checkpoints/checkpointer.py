@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torchtune.training import ADAPTER_CONFIG, ADAPTER_KEY, MODEL_KEY, OPT_KEY
 
+from torchtune_qwenvl.checkpoints.adapters.peft_export import save_adapter_folder
+from torchtune_qwenvl.checkpoints.adapters.peft_import import AdapterFolder
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
-from torchtune_qwenvl.checkpoints.peft_export import save_adapter_folder
-from torchtune_qwenvl.checkpoints.peft_import import AdapterFolder
 from torchtune_qwenvl.checkpoints.weight_plan import plan_weights
 from torchtune_qwenvl.checkpoints.writing import save_folder
 from torchtune_qwenvl.models import get_family

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from torchtune_qwenvl.checkpoints.adapters.peft_export import ADAPTER_CONFIG, save_adapter_folder
 from torchtune_qwenvl.checkpoints.embedding_rows import resized_rows
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder, check_disk_space
 from torchtune_qwenvl.checkpoints.merged_weights import lora_scaling
-from torchtune_qwenvl.checkpoints.peft_export import ADAPTER_CONFIG, save_adapter_folder
 from torchtune_qwenvl.checkpoints.weight_plan import Weights, plan_weights
 from torchtune_qwenvl.checkpoints.writing import check_out_folder, folder_size, save_folder
 from torchtune_qwenvl.distributed import GatheredState, World

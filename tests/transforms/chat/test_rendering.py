@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from campaign import campaign_size
+from faults.campaign import campaign_size
 
 from torchtune_qwenvl.transforms.chat import rendering
 from torchtune_qwenvl.transforms.chat.rendering import Rendering, render_all

@@ -27,7 +27,7 @@ RULES: dict[str, Rule] = {
     **_rules(Rule.REFUSED, "global_pool train last_n lora ema_decay val_share"),
     **_rules(Rule.HONOURED, "model.lora_dropout model.router_aux_loss_coef lora.dropout"),
     # Places may move: what lies there is compared by its content.
-    **_rules(Rule.HONOURED, "output_dir checkpoint_dir tokenizer.folder model.config model.folder"),
+    **_rules(Rule.HONOURED, "output_dir checkpoint_dir base_dir tokenizer.folder model.config model.folder"),
     **_rules(Rule.HONOURED, "dataset.source dataset.data_files dataset.image_root dataset.datasets.*.source"),
     **_rules(Rule.HONOURED, "dataset.datasets.*.data_files dataset.datasets.*.image_root device prepare"),
     **_rules(Rule.HONOURED, "dataset.on_bad_sample dataset.url_timeout dataset.url_max_bytes"),
@@ -43,8 +43,10 @@ RULES: dict[str, Rule] = {
     # What is watched and written
     **_rules(Rule.HONOURED, "val_dataset val_transforms run_val_every_n_steps val_answers val_answer_tokens"),
     **_rules(Rule.HONOURED, "evaluate dry_run save_every_n_steps keep_last_n resume accept_changed_data"),
-    **_rules(Rule.HONOURED, "merge_adapter export_dtype metric_logger log_every_n_steps log_samples"),
-    **_rules(Rule.HONOURED, "device_peak_tflops profiler finish shown_predictions"),
+    **_rules(
+        Rule.HONOURED, "merge_adapter export_dtype metric_logger log_every_n_steps log_samples on_nonfinite"
+    ),
+    **_rules(Rule.HONOURED, "device_peak_tflops profiler finish shown_predictions save_on_signal"),
 }
 
 # Keys that set the rates of parameters or their course.

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from campaign import campaign_size
+from faults.campaign import campaign_size
 from launch import run
 from torchtune.config import instantiate
 

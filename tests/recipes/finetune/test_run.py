@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torchtune.config import instantiate
 
 from torchtune_qwenvl import load_model, load_transform
-from torchtune_qwenvl.checkpoints.peft_export import save_adapter
-from torchtune_qwenvl.checkpoints.peft_import import adapter_arguments, load_adapter
+from torchtune_qwenvl.checkpoints.adapters.peft_export import save_adapter
+from torchtune_qwenvl.checkpoints.adapters.peft_import import adapter_arguments, load_adapter
 from torchtune_qwenvl.data import collate
 from torchtune_qwenvl.settings.config import resolve
 

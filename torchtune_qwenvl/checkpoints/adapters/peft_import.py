@@ -11,10 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchtune.utils import get_logger, log_rank_zero
 
-from torchtune_qwenvl.checkpoints.embedding_rows import PER_TOKEN
-from torchtune_qwenvl.checkpoints.loading import first_row
-from torchtune_qwenvl.checkpoints.merged_weights import lora_scaling
-from torchtune_qwenvl.checkpoints.peft_export import (
+from torchtune_qwenvl.checkpoints.adapters.peft_export import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     METADATA,
@@ -22,7 +19,10 @@ from torchtune_qwenvl.checkpoints.peft_export import (
     is_parameter,
     peft_name,
 )
-from torchtune_qwenvl.checkpoints.peft_reading import PeftAdapter
+from torchtune_qwenvl.checkpoints.adapters.peft_reading import PeftAdapter
+from torchtune_qwenvl.checkpoints.embedding_rows import PER_TOKEN
+from torchtune_qwenvl.checkpoints.loading import first_row
+from torchtune_qwenvl.checkpoints.merged_weights import lora_scaling
 from torchtune_qwenvl.checkpoints.shards import read_shard
 from torchtune_qwenvl.distributed import local
 from torchtune_qwenvl.json_files import read_json

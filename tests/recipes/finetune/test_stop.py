@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from campaign import campaign_size
+from faults.campaign import campaign_size
 from launch import run
 
 from torchtune_qwenvl.training.stopping import Signals, Stopped

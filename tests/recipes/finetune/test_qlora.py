@@ -10,7 +10,7 @@ from launch import Run, run
 from safetensors.torch import load_file
 
 from torchtune_qwenvl import load_model
-from torchtune_qwenvl.checkpoints.peft_import import adapter_arguments, load_adapter
+from torchtune_qwenvl.checkpoints.adapters.peft_import import adapter_arguments, load_adapter
 
 # Two ranks share every linear of the decoder in whole blocks of 16,384 values.
 TEXT = {"hidden_size": 256, "num_attention_heads": 16, "num_key_value_heads": 8, "intermediate_size": 256}

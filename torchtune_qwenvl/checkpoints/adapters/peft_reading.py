@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file
 from torch import Tensor
 
-from torchtune_qwenvl.checkpoints.peft_export import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX
+from torchtune_qwenvl.checkpoints.adapters.peft_export import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX
 from torchtune_qwenvl.entries import COUNT, FLAG, OBJECT, POSITIVE, TEXT, check_entries
 from torchtune_qwenvl.json_files import read_json
 from torchtune_qwenvl.models.weight_table import WeightTable

@@ -1,7 +1,7 @@
 """Search among digits with an encoder that was trained on them: precision of the five nearest images.
 
     tune-qwenvl run train_vit --config vit/digits output_dir=outputs/vit_digits
-    python benchmarks/digits_search.py outputs/vit_digits/model
+    python benchmarks/search/digits.py outputs/vit_digits/model
 
 Queries are the images that the run held out. The gallery is its training images, or the other held-out ones.
 """

@@ -1,6 +1,6 @@
 """Peak memory of building an index and searching in it, for 1,000 images and for 10,000.
 
-    python benchmarks/search_memory.py [--tokens] [--counts 1000 10000]
+    python benchmarks/search/memory.py [--tokens] [--counts 1000 10000]
 
 Each count has a process of its own. The images are small PNG files, the encoder is one layer of width 1,024;
 --tokens keeps all of its 16 tokens per image instead of their mean.
