@@ -8,6 +8,7 @@ import torch
 from torchtune.config import instantiate
 from torchtune.modules.peft import get_adapter_params
 
+from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.settings.config import resolve
 from torchtune_qwenvl.settings.stock import for_stock_recipe
@@ -30,15 +31,17 @@ def test_family_size_and_statistics_come_from_the_folder(folder: Path, config: s
     with torch.device("meta"):
         ours, theirs = instantiate(cfg.model), instantiate(stock.model)
         expected = get_family(folder).from_config(folder)
+    with CheckpointFolder(folder) as files:
+        statistics = files.image_statistics()
+    scale = (tuple(statistics["image_mean"]), tuple(statistics["image_std"]))
     shapes = {name: p.shape for name, p in expected.named_parameters()}
     for model in (ours, theirs):
         named = dict(model.named_parameters())
         assert {name: p.shape for name, p in named.items() if name in shapes} == shapes
-        assert model.vision_encoder.patch_embed.image_mean is not None
+        assert model.vision_encoder.patch_embed.scale == scale
         trains = {name for name, p in named.items() if p.requires_grad}
         assert trains == (set(get_adapter_params(model)) if "lora" in cfg.model.values() else trains) != set()
     assert config == "any/model_full" or stock.model.keys() >= READ
-    assert stock.model.image_mean == stock.model.image_mean and len(stock.model.image_std) == 3
 
 
 def test_what_is_not_there_is_asked_for(folder: Path, tmp_path: Path) -> None:
