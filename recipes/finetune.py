@@ -87,7 +87,7 @@ class FinetuneRecipe(Recipe):
         self.flops = FlopCounter(self.model)
         self.loader = self.build_loader(dataset, cfg.shuffle)
         self.val_loader = self.build_loader(val_dataset, shuffle=False) if val_dataset else None
-        ask = (cfg.val_answers, cfg.val_answer_tokens, cfg.on_bad_sample)
+        ask = (cfg.val_answers, cfg.val_answer_tokens, cfg.on_bad_sample, cfg.on_too_long)
         self.answers = ValidationAnswers(val_dataset, self.transform, self.model, *ask)
         self.begin(saved)
         self.check_gradients = GradientCheck(self.parts)
@@ -102,11 +102,12 @@ class FinetuneRecipe(Recipe):
         if not cfg.dry_run:
             self.open_logs(saved)
         if cfg.log_samples:
-            log_samples(dataset, self.transform, cfg.on_bad_sample)
+            log_samples(dataset, self.transform, cfg.on_bad_sample, cfg.on_too_long)
         start = str(saved) if saved else "from the checkpoint"
         if cfg.pack_to is not None or cfg.batch_tokens is not None:
             start = f"{self.loader.sampler}; {start}"
-        log.info(f"{trainable_table(self.model, rates)}\n{self.total_steps} steps, {start}")
+        notes = "".join(f"\n{line}" for line in self.loader.notes_at_start())
+        log.info(f"{trainable_table(self.model, rates)}{notes}\n{self.total_steps} steps, {start}")
 
     def build_model(self) -> VisionLanguageModel:
         """Build the model on meta, shard it, then load it: each rank reads only the weights that it keeps."""
@@ -147,6 +148,7 @@ class FinetuneRecipe(Recipe):
             ),
             padding_idx=self.transform.pad_id,
             on_bad_sample=cfg.on_bad_sample,
+            on_too_long=cfg.on_too_long,
             num_workers=cfg.num_workers,
             pin_memory=self.world.device.type == "cuda",
         )

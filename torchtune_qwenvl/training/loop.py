@@ -127,7 +127,8 @@ class TrainingLoop(ABC):
     def step(self, batches: list[Batch]) -> Step:
         """One optimizer step."""
         work = Work.total((self.work_of(batch) for batch in batches), self.world)
-        labelled = work.labelled.clamp(min=1).float()
+        # The sum of weights may be below 1.
+        labelled = torch.where(work.labelled > 0, work.labelled, 1).float()
         loss = torch.zeros((), device=self.world.device)
         others: dict[str, Tensor] = {}
         for batch in batches:
