@@ -13,7 +13,7 @@ import pytest
 import tiny
 import torch
 from campaign import campaign_seed, campaign_size
-from odd_records import GOOD, broken_line, mutated, replaced
+from record_sets.odd import GOOD, broken_line, mutated, replaced
 
 from torchtune_qwenvl import load_transform
 from torchtune_qwenvl.data import Guarded, SkippedSample, collate

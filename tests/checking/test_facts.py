@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import tiny
-from damaged import record, write_damaged
+from record_sets.damaged import record, write_damaged
 from torch.utils.data import IterableDataset
 
 from torchtune_qwenvl import load_transform

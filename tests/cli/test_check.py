@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from damaged import write_damaged
 from launch import command
+from record_sets.damaged import write_damaged
 
 from torchtune_qwenvl.cli.main import main
 

@@ -101,8 +101,8 @@ def vision_chat_dataset(
             turns.
         column_map: maps our column names (the columns of the styles, system, tools, image, images, video,
             videos) to the dataset's.
-        ignore_columns: names of columns that may be left out although they look like images or parts of the
-            conversation; ``*`` stands for any characters.
+        ignore_columns: names of columns that are left out without a word, even if they look like images or
+            parts of the conversation; ``*`` stands for any characters.
         new_system_prompt: replaces the records' system messages.
         train_on: "all" answers, or only the "last" one of each record.
         split: of the dataset; it may be a slice such as "train[:10%]".

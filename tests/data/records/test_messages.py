@@ -5,24 +5,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from torchtune.data import Message
+from record_sets.plain import plain
 
 from torchtune_qwenvl.data.records.messages import MessageParser
 from torchtune_qwenvl.data.records.parts import open_pools
 from torchtune_qwenvl.data.records.styles.tags import split_tags
 from torchtune_qwenvl.transforms.errors import BadSample
-
-
-def plain(messages: list[Message]) -> list[tuple[str, list[Any]]]:
-    """Roles with their parts: text as it is, an image as ("image", source, limits), a video alike."""
-
-    def part(entry: dict[str, Any]) -> Any:
-        if entry["type"] == "text":
-            return entry["content"]
-        limits = {key: value for key, value in entry.items() if key not in ("type", "content")}
-        return (entry["type"], entry["content"], limits) if limits else (entry["type"], entry["content"])
-
-    return [(message.role, [part(entry) for entry in message.content]) for message in messages]
 
 
 def user(content: Any) -> dict[str, Any]:

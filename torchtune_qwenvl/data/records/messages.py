@@ -54,8 +54,8 @@ class MessageParser:
         column_map: our column names to the dataset's, for instance ``{"question": "query"}``.
         new_system_prompt: replaces the records' system messages.
         train_on: "all" answers, or only the "last" one of each record.
-        ignore_columns: names of columns that are not read although they look as if they should be; ``*``
-            stands for any characters.
+        ignore_columns: names of columns that are ignored without a word; ``*`` stands for any characters in
+            names of columns that are not read anyway.
 
     Raises:
         ValueError: an unknown style, column name or `train_on`. Calling the parser raises :class:`BadSample`
@@ -103,7 +103,8 @@ class MessageParser:
         """
         leftovers = Leftovers(is_file, self.ignored)
         _note_repeated(record, leftovers)
-        record = {key: value for key, value in record.items() if not leftovers.is_ignored(str(key))}
+        # Only its own name ignores a column that is read: `image*` may be meant for image_id.
+        record = {key: value for key, value in record.items() if key not in self.ignored}
         record = self._rename(record)
         _refuse_sound(record)
         name = self.style if self.style != "auto" else style_of(record)
