@@ -94,6 +94,9 @@ def test_values_tell_whatever_the_name_is(value: Any, message: str) -> None:
 def test_an_address_next_to_an_image_is_metadata() -> None:
     record = {"image": "a.png", "coco_url": "https://x.org/a.jpg", **QA}
     assert notes(record) == ("the column 'coco_url' is not read",)
+    part = {"type": "image", "path": "a.png"}
+    turns = [{"role": "user", "content": [part]}, {"role": "assistant", "content": "x"}]
+    assert notes({"messages": turns, "coco_url": "https://x.org/a.jpg"}) == notes(record)
 
 
 @pytest.mark.parametrize(

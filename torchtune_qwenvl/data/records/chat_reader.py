@@ -89,5 +89,7 @@ class ChatReader:
 
     def _read(self, record: Any, folder: Path | None) -> Conversation:
         if not isinstance(record, Mapping):
-            raise BadSample(f"expected an object with the columns of a sample, got {type(record).__name__}")
+            packed = "write packed records one by one; pack_to packs" if isinstance(record, list) else None
+            came = type(record).__name__
+            raise BadSample(f"expected an object with the columns of a sample, got {came}", fix=packed)
         return self.parse.read(record, partial(self.find.is_file, folder=folder))

@@ -11,7 +11,9 @@ into words, so `imagePath`, `Image_0` and `image-url` are alike.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -102,16 +104,15 @@ class Leftovers:
 
     def _why_needed(self, name: str, value: Any, media: bool) -> str | None:
         """What a name or value says that must not be ignored, and what to do; None if nothing."""
-        words = [word.lower() for word in _WORD.findall(name)]
-        about = bool(words) and _ABOUT.fullmatch(words[-1]) is not None
-        if _names(words, _SOUND) and not about and not _is_figure(value):
+        says = _what_it_says(name)
+        if says.sound and not _is_figure(value):
             return f"holds sound, which these models do not hear: remove it, or {IGNORE}"
-        if held := self._media_in(value, media) or (not about and _named_media(words, value)):
-            column = "video" if _names(words, _VIDEO) else "image"
+        if held := self._media_in(value, media) or _named_media(says, value):
+            column = "video" if says.video else "image"
             return f"{held}: read it by dataset.column_map.{column}={name}, or {IGNORE}"
-        if _names(words, _PREFERENCE) or (name == "label" and isinstance(value, bool)):
+        if says.preference or (name == "label" and isinstance(value, bool)):
             return f"belongs to preference training, which is not done here: {IGNORE} to train on the answer"
-        if (_names(words, _CONVERSATION) and not about and not _is_figure(value)) or _has_turns(value):
+        if (says.conversation and not _is_figure(value)) or _has_turns(value):
             return f"looks like a part of the conversation: read it by dataset.column_map, or {IGNORE}"
         return None
 
@@ -130,18 +131,42 @@ class Leftovers:
         return None
 
 
-def _named_media(words: list[str], value: Any) -> str | None:
+@dataclass(frozen=True)
+class _Name:
+    """What the words of a name say about what it holds: `only_media` if they say nothing else."""
+
+    sound: bool
+    media: bool
+    only_media: bool
+    video: bool
+    preference: bool
+    conversation: bool
+
+
+@lru_cache(maxsize=1024)
+def _what_it_says(name: str) -> _Name:
+    words = [word.lower() for word in _WORD.findall(name)]
+    holds = bool(words) and not _ABOUT.fullmatch(words[-1])
+
+    def some(known: re.Pattern[str]) -> bool:
+        return any(known.fullmatch(word) for word in words)
+
+    files = some(_FILE) and all(_FILE.fullmatch(word) or word in ("name", "path") for word in words)
+    return _Name(
+        sound=holds and some(_SOUND),
+        media=holds and (some(_MEDIA) or files),
+        only_media=holds and all(_MEDIA.fullmatch(word) or word.isdigit() for word in words),
+        video=some(_VIDEO),
+        preference=some(_PREFERENCE),
+        conversation=holds and some(_CONVERSATION),
+    )
+
+
+def _named_media(says: _Name, value: Any) -> str | None:
     """Whether a name says that it holds media; one that says more than that may also be a figure."""
-    if isinstance(value, bool) or not words:
+    if isinstance(value, bool) or not (says.only_media or (says.media and not _is_figure(value))):
         return None
-    only = all(_MEDIA.fullmatch(word) or word.isdigit() for word in words)
-    named = only or (_names(words, _MEDIA) and not _is_figure(value))
-    files = _names(words, _FILE) and all(_FILE.fullmatch(word) or word in ("name", "path") for word in words)
-    return "names media" if named or files else None
-
-
-def _names(words: Iterable[str], known: re.Pattern[str]) -> bool:
-    return any(known.fullmatch(word) for word in words)
+    return "names media"
 
 
 def _is_figure(value: Any) -> bool:

@@ -85,10 +85,8 @@ class MediaFinder:
 
     def is_file(self, text: str, folder: Path | None = None) -> bool:
         """Whether a text names a file, from `root`, the data file's folder or the working directory."""
-        try:
-            return any((base / text).is_file() for base in {self.root or Path(), folder or Path()})
-        except (OSError, RuntimeError, ValueError):
-            return False
+        bases = {str(self.root or ""), str(folder or "")}
+        return any(os.path.isfile(os.path.join(base, text)) for base in bases)
 
     def _open_url(self, url: str, scheme: str, folder: Path | None, kind: str) -> Path | bytes:
         if scheme == "file":

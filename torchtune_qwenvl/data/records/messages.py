@@ -19,6 +19,7 @@ from torchtune_qwenvl.data.records.styles.turns import Reading, make_message
 from torchtune_qwenvl.data.records.styles.weights import MARKS, TRAIN_ON, answer_weight
 from torchtune_qwenvl.data.records.text import JsonObject, as_text, is_blank
 from torchtune_qwenvl.data.records.tools import parse_tools
+from torchtune_qwenvl.transforms.chat.chat_format import has_media
 from torchtune_qwenvl.transforms.errors import BadSample
 
 # Readers of further columns: (messages, value of the column, the whole record) -> messages. A column with a
@@ -149,9 +150,12 @@ def _read(record: Mapping[str, Any], name: str, leftovers: Leftovers) -> list[Me
         raise BadSample(f"expected the columns {', '.join(style.columns)}; {', '.join(missing)} is missing")
     pools = open_pools(record, leftovers)
     read = {*style.columns, *style.more, "system", "tools", *_MEDIA_COLUMNS, *MARKS, *COLUMN_READERS}
-    leftovers.check(record, read, "the column", media=any(len(pool) for pool in pools.values()))
+    # Before the conversation is read, since a column that is not read explains why a tag has no image.
+    leftovers.check(record, read, "the column")
     messages = style.read(record, Reading(pools, leftovers), answer_weight(record, "the record"))
     _check_placed(style, pools.values())
+    if not any(has_media(message) for message in messages):
+        leftovers.check(record, read, "the column", media=False)
     for column, reader in COLUMN_READERS.items():
         if not is_blank(record.get(column)):
             messages = reader(messages, record[column], record)

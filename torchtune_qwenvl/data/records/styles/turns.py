@@ -28,7 +28,7 @@ ROLES = {
 }
 # The text of these roles is JSON: one call or a list of calls.
 CALLERS = ("tool_call", "function_call")
-_KEYS = {"role", "from", "content", "value", "tool_calls", "reasoning_content", *MARKS}
+_KEYS = frozenset({"role", "from", "content", "value", "tool_calls", "reasoning_content", *MARKS})
 
 
 @dataclass(frozen=True)
