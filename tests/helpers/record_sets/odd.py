@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -102,6 +103,7 @@ def _nested(depth: int, key: str | None = None) -> Any:
     return value
 
 
+# Values, and functions that make those that cannot be copied.
 _ODD: list[Any] = [
     *(None, True, False, 0, -1, 1.5, float("nan"), float("inf"), 10**400, -(2**63), 2**31),
     *("", " ", "\x00", "\ud800", "a\udfffb", "<image>" * 3, "<|image_pad|>", "x" * 5000, "0", "[]", "1e999"),
@@ -135,11 +137,11 @@ _ODD: list[Any] = [
     *('{"a":' * 2000, "[" * 5000, '{"name": "f", "arguments": ' + "[" * 3000 + "]" * 3000 + "}"),
     *(
         "[" + "9" * 5000 + "]",
-        _nested(50),
-        _nested(900),
-        _nested(900, "a"),
-        _nested(1500),
-        _nested(3000, "role"),
+        partial(_nested, 50),
+        partial(_nested, 900),
+        partial(_nested, 900, "a"),
+        partial(_nested, 1500),
+        partial(_nested, 3000, "role"),
     ),
     *(
         {"role": "user", "content": "q"},
@@ -151,6 +153,13 @@ _ODD: list[Any] = [
         {"role": []},
     ),
 ]
+
+
+def _fresh(odd: Any) -> Any:
+    """An odd value of its own: records are changed further."""
+    return odd() if callable(odd) else copy.deepcopy(odd)
+
+
 _KEYS = (
     "image images video videos messages conversations system tools question answer query response history "
     "instruction input output prompt completion role from value content type path url text tool_calls weight "
@@ -187,7 +196,7 @@ def replaced() -> Iterator[tuple[str, Any]]:
         for path in places(record):
             for odd in _ODD:
                 changed = copy.deepcopy(record)
-                _holder(changed, path)[path[-1]] = odd
+                _holder(changed, path)[path[-1]] = _fresh(odd)
                 yield f"{name} {path}", changed
 
 
@@ -206,13 +215,13 @@ def mutated(rng: random.Random) -> tuple[str, Any]:
 def _change(holder: Any, key: Any, rng: random.Random) -> None:
     way = rng.random()
     if way < 0.4:
-        holder[key] = rng.choice(_ODD)
+        holder[key] = _fresh(rng.choice(_ODD))
     elif way < 0.5:
         del holder[key]
     elif way < 0.6:
         holder[key] = [holder[key]] if rng.random() < 0.5 else {rng.choice(KEYS): holder[key]}
     elif way < 0.8 and isinstance(holder, dict):
-        holder[rng.choice(KEYS)] = rng.choice(_ODD)
+        holder[rng.choice(KEYS)] = _fresh(rng.choice(_ODD))
     elif way < 0.9:
         holder[key] = rng.choice(ROLES)
     elif isinstance(holder, list):
