@@ -90,7 +90,7 @@ class FinetuneRecipe(Recipe):
         self.flops = FlopCounter(self.model)
         self.loader = self.build_loader(dataset, cfg.shuffle)
         self.val_loader = self.build_loader(val_dataset, shuffle=False) if val_dataset else None
-        ask = (cfg.val_answers, cfg.val_answer_tokens, cfg.on_bad_sample)
+        ask = (cfg.val_answers, cfg.val_answer_tokens, cfg.on_bad_sample, cfg.on_too_long)
         self.answers = ValidationAnswers(val_dataset, self.transform, self.model, *ask)
         self.begin(saved)
         self.check_gradients = GradientCheck(self.parts)
@@ -105,12 +105,13 @@ class FinetuneRecipe(Recipe):
         if not cfg.dry_run:
             self.open_logs(saved)
         if cfg.log_samples:
-            log_samples(dataset, self.transform, cfg.on_bad_sample)
+            log_samples(dataset, self.transform, cfg.on_bad_sample, cfg.on_too_long)
         start = str(saved) if saved else "from the checkpoint"
         if cfg.pack_to is not None or cfg.batch_tokens is not None:
             start = f"{self.loader.sampler}; {start}"
+        found = [*self.loader.notes_at_start(), *notes(cfg, self.total_steps)]
         table = trainable_table(self.model, rates)
-        log.info("\n".join([table, f"{self.total_steps} steps, {start}", *notes(cfg, self.total_steps)]))
+        log.info("\n".join([table, f"{self.total_steps} steps, {start}", *found]))
 
     def build_model(self) -> VisionLanguageModel:
         """Build the model on meta, shard it, then load it: each rank reads only the weights that it keeps."""
@@ -151,6 +152,7 @@ class FinetuneRecipe(Recipe):
             ),
             padding_idx=self.transform.pad_id,
             on_bad_sample=cfg.on_bad_sample,
+            on_too_long=cfg.on_too_long,
             num_workers=cfg.num_workers,
             pin_memory=self.world.device.type == "cuda",
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import tiny
-from faults.damaged import record, write_damaged
+from record_sets.damaged import record, write_damaged
 from torch.utils.data import IterableDataset
 
 from torchtune_qwenvl import load_transform
@@ -47,7 +47,9 @@ def test_lengths_are_the_transforms(tiny_folder: Path, source: Path) -> None:
     assert [f.trained_tokens for f in facts] == [sample["mask"].count(False) for sample in samples]
     assert [f.visual_tokens for f in facts] == [15, 15, 15, 0, 15]
     assert facts[0].images == ((84, 140),) and facts[3].images == ()
-    cut = list(vision_chat_dataset(load_transform(tiny_folder, max_seq_len=150), source=source))
+    cut = list(
+        vision_chat_dataset(load_transform(tiny_folder, max_seq_len=150), source=source, on_too_long="skip")
+    )
     kept = [len(sample["tokens"]) if isinstance(sample, dict) else 0 for sample in cut]
     assert [f.kept_tokens for f in facts] == kept and kept[2] == 0 and 0 < kept[1] < facts[1].tokens
     assert facts_of(tiny_folder, source, decode=False, max_seq_len=150) == facts
@@ -56,8 +58,8 @@ def test_lengths_are_the_transforms(tiny_folder: Path, source: Path) -> None:
 def test_summary_says_what_is_cut_and_repeated(tiny_folder: Path, source: Path) -> None:
     facts = facts_of(tiny_folder, source, max_seq_len=150)
     text = summary(facts, 150)
-    assert "5 samples: 5 good, 0 bad" in text
-    assert "max_seq_len 150: 1 samples lose turns at their end, 1 are dropped" in text
+    assert "5 samples: 4 good, 0 bad, 1 too long" in text
+    assert "max_seq_len 150: 1 samples lose turns at their end, 1 are too long for it" in text
     assert "warning: 1 samples repeat an earlier one word for word: 4 = 0" in text
     assert "images, height x width: smallest 84 x 140" in text
     assert "every sample fits" in summary(facts_of(tiny_folder, source, max_seq_len=4096), 4096)
@@ -109,7 +111,8 @@ def test_errors_of_one_kind_are_alike() -> None:
 
 def test_sheet_marks_what_is_trained_on(tiny_folder: Path, source: Path, tmp_path: Path) -> None:
     transform = load_transform(tiny_folder, max_seq_len=150)
-    samples = [sample for sample in vision_chat_dataset(transform, source=source) if isinstance(sample, dict)]
+    dataset = vision_chat_dataset(transform, source=source, on_too_long="skip")
+    samples = [sample for sample in dataset if isinstance(sample, dict)]
     spans = conversation(samples[0], transform)
     assert "".join(span.text for span in spans if span.back == PALE_GREEN) == "It is a thing <|im_end|>\n"
     assert " 15 visual tokens " in [span.text for span in spans]

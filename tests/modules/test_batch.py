@@ -28,7 +28,9 @@ def test_a_layout_is_a_dict_of_tensors_and_back() -> None:
     assert layout.as_dict() == batch["layout"]
     assert all(isinstance(entry, torch.Tensor) for entry in batch["layout"].values())
     assert BatchLayout.from_dict(None) == BatchLayout() and BatchLayout().as_dict() == {}
-    with pytest.raises(ValueError, match="labelled, lengths, visual, document_lengths, got 'lenghts'"):
+    with pytest.raises(
+        ValueError, match="labelled, lengths, visual, document_lengths, weights, got 'lenghts'"
+    ):
         BatchLayout.from_dict({"lenghts": torch.tensor([1])})
 
 

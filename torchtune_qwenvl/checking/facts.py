@@ -33,6 +33,7 @@ class Facts:
         videos: number of videos.
         spelled: added tokens that the text spells and that are encoded as letters.
         fingerprint: equal for samples with the same text and the same files.
+        notes: what is odd about its record, or not read of it.
         kind: kind of error, without places and numbers; empty for a good sample.
         reason: the whole error message.
     """
@@ -47,8 +48,14 @@ class Facts:
     videos: int = 0
     spelled: tuple[str, ...] = ()
     fingerprint: bytes = b""
+    notes: tuple[str, ...] = ()
     kind: str = ""
     reason: str = ""
+
+    @property
+    def too_long(self) -> bool:
+        """Whether a good sample cannot be trained on, since `max_seq_len` keeps nothing of it."""
+        return not self.kind and self.tokens > 0 and self.kept_tokens == 0
 
 
 class Examiner(Transform):

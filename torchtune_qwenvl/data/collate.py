@@ -8,7 +8,7 @@ Axes: b batch, s sequence, d documents, n patches, m images, k labelled position
 patch side.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,8 @@ def collate(
         padding_free: put all samples into one row, b = 1, as documents that do not see each other.
         placeholders: token ids of visual tokens, to find these in samples without ``visual``.
 
+    A sample may have ``weights``, fp32 [s], of its tokens in the loss; without them all are 1.
+
     Returns:
         - ``tokens`` int64 [b, s].
         - ``labels`` int64 [b, s], unshifted; the first of each sample is ``ignore_idx``, so that a shift
@@ -71,6 +73,7 @@ def collate(
         lengths=lengths.sum()[None] if padding_free else lengths,
         visual=_visual_positions(samples, tokens, starts, placeholders),
         document_lengths=lengths if padding_free else None,
+        weights=_weights(samples, tokens, join),
     )
     return {
         "tokens": join(tokens, padding_idx),
@@ -103,6 +106,23 @@ def _visual_positions(
             return None
         positions.append(visual + start)
     return torch.cat(positions)
+
+
+def _weights(
+    samples: Sequence[Mapping[str, Any]],
+    tokens: Sequence[Tensor],
+    join: Callable[[list[Tensor], int], Tensor],
+) -> Tensor | None:
+    """Weights of the tokens in the loss, fp32 [b, s]; None if no sample has any."""
+    if not any("weights" in sample for sample in samples):
+        return None
+    given = (sample.get("weights", torch.ones(len(row))) for sample, row in zip(samples, tokens, strict=True))
+    rows = [torch.as_tensor(one, dtype=torch.float32) for one in given]
+    if wrong := [(len(one), len(row)) for one, row in zip(rows, tokens, strict=True) if len(one) != len(row)]:
+        raise ValueError(
+            f"collate expected one weight per token, got {wrong[0][0]} for {wrong[0][1]} tokens: cut both"
+        )
+    return join(rows, 0)
 
 
 def _padded_rows(documents: list[Tensor], padding: int) -> Tensor:

@@ -153,7 +153,7 @@ class VisionLanguageModel(nn.Module):
 
         Raises:
             ValueError: the numbers of visual tokens and placeholders differ, positions are missing, or
-                documents do not add up to the tokens.
+                documents do not add up to the tokens, or there are weights without labels.
         """
         if mask is not None:
             raise ValueError(
@@ -170,6 +170,12 @@ class VisionLanguageModel(nn.Module):
         if labels is not None:
             losses = self._losses(decode, labels, known, return_router_loss)
             return losses if return_router_loss else (losses.loss_sum, losses.labelled)
+        if known.weights is not None:
+            raise ValueError(
+                "answers with weights of their own need the loss of this model: pass the labels to it, as "
+                "torchtune_qwenvl/recipes/finetune.py does. torchtune's stock recipes know no weights: leave "
+                "them out of the data, or write 0 or 1"
+            )
         states = decode().view(b, s, -1)
         if self.num_output_chunks:
             return [self.output(chunk) for chunk in states.chunk(self.num_output_chunks, dim=1)]
@@ -180,14 +186,18 @@ class VisionLanguageModel(nn.Module):
     ) -> Losses:
         labelled = labelled_positions(labels) if layout.labelled is None else layout.labelled
         targets = labels.flatten().index_select(0, labelled + 1)
+        weights = layout.weights_of(labelled)
         watched = self.router_aux_loss_coef and (torch.is_grad_enabled() or return_router_loss)
         routers = RouterStatistics(layout.real_tokens(labels.shape[1])) if watched else None
         states = decode(keep=labelled, routers=routers)
-        loss_sum = chunked_loss(states, targets, self.output, self.loss_chunk_tokens, self.loss)
-        number = torch.full((), len(labelled), dtype=torch.int64, device=loss_sum.device)
+        loss_sum = chunked_loss(states, targets, self.output, self.loss_chunk_tokens, self.loss, weights)
+        if weights is None:
+            number = torch.full((), len(labelled), dtype=torch.int64, device=loss_sum.device)
+        else:
+            number = weights.sum(dtype=torch.float64)
         if routers is None:
             return Losses(loss_sum, number, None)
-        router_loss_sum = len(labelled) * routers.load_balance_loss()
+        router_loss_sum = number * routers.load_balance_loss()
         term = self.router_aux_loss_coef * router_loss_sum
         # Adds the gradient and exactly 0: what is logged as the loss is the cross-entropy alone.
         return Losses(loss_sum + (term - term.detach()), number, router_loss_sum.detach())

@@ -88,7 +88,8 @@ class TakesSteps(ABC):
 
     def backward(self, batches: list[Batch], work: TotalWork) -> tuple[dict[str, Tensor], list[Tensor]]:
         """The gradients of a step; returns this rank's sums by name, and the loss of each batch."""
-        labelled = work.labelled.clamp(min=1).float()
+        # The sum of weights may be below 1.
+        labelled = torch.where(work.labelled > 0, work.labelled, 1).float()
         sums = {"loss": torch.zeros((), device=self.world.device)}
         losses = []
         for batch in batches:

@@ -33,8 +33,10 @@ from torchtune_qwenvl.transforms.chat.turn_encoder import (
     TurnTokens,
     join_turns,
     media_numbers,
+    token_weights,
     visual_blocks,
 )
+from torchtune_qwenvl.transforms.chat.weights import with_weights
 from torchtune_qwenvl.transforms.errors import BadSample, check_trainable
 from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
 from torchtune_qwenvl.transforms.media_planner import MediaPlanner, PlannedMedia
@@ -46,7 +48,8 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
     """A torchtune ModelTokenizer and Transform for one model family.
 
     Trained on are an assistant's content, the end-of-turn token and the newline after it (the Qwen team's
-    rule). A message with `masked=True` is not trained on; `masked=False` has no effect on other roles.
+    rule). A message with `masked=True` is not trained on; `masked=False` has no effect on other roles. The
+    tokens of a `WeightedMessage` count with its weight.
 
     Args:
         tokenizer, chat, image_transform, video_transform: the parts.
@@ -164,6 +167,7 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
             order of the text, `grid_thw` int64 [m, 3] · `dropped_turns`, if the policy dropped any ·
             `boxes`, if there are any: a `Place` of each in pixels of its resized image, whose number is that
             in `images`.
+            `weights` fp32 [s], of each token in the loss, if an answer has a weight other than 0 and 1.
 
         Raises:
             BadSample: an image, a video or the conversation cannot be used, or there is nothing to train on.
@@ -194,6 +198,8 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
                 }
             },
         }
+        if (weights := token_weights(kept)) is not None:
+            result["weights"] = weights
         if dropped:
             result["dropped_turns"] = dropped
         if has_boxes(messages):
@@ -237,7 +243,8 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         media = [one.grid for one in planned]
         messages, _ = self._write_boxes(messages, planned)
         if self.prompt_template is not None:
-            messages = self.prompt_template(list(messages), inference=inference)
+            made = self.prompt_template(list(messages), inference=inference)
+            messages = with_weights(made, messages)
         turns = kept = self._encode_turns(messages, tools, media, inference, add_eos)
         policy = "drop" if inference else self.truncation
         while (n := self._n_fitting(kept, policy)) < len(kept):

@@ -9,7 +9,7 @@ from torch.utils.data import IterableDataset
 from torchtune.config import instantiate
 
 from torchtune_qwenvl.data.records.load_arguments import check_load_arguments, check_unused
-from torchtune_qwenvl.data.records.sources import list_local_files, open_source, plain
+from torchtune_qwenvl.data.records.sources import is_folder_metadata, list_local_files, open_source, plain
 from torchtune_qwenvl.data.streams.kinds import (
     AnyStream,
     LinesStream,
@@ -63,7 +63,8 @@ def open_stream(
         table = _load(source, split=split, data_files=data_files, **load_dataset_kwargs)
         return TableStream(table, f"{source} ({split})")
     check_unused(load_dataset_kwargs, files[0])
-    suffixes = {file.suffix for file in files}
+    # A list of a folder's images is short, and indexed all the same.
+    suffixes = {"" if is_folder_metadata(file) else file.suffix for file in files}
     if suffixes == {".jsonl"}:
         return LinesStream(files)
     if suffixes == {".parquet"}:

@@ -30,10 +30,11 @@ RULES: dict[str, Rule] = {
     **_rules(Rule.HONOURED, "output_dir checkpoint_dir base_dir tokenizer.folder model.config model.folder"),
     **_rules(Rule.HONOURED, "dataset.source dataset.data_files dataset.image_root dataset.datasets.*.source"),
     **_rules(Rule.HONOURED, "dataset.datasets.*.data_files dataset.datasets.*.image_root device prepare"),
-    **_rules(Rule.HONOURED, "dataset.on_bad_sample dataset.url_timeout dataset.url_max_bytes"),
+    **_rules(Rule.HONOURED, "dataset.on_bad_sample dataset.on_too_long"),
+    **_rules(Rule.HONOURED, "dataset.url_timeout dataset.url_max_bytes"),
     # Which samples a batch holds, and how they are read
     **_rules(Rule.HONOURED, "batch_size gradient_accumulation_steps pack_to batch_tokens padding_free"),
-    **_rules(Rule.HONOURED, "shuffle_buffer num_workers keep_lengths collate_fn on_bad_sample"),
+    **_rules(Rule.HONOURED, "shuffle_buffer num_workers keep_lengths collate_fn on_bad_sample on_too_long"),
     **_rules(Rule.HONOURED, "train_transforms mixes mix_share label_smoothing"),
     # How it trains
     **_rules(Rule.HONOURED, "epochs max_steps_per_epoch loss clip_grad_norm learning_rates lr_scheduler"),

@@ -9,6 +9,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
+
 from torchtune_qwenvl.data import collate
 from torchtune_qwenvl.data.loader import Batch
 from torchtune_qwenvl.modules.batch import BatchLayout, labelled_positions, placeholder_positions
@@ -81,11 +83,12 @@ def work_of(batch: Batch, padding_idx: int, flops: FlopCounter, members: int = 0
     layout = BatchLayout.from_dict(batch.inputs["layout"])
     assert layout.labelled is not None
     grids, labelled = vision["grid_thw"].tolist(), len(layout.labelled)
+    weights = layout.weights_of(layout.labelled)
     lengths = layout.document_lengths
     if lengths is None:
         lengths = (batch.inputs["tokens"] != padding_idx).sum(dim=1)
     return Work(
-        labelled=labelled,
+        labelled=labelled if weights is None else weights.sum(dtype=torch.float64).item(),
         tokens=batch.tokens,
         images=len(grids),
         flops=flops([int(length) for length in lengths], labelled, grids, vision["pixel_values"].shape[-1]),

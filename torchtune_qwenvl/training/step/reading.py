@@ -29,6 +29,6 @@ def read_step(
     rows = (work.counts, totals.double(), norm.detach().double().reshape(1))
     counts, totals, (norm,) = torch.cat(rows).cpu().split([len(row) for row in rows])
     on_host = TotalWork(counts)
-    labelled = on_host.labelled.clamp(min=1).float()
+    labelled = torch.where(on_host.labelled > 0, on_host.labelled, 1).float()
     means = dict(zip(sums, totals[:-1].float() / labelled, strict=True))
     return Step(means.pop("loss"), norm.float(), on_host, means, bool(on_host.labelled), bool(totals[-1]))

@@ -58,7 +58,7 @@ class Work:
     """What one rank's batches of a step hold.
 
     Attributes:
-        labelled: labelled tokens, which the loss is the mean over.
+        labelled: labelled tokens, which the loss is the mean over, each counted with its weight.
         tokens: tokens, padding left out.
         images: images and clips.
         flops: floating-point operations, see `FlopCounter`.
@@ -69,7 +69,7 @@ class Work:
         lost: how many of these were left out.
     """
 
-    labelled: int = 0
+    labelled: float = 0
     tokens: int = 0
     images: int = 0
     flops: float = 0.0
@@ -100,7 +100,7 @@ class TotalWork:
 
     @property
     def labelled(self) -> torch.Tensor:
-        """Labelled tokens, a scalar."""
+        """Labelled tokens, each counted with its weight, a scalar."""
         return self.counts[0]
 
     @property

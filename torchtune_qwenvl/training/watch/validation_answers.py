@@ -77,7 +77,7 @@ class ValidationAnswers:
         model: gives the ids of the placeholders of images and videos.
         count: number of questions.
         max_new_tokens: maximum length of an answer.
-        on_bad_sample: "raise" or "skip", as in training.
+        on_bad_sample, on_too_long: "raise" or "skip", as in training.
     """
 
     def __init__(
@@ -88,10 +88,11 @@ class ValidationAnswers:
         count: int,
         max_new_tokens: int,
         on_bad_sample: str = "raise",
+        on_too_long: str = "raise",
     ) -> None:
         self.transform, self.max_new_tokens = transform, max_new_tokens
         ids = (model.image_token_id, model.video_token_id)
-        samples = in_order(dataset, on_bad_sample) if dataset is not None else iter(())
+        samples = in_order(dataset, on_bad_sample, on_too_long) if dataset is not None else iter(())
         good = (sample for sample in samples if not isinstance(sample, SkippedSample))
         self.questions = [question_of(sample, transform, ids) for sample in islice(good, count)]
 

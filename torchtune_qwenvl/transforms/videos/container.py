@@ -107,6 +107,8 @@ def opened_stream(source: File, threads: int) -> Iterator[tuple[Any, Any]]:
             if stream is None:
                 kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
                 raise BadSample(f"expected a video stream in it, found {kinds}", fix=FIX)
+            if stream.codec_context is None:
+                raise BadSample("a video of a codec that PyAV does not know", fix=FIX)
             stream.codec_context.thread_count = threads
             yield container, stream
     except av.error.FFmpegError as error:

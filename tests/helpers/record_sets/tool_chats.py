@@ -53,7 +53,8 @@ class ToolChat:
 
     def _turn(self, turn: dict[str, Any], objects: bool, with_images: bool) -> dict[str, Any]:
         content: Any = turn["text"]
-        if turn["images"]:
+        # As a string, a tag in a question or a result would be the place of an image.
+        if turn["images"] or (with_images and ("<image>" in content or "<video>" in content)):
             image = [{"type": "image", **({"image": i} if with_images else {})} for i in turn["images"]]
             content = [*image, {"type": "text", "text": content}]
         out = {"role": turn["role"], "content": content}
