@@ -79,12 +79,14 @@ def test_killed_in_the_second_epoch_and_resumed_to_the_last_bit(
     assert (out / file).read_bytes() == (reference.output_dir / file).read_bytes()
 
 
-def test_another_pack_to_cannot_be_resumed(
+def test_another_pack_to_goes_on_and_is_named(
     reference: Run, mixed: tuple[str, ...], config: Path, tmp_path: Path
 ) -> None:
     saved = reference.output_dir / "step_14"
     other = run(tmp_path / "out", *mixed, "pack_to=260", f"resume={saved}", config=config, processes=2)
-    assert set(other.codes) == {1} and "differ from those of the run that is resumed" in other.printed
+    assert set(other.codes) == {0}, other.printed
+    assert re.search(r"resumed from .*step_14.*pack_to", other.printed, re.DOTALL), other.printed
+    assert min(other.values("loss")) == 15
 
 
 def test_bad_and_long_samples_are_counted(config: Path, tmp_path: Path) -> None:

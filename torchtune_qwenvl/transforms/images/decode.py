@@ -40,7 +40,7 @@ _DAMAGE = (
     struct.error,
     Image.DecompressionBombError,
 )
-_FIX = "repair or remove the file, or set on_bad_sample: skip"
+_FIX = "repair or remove the file; training leaves it out with on_bad_sample: skip"
 
 ImageSource = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor
 

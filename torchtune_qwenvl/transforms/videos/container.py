@@ -23,7 +23,7 @@ from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.images.formats import opened_picture
 from torchtune_qwenvl.transforms.videos.matroska import Bytes, check_elements
 
-FIX = "repair or remove the file, or set on_bad_sample: skip"
+FIX = "repair or remove the file; training leaves it out with on_bad_sample: skip"
 _NO_IMAGE = "give it as an image; an animation as GIF, or as a list of its frames"
 # No playlists: these could refer to other files and to addresses.
 _OPEN_OPTIONS = {
