@@ -88,7 +88,8 @@ def _with_boxes(
 ) -> Iterator[Question]:
     visual = (model.image_token_id, model.video_token_id)
     records = vision_chat_dataset(transform, source=source, **dataset)
-    for sample in in_order(records, dataset.get("on_bad_sample", "raise")):
+    policies = (dataset.get(name, "raise") for name in ("on_bad_sample", "on_too_long"))
+    for sample in in_order(records, *policies):
         if not isinstance(sample, SkippedSample):
             question = question_of(sample, transform, visual)
             if any(not place.is_point for place in question.boxes):
