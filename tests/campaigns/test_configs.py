@@ -27,7 +27,8 @@ NONE, EMPTY, ZERO = frozenset[str](), frozenset({"[]"}), frozenset({"0"})
 TAKEN: dict[str, set[str] | frozenset[str]] = {
     **dict.fromkeys(("output_dir", "collate_fn", "metric_logger.log_dir", "profiler.output_dir"), TEXTS),
     **dict.fromkeys(("checkpoint_dir", "base_dir", "tokenizer.folder"), TEXTS | NULL),
-    **dict.fromkeys(("recipe", "dtype", "on_bad_sample", "on_too_long", "on_nonfinite", "tokenizer.dtype", "train"), NONE),
+    **dict.fromkeys(("recipe", "dtype", "tokenizer.dtype", "train"), NONE),
+    **dict.fromkeys(("on_bad_sample", "on_too_long", "on_nonfinite"), NONE),
     **dict.fromkeys(("device", "export_dtype", "model", "dataset", "val_dataset", "loss"), NULL),
     **dict.fromkeys(("lr_scheduler", "global_pool"), NULL),
     **dict.fromkeys(("tokenizer", "optimizer", "metric_logger", "profiler"), NONE),

@@ -12,7 +12,7 @@ import tiny
 from PIL import Image
 
 from torchtune_qwenvl.data import vision_chat_dataset
-from torchtune_qwenvl.data.records.messages import COLUMN_READERS, MessageParser
+from torchtune_qwenvl.data.records.messages import MessageParser
 from torchtune_qwenvl.transforms.errors import BadSample
 
 QA = {"question": "what is this?", "answer": "x"}
@@ -102,14 +102,13 @@ def test_an_address_next_to_an_image_is_metadata() -> None:
 @pytest.mark.parametrize(
     "column",
     [
-        *("input", "history", "context", "choices", "objects", "hint", "solution", "rationale", "caption"),
+        *("input", "history", "context", "choices", "hint", "solution", "rationale", "caption"),
         *(
             "system_prompt",
             "prompt",
             "text",
             "answers",
             "multiple_choice_answer",
-            "bboxes",
             "queries",
             "functions",
         ),
@@ -186,16 +185,6 @@ def test_a_mapped_column_does_not_hide_another() -> None:
     ):
         notes(record, column_map={"question": "query"})
     assert notes(record, column_map={"question": "query"}, ignore_columns=["question"]) == ()
-
-
-def test_a_reader_may_be_plugged_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    def read(messages: list, value: Any, record: Any) -> list:
-        messages[0].content.append({"type": "text", "content": str(value)})
-        return messages
-
-    monkeypatch.setitem(COLUMN_READERS, "objects", read)
-    parsed = MessageParser().read({"objects": {"bbox": [1]}, **QA})
-    assert parsed.messages[0].content[-1]["content"] == "{'bbox': [1]}" and parsed.notes == ()
 
 
 class Keep:
