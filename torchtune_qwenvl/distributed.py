@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from torchtune.modules import TransformerSelfAttentionLayer
 
 from torchtune_qwenvl.modules.adapters.nf4 import BLOCK, is_nf4, takes_nf4
+from torchtune_qwenvl.modules.trainable import NOT_BY_GRADIENTS
 
 # Longer than rank 0 takes to export a large model while the others wait.
 TIMEOUT = timedelta(minutes=60)
@@ -136,11 +137,22 @@ def shard(model: nn.Module, world: World, compute_dtype: torch.dtype) -> None:
     )
     _check_quantised(model, world.size)
     mesh = init_device_mesh(world.device.type, (world.size,))
+    options = {"mesh": mesh, "mp_policy": policy, "ignored_params": kept_whole(model)}
     for module in list(model.modules()):
         if isinstance(module, TransformerSelfAttentionLayer):
-            fully_shard(module, mesh=mesh, mp_policy=policy)
+            fully_shard(module, **options)
     # Everything else, including embeddings and merger, stays gathered between forward and backward.
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+    fully_shard(model, **options)
+
+
+def kept_whole(model: nn.Module) -> set[nn.Parameter]:
+    """Parameters that every rank keeps whole, in their own dtype: small ones that no gradient trains.
+
+    FSDP casts every parameter that it shards to the compute dtype. A router's correction bias would lose the
+    differences that it is there for: with 8 bits of mantissa, numbers around 8 are 1/32 apart.
+    """
+    named = model.named_parameters()
+    return {parameter for name, parameter in named if name.rpartition(".")[2] in NOT_BY_GRADIENTS}
 
 
 def reshard(model: nn.Module) -> None:

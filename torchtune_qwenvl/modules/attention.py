@@ -13,7 +13,7 @@ n tokens, b segments of one length l, h heads, g key/value heads, d head width.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import Any
@@ -48,13 +48,25 @@ class Segments:
     runs: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device | str = "cpu") -> Segments:
-        """Segments of these lengths, each at least 1."""
+    def of(
+        cls,
+        lengths: Sequence[int],
+        device: torch.device | str = "cpu",
+        boundaries: Tensor | None = None,
+    ) -> Segments:
+        """Segments of these lengths, each at least 1.
+
+        Args:
+            lengths: tokens per segment.
+            device: where the tokens are.
+            boundaries: `boundaries_of(lengths)` if it is on the device already.
+        """
         if not lengths or min(lengths) < 1:
             raise ValueError(f"segments need one or more lengths of at least 1, got {list(lengths)}")
-        boundaries = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device="cpu")
+        if boundaries is None:
+            boundaries = boundaries_of(lengths).to(device, non_blocking=True)
         runs = tuple((len(list(same)), length) for length, same in groupby(lengths))
-        return cls(tuple(lengths), boundaries.to(device, non_blocking=True), max(lengths), runs)
+        return cls(tuple(lengths), boundaries, max(lengths), runs)
 
     @classmethod
     def rows(cls, b: int, s: int, device: torch.device | str = "cpu") -> Segments:
@@ -67,6 +79,11 @@ class Segments:
         device = self.cu_seqlens.device
         runs = [torch.arange(length, device=device).repeat(b) for b, length in self.runs]
         return torch.cat(runs)
+
+
+def boundaries_of(lengths: Iterable[int]) -> Tensor:
+    """Where segments of these lengths begin and end, int32 [segments + 1] on the host: 0 .. n."""
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device="cpu")
 
 
 def segment_attention(

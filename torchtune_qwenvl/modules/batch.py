@@ -34,12 +34,14 @@ class BatchLayout:
         visual: int64 [v], flat positions of the placeholders of visual tokens, ascending.
         document_lengths: int64 [d], or a list: tokens of each document, in order. Given only if the rows
             consist of documents that must not see each other; without it a row is one document.
+        boundaries: int32 [d + 1], where the documents begin and end, for attention on the device.
     """
 
     labelled: Tensor | None = None
     lengths: Tensor | None = None
     visual: Tensor | None = None
     document_lengths: Tensor | Sequence[int] | None = None
+    boundaries: Tensor | None = None
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any] | None) -> BatchLayout:
@@ -74,7 +76,7 @@ class BatchLayout:
                 f"layout['document_lengths'] add up to {sum(lengths)}, tokens are {tokens.numel()}: both "
                 "must come from the same collate, and a batch with documents has no padding"
             )
-        return Segments.of(lengths, tokens.device)
+        return Segments.of(lengths, tokens.device, self.boundaries)
 
     def real_tokens(self, s: int) -> Tensor | None:
         """Bool [b * s], false for padding; None if the lengths are unknown."""
