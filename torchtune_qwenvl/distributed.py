@@ -37,6 +37,12 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    def send(self, tensor: Tensor) -> Tensor:
+        """A tensor of the host on the device, without waiting for the device."""
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
     def sum(self, tensor: Tensor) -> Tensor:
         """`tensor`, summed over all ranks in place, without waiting for the device."""
         if self.size > 1:
@@ -102,6 +108,7 @@ def join_world(device: str | None = None) -> World:
     local_rank, size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     place = torch.device(kind)
     if place.type == "cuda":
+        set_allocator()
         found = torch.cuda.device_count()
         if local_rank >= found:
             raise ValueError(
@@ -116,6 +123,16 @@ def join_world(device: str | None = None) -> World:
         backend = "nccl" if place.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=TIMEOUT, device_id=place if backend == "nccl" else None)
     return World(place, dist.get_rank(), size)
+
+
+def set_allocator() -> None:
+    """Let CUDA's allocator grow its segments, unless the user has configured it.
+
+    With fixed segments memory is lost between them as the lengths of batches change. torch reads the variable
+    when memory is first allocated on a GPU.
+    """
+    if not any(name in os.environ for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")):
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 
 def leave_world() -> None:

@@ -5,7 +5,7 @@ of 64, 64, 32 | 64 | 16 tokens are five segments in n = 240 tokens. Neighbouring
 share one batched call:
 
     lengths     64  64  32  64  16
-    runs        2x64    1x32  1x64  1x16        -> four SDPA calls, or one varlen kernel on CUDA in bf16/fp16
+    runs        2x64    1x32  1x64  1x16        -> four SDPA calls; on CUDA in bf16 one varlen kernel instead
 
 n tokens, b segments of one length l, h heads, g key/value heads, d head width.
 """
@@ -102,10 +102,12 @@ def segment_attention(
     Returns:
         [n, h, d], in q's dtype.
     """
+    if q.is_cuda and not dropout:  # torch's varlen kernel has no dropout
+        _check_dtypes(q, k, v)
+        if q.dtype in _HALF_DTYPES:
+            return _varlen(q, k, v, segments, causal)
     if len(segments.runs) == 1:
         return _equal_lengths(q, k, v, segments.runs[0], causal, dropout)
-    if q.is_cuda and q.dtype in _HALF_DTYPES and not dropout:  # torch's varlen kernel has no dropout
-        return _varlen(q, k, v, segments, causal)
     sizes = [b * length for b, length in segments.runs]
     parts = zip(q.split(sizes), k.split(sizes), v.split(sizes), segments.runs, strict=True)
     return torch.cat([_equal_lengths(*part, causal, dropout) for part in parts])
@@ -121,6 +123,12 @@ def _equal_lengths(
     shared = q.shape[1] != k.shape[1]
     out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal, enable_gqa=shared)
     return out.transpose(1, 2).flatten(0, 1).to(dtype)
+
+
+def _check_dtypes(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """A norm or a rotation that returns fp32 under autocast makes attention several times slower."""
+    expected = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else q.dtype
+    assert q.dtype == k.dtype == v.dtype == expected, (q.dtype, k.dtype, v.dtype, expected)
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, causal: bool) -> Tensor:

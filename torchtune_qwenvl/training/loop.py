@@ -114,6 +114,8 @@ class TrainingLoop(ABC):
             if self.is_due(self.cfg.log_every_n_steps):
                 self.log_step(step, rates)
             with self.meter.paused():
+                if self.is_due(self.cfg.save_every_n_steps):
+                    self.check_gradients.read()
                 if self.is_due(self.cfg.run_val_every_n_steps):
                     self.validate()
                 if self.is_due(self.cfg.save_every_n_steps):
@@ -156,8 +158,10 @@ class TrainingLoop(ABC):
 
     def log_step(self, step: Step, rates: dict[str, float]) -> None:
         """Losses, gradient norm before clipping and learning rates of this step, and the meter's figures."""
-        figures = {"loss": step.loss.item(), "grad_norm": step.grad_norm.item()}
-        figures |= {name: value.item() for name, value in step.others.items()}
+        self.check_gradients.read()
+        tensors = {"loss": step.loss, "grad_norm": step.grad_norm, **step.others}
+        values = torch.stack([value.float() for value in tensors.values()]).tolist()  # one copy, one wait
+        figures = dict(zip(tensors, values, strict=True))
         figures |= {f"lr_{part}": rate for part, rate in rates.items()} | self.meter.report()
         self.bar.set_postfix(loss=f"{figures['loss']:.4f}")
         if self.logger is not None:

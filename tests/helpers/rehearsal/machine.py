@@ -14,18 +14,23 @@ GPU = torch.device("cuda", 0)
 CUDNN, CAPABILITY = 92000, (9, 0)
 
 
+def storage_of(tensor: Tensor) -> int:
+    """What tensors that share memory have in common, also fake ones."""
+    return tensor.untyped_storage()._cdata
+
+
 @contextmanager
-def fake_gpu(pinned: set[int]) -> Iterator[FakeTensorMode]:
+def fake_gpu(pinned: dict[int, Tensor]) -> Iterator[FakeTensorMode]:
     """A context in which new tensors are fake, also those "on" CUDA.
 
     Autograd runs in the calling thread: its other threads would ask the driver for a context.
 
     Args:
-        pinned: gets the addresses of all storages that are pinned here.
+        pinned: gets every tensor that is pinned here, by `storage_of`.
     """
 
     def pin(tensor: Tensor, *_: object) -> Tensor:
-        pinned.add(tensor.untyped_storage().data_ptr())
+        pinned[storage_of(tensor)] = tensor
         return tensor
 
     answers = {

@@ -1,17 +1,17 @@
-"""What a GPU would be asked to do: kernels, their traffic and operations, memory in use, copies from the host."""
+"""What a GPU would be asked to do: kernels, their traffic and operations, memory in use, copies to it."""
 
-import traceback
+import sys
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rehearsal.cost import ATTENTION, FREE, is_half, operations, tensors_in, traffic
+from rehearsal.machine import storage_of
 
 BLOCK = 512  # the allocator rounds up to this
 
@@ -61,7 +61,7 @@ class Meter(TorchDispatchMode):
     """Counts everything that runs inside it on CUDA; enter it inside of `fake_gpu`.
 
     Args:
-        pinned: addresses of pinned host storages.
+        pinned: what `fake_gpu` has pinned.
         card: for the seconds of the roofline.
 
     Attributes:
@@ -72,7 +72,7 @@ class Meter(TorchDispatchMode):
         segments: lengths of the segments that the next attention kernel gets.
     """
 
-    def __init__(self, pinned: set[int], card: Card = H100) -> None:
+    def __init__(self, pinned: Mapping[int, Tensor], card: Card = H100) -> None:
         super().__init__()
         self.totals = Totals()
         self.live = self.peak = self.copies = 0
@@ -117,11 +117,8 @@ class Meter(TorchDispatchMode):
     def _copied(self, source: Tensor, args: Any, kwargs: Any) -> None:
         self.copies += 1
         at_once = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
-        fake = isinstance(source, torch._subclasses.FakeTensor)
-        if not at_once or fake or source.untyped_storage().data_ptr() not in self._pinned:
-            ours = [frame for frame in traceback.extract_stack() if "torchtune_qwenvl" in frame.filename]
-            where = f"{ours[-1].filename.rpartition('torchtune_qwenvl/')[2]}:{ours[-1].name}" if ours else "?"
-            self.waits[f"{where} {'pageable' if at_once else 'blocking'}"] += 1
+        if not at_once or storage_of(source) not in self._pinned:
+            self.waits[f"{_place()} {'pageable' if at_once else 'blocking'}"] += 1
 
     def _ran(self, func: Any, name: str, args: Any, inputs: Any, outputs: Any, out: Any) -> None:
         if name in ATTENTION:  # the backward pass has the segments of the forward pass over as many tokens
@@ -141,6 +138,16 @@ class Meter(TorchDispatchMode):
         share = card.attention if name in ATTENTION else card.matmul
         compute = flops / (share * (card.peak if is_half(inputs) else card.fp32))
         return max(compute, moved / (card.memory * card.bandwidth), card.shortest)
+
+
+def _place() -> str:
+    """The innermost function of the package that is running."""
+    frame = sys._getframe()
+    while frame is not None and "torchtune_qwenvl" not in frame.f_code.co_filename:
+        frame = frame.f_back
+    if frame is None:
+        return "outside of the package"
+    return f"{frame.f_code.co_filename.rpartition('torchtune_qwenvl/')[2]}:{frame.f_code.co_name}"
 
 
 def _label(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> str:

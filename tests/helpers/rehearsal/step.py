@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from rehearsal.machine import GPU, fake_gpu
 from rehearsal.meter import Meter
-from rehearsal.work import Case, Sample, as_sharded, build, sample_of
+from rehearsal.work import Case, Sample, as_sharded, build, sample_of, to_gpu
 from torchtune_qwenvl.data.loader import Batch
 from torchtune_qwenvl.distributed import World, kept_whole
 from torchtune_qwenvl.modules import attention, layers
@@ -88,7 +88,7 @@ class Rehearsed(FinetuneRecipe):
 
 def rehearse(case: Case, batches: Sequence[Sequence[Sample]], padding_free: bool = True) -> Findings:
     """One optimizer step over these batches, each a list of samples."""
-    pinned: set[int] = set()
+    pinned: dict[int, torch.Tensor] = {}
     model = build(case)
     join = collate_for(model, padding_free)
     made = [_batch(join([sample_of(model, sample) for sample in samples])) for samples in batches]
@@ -96,7 +96,7 @@ def rehearse(case: Case, batches: Sequence[Sequence[Sample]], padding_free: bool
     if case.sharded:
         as_sharded(model, kept_whole(model))
     with fake_gpu(pinned), Meter(pinned) as meter:
-        model.to_empty(device=GPU)
+        to_gpu(model, GPU)
         recipe.build_optimizer()
         for parameter in model.parameters():
             meter.track(parameter)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchtune_qwenvl.modules.adapters.nf4 import is_nf4, quantised
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.training.step.layers import checkpoint_activations, compile_layers
 from torchtune_qwenvl.training.step.precision import set_parameter_dtypes
@@ -29,6 +30,7 @@ LORA = {
     "lora_rank": 16,
     "lora_alpha": 32,
 }
+QLORA_TOO = "qwen2_5_vl"
 MODES: dict[str, dict[str, Any]] = {"full": {}, "lora": LORA, "qlora": {**LORA, "quantize_base": True}}
 STATISTICS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}
 
@@ -42,8 +44,8 @@ class Case:
         mode: a key of `MODES`.
         sharded: parameters are in the compute dtype where they are used, as under FSDP.
         builder: the size; None is the family's in `BUILDERS`.
-        layers: how many of the decoder's layers are kept; None is all of both towers.
-        checkpointing: whether layers are recomputed, by tower; None as the shipped configs do.
+        layers: how many of the decoder's layers are kept, and one more of the encoder's; None: all.
+        checkpointing: whether layers are recomputed, by tower; None: as the configs do.
         compiled: whether layers are compiled.
     """
 
@@ -51,7 +53,7 @@ class Case:
     mode: str
     sharded: bool = False
     builder: str | None = None
-    layers: int | None = 2
+    layers: int | None = 1
     checkpointing: dict[str, Any] | None = None
     compiled: bool = False
 
@@ -65,9 +67,23 @@ class Case:
         return cls(family, mode, place == "sharded")
 
 
+DEFAULT = (
+    *(Case(family, "lora") for family in BUILDERS),
+    *(Case(family, "full", sharded=True) for family in BUILDERS),
+    Case(QLORA_TOO, "qlora"),
+)
+EVERY = tuple(
+    Case(family, mode, sharded, layers=3)
+    for family in BUILDERS
+    for mode in MODES
+    for sharded in (False, True)
+    if mode != "qlora" or not sharded
+)
+
+
 @dataclass(frozen=True)
 class Sample:
-    """A conversation: tokens in all, of these the last `labelled` ones are, and grids of its images or clip."""
+    """A conversation: its tokens, the last `labelled` of them labelled, and grids of its images or clip."""
 
     tokens: int
     labelled: int
@@ -81,7 +97,7 @@ def build(case: Case) -> VisionLanguageModel:
         model = getattr(module, case.builder or BUILDERS[case.family])(**MODES[case.mode], **STATISTICS)
     if case.layers is not None:
         model.decoder.layers = model.decoder.layers[: case.layers]
-        _cut_encoder(model.vision_encoder, case.layers)
+        _cut_encoder(model.vision_encoder, case.layers + 1)
     set_parameter_dtypes(model, torch.bfloat16)
     if case.compiled:
         compile_layers(model)
@@ -91,7 +107,7 @@ def build(case: Case) -> VisionLanguageModel:
 
 
 def _cut_encoder(encoder: Any, layers: int) -> None:
-    """Keep the first layers; the last of them has a deepstack merger and full attention, if the encoder has."""
+    """Keep the first layers. The last has a deepstack merger and full attention if the encoder has any."""
     encoder.layers = encoder.layers[:layers]
     encoder.depth = layers
     if encoder.deepstack_layers:
@@ -116,6 +132,16 @@ def sample_of(model: VisionLanguageModel, made: Sample) -> dict[str, Any]:
         "visual": list(range(visual)),
         "encoder_input": {"vision": {"images": images, "grid_thw": torch.tensor(made.grids).view(-1, 3)}},
     }
+
+
+def to_gpu(model: VisionLanguageModel, device: torch.device) -> None:
+    """Give a model on the meta device fake memory; quantised weights as they are quantised when read."""
+    model.to_empty(device=device)
+    for name, parameter in list(model.named_parameters()):
+        if is_nf4(parameter):
+            module, _, leaf = name.rpartition(".")
+            weight = quantised(torch.empty(parameter.shape, dtype=parameter.dtype, device=device))
+            setattr(model.get_submodule(module), leaf, torch.nn.Parameter(weight, requires_grad=False))
 
 
 def as_sharded(model: VisionLanguageModel, whole: set[Tensor]) -> None:

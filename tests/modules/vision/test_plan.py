@@ -114,5 +114,5 @@ def test_a_packed_plan_is_the_plan(planner):
 
 def test_a_plan_of_another_batch_is_refused():
     planner = VisionPlanner(MERGE, WINDOW)
-    with pytest.raises(ValueError, match="expected 64 numbers for the grids .*, got 14"):
+    with pytest.raises(ValueError, match=r"expected 64 numbers for the grids .*, got 14"):
         planner.plan([(1, 4, 6)], CPU, planner.pack([(1, 2, 2)]))
