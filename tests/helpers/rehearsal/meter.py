@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 from rehearsal.cost import ATTENTION, FREE, is_half, operations, tensors_in, traffic
 from rehearsal.machine import storage_of
@@ -99,7 +99,11 @@ class Meter(TorchDispatchMode):
         return out
 
     def track(self, tensor: Tensor) -> None:
-        """Count a tensor's memory for as long as it exists."""
+        """Count a tensor's memory for as long as it exists; of a quantised one, that of its parts."""
+        if is_traceable_wrapper_subclass(tensor):
+            for name in tensor.__tensor_flatten__()[0]:
+                self.track(getattr(tensor, name))
+            return
         storage = tensor.untyped_storage()
         key = id(storage)
         if tensor.device.type != "cuda" or key in self._known:

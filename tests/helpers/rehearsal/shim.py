@@ -9,8 +9,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+DEVICES, DRIVER = "devices.so", "libcuda.so.1"
 SOURCES = Path(__file__).parent / "shim"
 
 
@@ -27,29 +27,18 @@ def missing() -> str | None:
     return None if shutil.which("cc") else "no C compiler (cc), which the shims for the CUDA driver need"
 
 
-def build(folder: Path) -> dict[str, str]:
-    """Compile the shims into `folder`; returns the environment for a Python process that uses them."""
-    devices, driver = folder / "devices.so", folder / "libcuda.so.1"
-    _compile(SOURCES / "devices.c", devices, "-ldl")
-    _compile(SOURCES / "driver.c", driver, f"-Wl,-soname,{driver.name}")
-    return {
-        **os.environ,
-        "LD_PRELOAD": str(devices),
-        "LD_LIBRARY_PATH": str(folder),
-        "OMP_NUM_THREADS": "1",
-    }
+def build(folder: Path) -> None:
+    """Compile the shims into `folder`."""
+    _compile(SOURCES / "devices.c", folder / DEVICES, "-ldl")
+    _compile(SOURCES / "driver.c", folder / DRIVER, f"-Wl,-soname,{DRIVER}")
 
 
-def run(folder: Path, program: Path, *arguments: str) -> Any:
-    """Run a Python program with the shims; its output goes to the terminal.
-
-    Raises:
-        subprocess.CalledProcessError: the program failed.
-    """
+def run(folder: Path, program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python program with the shims in `folder`; its output is in the result."""
+    shims = {"LD_PRELOAD": str(folder / DEVICES), "LD_LIBRARY_PATH": str(folder)}
     return subprocess.run(
         [sys.executable, str(program), *arguments],
-        env=build(folder),
-        check=True,
+        env={**os.environ, **shims, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
 
+from rehearsal.cost import tensors_in
 from rehearsal.machine import GPU, fake_gpu
 from rehearsal.meter import Meter
 from rehearsal.work import Case, Sample, as_sharded, build, sample_of, to_gpu
@@ -38,7 +39,6 @@ class Findings:
         peak: bytes of CUDA memory in use, at most.
         copies: copies from the host.
         model_flops: useful operations, those that MFU counts.
-        phases: phase -> seconds by the roofline.
     """
 
     attention: dict[str, int] = field(default_factory=dict)
@@ -52,6 +52,15 @@ class Findings:
     peak: int = 0
     copies: int = 0
     model_flops: float = 0.0
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """What the table of ceilings holds."""
+        return {
+            "kernels": sum(self.kernels.values()),
+            "gigabytes": round(sum(self.bytes.values()) / 1e9, 2),
+            "peak_gib": round(self.peak / 2**30, 3),
+        }
 
 
 class Rehearsed(FinetuneRecipe):
@@ -68,11 +77,11 @@ class Rehearsed(FinetuneRecipe):
         self.scheduler = None
         self.offloading = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
         # Counted before tensors are fake: it reads lengths on the host.
-        self._work = {id(batch.inputs["tokens"]): super(Rehearsed, self).work_of(batch) for batch in batches}
+        self.works = {id(batch.inputs["tokens"]): super(Rehearsed, self).work_of(batch) for batch in batches}
 
     def work_of(self, batch: Batch) -> Work:
         """As counted before."""
-        return self._work[id(batch.inputs["tokens"])]
+        return self.works[id(batch.inputs["tokens"])]
 
     def build_optimizer(self) -> None:
         """Fused AdamW with its state, as after the first step."""
@@ -95,20 +104,20 @@ def rehearse(case: Case, batches: Sequence[Sequence[Sample]], padding_free: bool
     recipe = Rehearsed(model, made)
     if case.sharded:
         as_sharded(model, kept_whole(model))
-    with fake_gpu(pinned), Meter(pinned) as meter:
+    with fake_gpu(pinned):
         to_gpu(model, GPU)
         recipe.build_optimizer()
-        for parameter in model.parameters():
-            meter.track(parameter)
         made = [batch.pin_memory() for batch in made]
-        watch = _Watch(meter, recipe)
-        with watch:
+        with Meter(pinned) as meter, _Watch(meter, recipe) as watch:
+            for tensor in tensors_in([list(model.parameters()), list(recipe.optimizer.state.values())]):
+                meter.track(tensor)
             recipe.step(made)
     found = watch.findings
     found.waits, found.copies, found.peak = dict(meter.waits), meter.copies, meter.peak
     totals = meter.totals
     found.kernels, found.bytes = dict(totals.kernels), dict(totals.bytes)
     found.flops, found.seconds = dict(totals.flops), dict(totals.seconds)
+    found.model_flops = sum(work.flops for work in recipe.works.values())
     return found
 
 

@@ -30,7 +30,6 @@ LORA = {
     "lora_rank": 16,
     "lora_alpha": 32,
 }
-QLORA_TOO = "qwen2_5_vl"
 MODES: dict[str, dict[str, Any]] = {"full": {}, "lora": LORA, "qlora": {**LORA, "quantize_base": True}}
 STATISTICS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}
 
@@ -69,15 +68,15 @@ class Case:
 
 DEFAULT = (
     *(Case(family, "lora") for family in BUILDERS),
-    *(Case(family, "full", sharded=True) for family in BUILDERS),
-    Case(QLORA_TOO, "qlora"),
+    *(Case(family, "full", sharded=True) for family in ("qwen2_5_vl", "qwen3_vl_moe")),
+    Case("qwen2_5_vl", "qlora"),
 )
 EVERY = tuple(
     Case(family, mode, sharded, layers=3)
     for family in BUILDERS
     for mode in MODES
     for sharded in (False, True)
-    if mode != "qlora" or not sharded
+    if mode != "qlora" or not (sharded or family.endswith("_moe"))
 )
 
 
@@ -96,7 +95,7 @@ def build(case: Case) -> VisionLanguageModel:
     with torch.device("meta"):
         model = getattr(module, case.builder or BUILDERS[case.family])(**MODES[case.mode], **STATISTICS)
     if case.layers is not None:
-        model.decoder.layers = model.decoder.layers[: case.layers]
+        model.decoder.layers = model.decoder.layers[-case.layers :]  # the first may be without experts
         _cut_encoder(model.vision_encoder, case.layers + 1)
     set_parameter_dtypes(model, torch.bfloat16)
     if case.compiled:

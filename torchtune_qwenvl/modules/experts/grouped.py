@@ -60,8 +60,8 @@ class GroupedLoRALinear(GroupedLinear):
 
     def forward(self, x: Tensor, counts: Tensor) -> Tensor:
         """As `GroupedLinear`."""
-        update = self.lora_b(self.lora_a(self.dropout(x), counts), counts)
-        return super().forward(x, counts) + (self.alpha / self.rank) * update
+        down = (self.alpha / self.rank) * self.lora_a(self.dropout(x), counts)  # scaled where it is thin
+        return super().forward(x, counts).add_(self.lora_b(down, counts))
 
 
 def make_grouped_linear(
