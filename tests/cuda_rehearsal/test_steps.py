@@ -25,6 +25,7 @@ def check(case: Case, found: dict[str, Any]) -> None:
     assert set(found["attention"]) == {"varlen bfloat16"}
     assert set(found["experts"]) == ({"bfloat16"} if case.family.endswith("_moe") else set())
     assert found["without_gradient"] == []
+    assert set(found["backends"]) == {"FLASH_ATTENTION"}
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
+ATTENTION_BACKENDS = ("flash", "cudnn")
 _HALF_DTYPES = (torch.bfloat16, torch.float16)
 # On short segments torch's CPU kernel is slower in bf16 than in fp32. For 32 windows of 64 tokens and 8 heads
 # of width 64, forward and backward take 46 ms in bf16, 19 ms in fp32 including the casts. From 1,024 tokens
@@ -81,6 +82,23 @@ class Segments:
         return torch.cat(runs)
 
 
+def use_attention_backend(name: str) -> None:
+    """Choose the kernel of attention on CUDA in bf16 and fp16, for the whole process.
+
+    From torch 2.15 on, its varlen kernel prefers cuDNN on Hopper and Blackwell. cuDNN may build its plans
+    again for a batch of another geometry (pytorch/pytorch#191576), and every packed batch has another one.
+
+    Args:
+        name: "flash" or "cudnn"; cuDNN is used where torch can, else flash.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name not in ATTENTION_BACKENDS:
+        raise ValueError(f"attention_backend: expected one of {', '.join(ATTENTION_BACKENDS)}, got '{name}'.")
+    torch.backends.cuda.enable_cudnn_sdp(name == "cudnn")
+
+
 def boundaries_of(lengths: Iterable[int]) -> Tensor:
     """Where segments of these lengths begin and end, int32 [segments + 1] on the host: 0 .. n."""
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device="cpu")
@@ -102,15 +120,20 @@ def segment_attention(
     Returns:
         [n, h, d], in q's dtype.
     """
-    if q.is_cuda and not dropout:  # torch's varlen kernel has no dropout
+    if q.is_cuda:
         _check_dtypes(q, k, v)
-        if q.dtype in _HALF_DTYPES:
-            return _varlen(q, k, v, segments, causal)
+    if is_one_kernel(q, dropout):
+        return _varlen(q, k, v, segments, causal)
     if len(segments.runs) == 1:
         return _equal_lengths(q, k, v, segments.runs[0], causal, dropout)
     sizes = [b * length for b, length in segments.runs]
     parts = zip(q.split(sizes), k.split(sizes), v.split(sizes), segments.runs, strict=True)
     return torch.cat([_equal_lengths(*part, causal, dropout) for part in parts])
+
+
+def is_one_kernel(q: Tensor, dropout: float) -> bool:
+    """Whether one kernel takes segments of all lengths, so that their number changes nothing on the host."""
+    return q.is_cuda and q.dtype in _HALF_DTYPES and not dropout  # torch's varlen kernel has no dropout
 
 
 def _equal_lengths(

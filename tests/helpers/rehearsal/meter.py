@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
+from torch._C import _SDPBackend as SDPBackend
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 from rehearsal.cost import ATTENTION, FREE, is_half, operations, tensors_in, traffic
@@ -70,6 +71,7 @@ class Meter(TorchDispatchMode):
         waits: where in the package a copy from the host makes the host wait, or comes from pageable memory.
         copies: number of copies from the host.
         segments: lengths of the segments that the next attention kernel gets.
+        backends: attention's library -> kernels.
     """
 
     def __init__(self, pinned: Mapping[int, Tensor], card: Card = H100) -> None:
@@ -78,6 +80,7 @@ class Meter(TorchDispatchMode):
         self.live = self.peak = self.copies = 0
         self.waits: Counter[str] = Counter()
         self.segments: Sequence[int] = ()
+        self.backends: Counter[str] = Counter()
         self._of_tokens: dict[int, Sequence[int]] = {}
         self._pinned, self._card = pinned, card
         self._known: set[int] = set()
@@ -129,6 +132,7 @@ class Meter(TorchDispatchMode):
             tokens = len(args[1] if name.endswith("backward") else args[0])
             if not name.endswith("backward"):
                 self._of_tokens[tokens] = self.segments
+                self.backends["FLASH_ATTENTION" if len(args) < 15 else SDPBackend(args[14]).name] += 1
             flops = operations(func, name, args, out, self._of_tokens[tokens])
         else:
             flops = operations(func, name, args, out, ())

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -25,6 +27,8 @@ from torchtune_qwenvl.training.step.parts import GradientCheck, trainable_by_par
 from torchtune_qwenvl.training.watch.flops import FlopCounter
 from torchtune_qwenvl.training.watch.metrics import Work
 
+CONFIG = Path(str(files("torchtune_qwenvl.configs"))) / "base.yaml"
+
 
 @dataclass
 class Findings:
@@ -33,6 +37,7 @@ class Findings:
     Attributes:
         attention: "kernel dtype" -> calls, of both towers.
         experts: dtype -> grouped products.
+        backends: attention's library -> calls.
         waits: where the host waits for the device -> times.
         without_gradient: trainable parameters that got none.
         kernels, bytes, flops, seconds: by kernel; seconds by the roofline.
@@ -43,6 +48,7 @@ class Findings:
 
     attention: dict[str, int] = field(default_factory=dict)
     experts: dict[str, int] = field(default_factory=dict)
+    backends: dict[str, int] = field(default_factory=dict)
     waits: dict[str, int] = field(default_factory=dict)
     without_gradient: list[str] = field(default_factory=list)
     kernels: dict[str, int] = field(default_factory=dict)
@@ -67,7 +73,8 @@ class Rehearsed(FinetuneRecipe):
     """The recipe's step, with a model that is given."""
 
     def __init__(self, model: Any, batches: Sequence[Batch]) -> None:
-        self.cfg = OmegaConf.create({"clip_grad_norm": 1.0})
+        self.cfg = OmegaConf.merge(OmegaConf.load(CONFIG), {"clip_grad_norm": 1.0})
+        attention.use_attention_backend(self.cfg.attention_backend)
         self.world, self.model = World(GPU), model.train()
         self.compute = torch.bfloat16
         self.autocast = lambda: torch.autocast("cuda", torch.bfloat16)
@@ -113,6 +120,7 @@ def rehearse(case: Case, batches: Sequence[Sequence[Sample]], padding_free: bool
                 meter.track(tensor)
             recipe.step(made)
     found = watch.findings
+    found.backends = dict(meter.backends)
     found.waits, found.copies, found.peak = dict(meter.waits), meter.copies, meter.peak
     totals = meter.totals
     found.kernels, found.bytes = dict(totals.kernels), dict(totals.bytes)

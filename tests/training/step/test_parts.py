@@ -124,6 +124,21 @@ def test_all_zero_is_found(setup: SimpleNamespace) -> None:
         GradientCheck(trainable_by_part(setup.model))(*backward(setup.model, setup.images))
 
 
+def test_what_is_measured_on_a_gpu_is_read_later(setup: SimpleNamespace) -> None:
+    merger = setup.model.vision_encoder.merger
+    merge = merger.forward
+    check = GradientCheck(trainable_by_part(setup.model), at_once=False)
+    check(*backward(setup.model, setup.text))
+    check.read()  # the decoder learns; of the visual parts nothing is known yet
+    setup.model.zero_grad()
+    merger.forward = lambda x: 0 * merge(x)
+    check(*backward(setup.model, setup.images))
+    merger.forward = merge
+    check(*backward(setup.model, setup.images))  # the first step with images counts, not the last
+    with pytest.raises(ValueError, match="All gradients of the encoder are zero"):
+        check.read()
+
+
 @pytest.mark.parametrize("masters", [True, False])
 def test_dtypes(masters: bool) -> None:
     model = ours_like(tiny.tiny_hf_model(), encoder_trainable=False, fusion_trainable=False)

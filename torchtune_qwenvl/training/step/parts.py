@@ -75,11 +75,17 @@ class GradientCheck:
     """Checks at the first step that every trainable part learns; visual parts at the first step with images.
 
     Otherwise a part without gradients (a detached graph, an adapter that is never called) would go unnoticed.
-    Gradients on a GPU are measured there and read by `read`, so that no step waits for them.
+
+    Args:
+        parts: what trains, by part and name.
+        at_once: read what is measured at once. Otherwise it stays on the device until `read` is called, so
+            that no step waits for a GPU; None: at once for parameters on the CPU.
     """
 
-    def __init__(self, parts: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
+    def __init__(self, parts: Mapping[str, Mapping[str, nn.Parameter]], at_once: bool | None = None) -> None:
         self._unchecked = dict(parts)
+        on_cpu = all(p.device.type == "cpu" for part in parts.values() for p in part.values())
+        self._at_once = on_cpu if at_once is None else at_once
         self._measured: dict[str, Tensor] = {}  # part -> [2], whether it was measured, and the norm
 
     def __call__(self, gradients: Mapping[nn.Parameter, Tensor], labelled: Tensor, images: Tensor) -> None:
@@ -95,9 +101,9 @@ class GradientCheck:
         """
         for part, parameters in self._unchecked.items():
             counts = labelled * images if part in VISUAL else labelled
-            if counts.is_cuda or counts.item():
+            if not self._at_once or counts.item():
                 self._measure(part, parameters, gradients, counts > 0)
-        if not any(measured.is_cuda for measured in self._measured.values()):
+        if self._at_once:
             self.read()
 
     def read(self) -> None:
