@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from rehearsal.run import GRAPHS
 from rehearsal.work import DEFAULT, EVERY, Case
 
+COMPILED = (Case("qwen3_vl", "lora"), Case("qwen2_5_vl", "full"))
 CEILINGS = json.loads((Path(__file__).parent / "ceilings.json").read_text())
 # Copied at the first use and kept: frequencies and axes of two rotary embeddings, mean and std of pixels.
 ONCE = {"modules/rope.py:__call__ blocking": 4, "modules/vision/layers.py:_normalise blocking": 1}
@@ -30,7 +32,7 @@ def check(case: Case, found: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def findings(rehearse: Callable[..., Any]) -> Any:
-    return rehearse(*map(str, DEFAULT))
+    return rehearse(*map(str, DEFAULT), *(GRAPHS + str(case) for case in COMPILED))
 
 
 @pytest.mark.parametrize("case", DEFAULT, ids=str)
@@ -50,6 +52,12 @@ def test_no_step_costs_more_than_before(case: Case, findings: dict[str, Any]) ->
         if found[name] > ceilings[name]
     ]
     assert not higher, f"{case}: " + "; ".join(higher)
+
+
+@pytest.mark.parametrize("case", COMPILED, ids=str)
+def test_a_compiled_layer_is_one_graph_for_all_batches(case: Case, findings: dict[str, Any]) -> None:
+    """One of the encoder's and one of the decoder's, whatever the number and the lengths of segments."""
+    assert findings[GRAPHS + str(case)] == {"graphs": 2, "breaks": {}}
 
 
 @pytest.mark.campaign

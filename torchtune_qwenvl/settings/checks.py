@@ -20,6 +20,8 @@ SLOTS = (
 )
 # Keys that may be null although their default is not.
 NULLABLE = ("keep_last_n",)
+# Keys that are true, false, or a share from 0 to 1.
+SHARES = ("activation_checkpointing.encoder", "activation_checkpointing.decoder")
 
 
 def check_keys(schema: dict, tree: dict, prefix: str = "", base_name: str = "base.yaml") -> None:
@@ -40,6 +42,8 @@ def check_keys(schema: dict, tree: dict, prefix: str = "", base_name: str = "bas
                 raise ValueError(f"Config key '{name}' takes a component: name one by {name}._component_=….")
         elif isinstance(default, dict) and isinstance(value, dict):
             check_keys(default, value, f"{name}.", base_name)
+        elif name in SHARES and isinstance(value, (int, float)):
+            continue
         elif not (value is None and name in NULLABLE) and not _fits(value, default):
             raise ValueError(f"Config key '{name}': expected a value like {default!r}, got {value!r}.")
 

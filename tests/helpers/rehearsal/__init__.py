@@ -6,6 +6,7 @@
     cost.py       the operations and the memory traffic of one kernel
     work.py       models of real widths, and batches as collate makes them
     step.py       a step of the recipe on the fake GPU
+    graphs.py     what torch.compile makes of a layer
 
 A fake tensor cannot be read, so every wait for the device raises an error. Run it as a program:
 `python tests/helpers/rehearsal/run.py CASE ...`, see there.

@@ -20,10 +20,8 @@ def storage_of(tensor: Tensor) -> int:
 
 
 @contextmanager
-def fake_gpu(pinned: dict[int, Tensor]) -> Iterator[FakeTensorMode]:
-    """A context in which new tensors are fake, also those "on" CUDA.
-
-    Autograd runs in the calling thread: its other threads would ask the driver for a context.
+def gpu_answers(pinned: dict[int, Tensor]) -> Iterator[None]:
+    """A context in which torch gets a Hopper's answers to its questions about the device.
 
     Args:
         pinned: gets every tensor that is pinned here, by `storage_of`.
@@ -47,5 +45,21 @@ def fake_gpu(pinned: dict[int, Tensor]) -> Iterator[FakeTensorMode]:
         for (owner, name), answer in answers.items():
             if hasattr(owner, name):
                 stack.enter_context(mock.patch.object(owner, name, answer))
-        stack.enter_context(torch.autograd.set_multithreading_enabled(False))
-        yield stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        yield
+
+
+@contextmanager
+def fake_gpu(pinned: dict[int, Tensor]) -> Iterator[FakeTensorMode]:
+    """A context in which new tensors are fake, also those "on" CUDA.
+
+    Autograd runs in the calling thread: its other threads would ask the driver for a context.
+
+    Args:
+        pinned: see `gpu_answers`.
+    """
+    with (
+        gpu_answers(pinned),
+        torch.autograd.set_multithreading_enabled(False),
+        FakeTensorMode(allow_non_fake_inputs=True) as mode,
+    ):
+        yield mode

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from torchtune_qwenvl.modules.adapters.nf4 import is_nf4, quantised
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
-from torchtune_qwenvl.training.step.layers import checkpoint_activations, compile_layers
+from torchtune_qwenvl.training.step.checkpointing import checkpoint_activations
+from torchtune_qwenvl.training.step.layers import compile_layers
 from torchtune_qwenvl.training.step.precision import set_parameter_dtypes
 
 BUILDERS = {

@@ -12,7 +12,7 @@ from torch import nn
 
 from torchtune_qwenvl.data import collate
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
-from torchtune_qwenvl.training.step.layers import checkpoint_activations
+from torchtune_qwenvl.training.step.checkpointing import checkpoint_activations
 from torchtune_qwenvl.training.step.optim import (
     build_optimizer,
     build_scheduler,
