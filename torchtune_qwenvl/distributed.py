@@ -154,7 +154,7 @@ def shard(model: nn.Module, world: World, compute_dtype: torch.dtype) -> None:
     )
     _check_quantised(model, world.size)
     mesh = init_device_mesh(world.device.type, (world.size,))
-    options = {"mesh": mesh, "mp_policy": policy, "ignored_params": kept_whole(model)}
+    options: dict[str, Any] = {"mesh": mesh, "mp_policy": policy, "ignored_params": kept_whole(model)}
     for module in list(model.modules()):
         if isinstance(module, TransformerSelfAttentionLayer):
             fully_shard(module, **options)

@@ -29,7 +29,7 @@ def count(case: Case) -> dict[str, Any]:
     )
     with fake_gpu({}):
         to_gpu(model, GPU)
-        inputs = [[_inputs(lengths, *tower[1:]) for lengths in LENGTHS] for tower in towers]
+        inputs = [[inputs_of(lengths, *tower[1:]) for lengths in LENGTHS] for tower in towers]
     graphs: list[int] = []
 
     def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
@@ -45,7 +45,8 @@ def count(case: Case) -> dict[str, Any]:
     return {"graphs": len(graphs), "breaks": dict(counters["graph_break"])}
 
 
-def _inputs(lengths: list[int], width: int, rotary: Any, axes: int) -> tuple[torch.Tensor, dict[str, Any]]:
+def inputs_of(lengths: list[int], width: int, rotary: Any, axes: int) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Input and other arguments of a layer; `axes` are those of its positions, 3 in a decoder."""
     n = sum(lengths)
     boundaries = torch.empty_like(boundaries_of(lengths), device=GPU)
     x = torch.empty(n, width, device=GPU, dtype=torch.bfloat16, requires_grad=True)

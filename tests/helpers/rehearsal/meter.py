@@ -127,6 +127,16 @@ class Meter(TorchDispatchMode):
         if not at_once or storage_of(source) not in self._pinned:
             self.waits[f"{_place()} {'pageable' if at_once else 'blocking'}"] += 1
 
+    def memory_seconds(self, moved: int) -> float:
+        """Seconds of a kernel that only moves bytes."""
+        return max(moved / (self._card.memory * self._card.bandwidth), self._card.shortest)
+
+    def product_seconds(self, func: Any, name: str, args: Sequence[Any], out: Any) -> float:
+        """Seconds of a product or of attention."""
+        inputs, outputs = tensors_in(args), tensors_in(out)
+        flops = operations(func, name, args, out, self.segments)
+        return self._seconds(name, flops, traffic(name, inputs, outputs), inputs)
+
     def _ran(self, func: Any, name: str, args: Any, inputs: Any, outputs: Any, out: Any) -> None:
         if name in ATTENTION:  # the backward pass has the segments of the forward pass over as many tokens
             tokens = len(args[1] if name.endswith("backward") else args[0])
@@ -145,7 +155,7 @@ class Meter(TorchDispatchMode):
         card = self._card
         share = card.attention if name in ATTENTION else card.matmul
         compute = flops / (share * (card.peak if is_half(inputs) else card.fp32))
-        return max(compute, moved / (card.memory * card.bandwidth), card.shortest)
+        return max(compute, self.memory_seconds(moved))
 
 
 def _place() -> str:

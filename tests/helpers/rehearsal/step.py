@@ -44,6 +44,7 @@ class Findings:
         peak: bytes of CUDA memory in use, at most.
         copies: copies from the host.
         model_flops: useful operations, those that MFU counts.
+        optimizer_seconds: what of `seconds` comes after the last backward pass: clipping and the optimizer.
     """
 
     attention: dict[str, int] = field(default_factory=dict)
@@ -58,6 +59,7 @@ class Findings:
     peak: int = 0
     copies: int = 0
     model_flops: float = 0.0
+    optimizer_seconds: float = 0.0
 
     @property
     def cost(self) -> dict[str, float]:
@@ -137,6 +139,7 @@ class _Watch:
         self._meter, self._recipe = meter, recipe
         self._attend, self._multiply = layers.segment_attention, grouped.F.grouped_mm
         self._check = recipe.check_gradients
+        self._before = 0.0
         self._attention: Counter[str] = Counter()
         self._experts: Counter[str] = Counter()
 
@@ -155,6 +158,7 @@ class _Watch:
     def __exit__(self, *_: object) -> None:
         for patch in self._patches:
             patch.stop()
+        self.findings.optimizer_seconds = sum(self._meter.totals.seconds.values()) - self._before
         self.findings.attention, self.findings.experts = dict(self._attention), dict(self._experts)
 
     def attend(self, q: torch.Tensor, k: Any, v: Any, segments: Any, *rest: Any) -> torch.Tensor:
@@ -178,6 +182,7 @@ class _Watch:
 
     def check(self, gradients: Any, **counts: Any) -> None:
         named = self._recipe.model.named_parameters()
+        self._before = sum(self._meter.totals.seconds.values())
         self.findings.without_gradient = [n for n, p in named if p.requires_grad and p not in gradients]
         self._check(gradients, **counts)
 

@@ -34,7 +34,7 @@ def tower(layers: int) -> nn.Module:
 def test_a_share_is_spread_evenly(share: float, recomputed: str) -> None:
     model = tower(8)
     checkpoint_activations(model, {"encoder": False, "decoder": share})
-    assert "".join(str(int(layer.forward.on)) for layer in recomputed_layers(model)) == recomputed
+    assert "".join(str(int(layer.on)) for layer in recomputed_layers(model)) == recomputed
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, 2])
@@ -73,11 +73,11 @@ def test_the_trial_measures_both_and_puts_everything_back() -> None:
     model = tower(8)
     checkpoint_activations(model, {"decoder": 0.5})
     layers = recomputed_layers(model)
-    before = [layer.forward.on for layer in layers]
+    before = [layer.on for layer in layers]
 
     def peak_of(run: object) -> float:
-        return 20.0 + 12.5 * sum(not layer.forward.on for layer in layers)
+        return 20.0 + 12.5 * sum(not layer.on for layer in layers)
 
     assert MemoryTrial(layers, 80.0, peak_of).share(lambda: None, World(CPU)) == 0.5
-    assert [layer.forward.on for layer in layers] == before
+    assert [layer.on for layer in layers] == before
     assert memory_trial(model, CPU) is None

@@ -107,7 +107,7 @@ class _LoRA(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, weight, a, b, down = ctx.saved_tensors
         wants_x, wants_weight, wants_bias, wants_a, wants_b, _ = ctx.needs_input_grad
-        to_down = (grad @ b).mul_(ctx.scale) if wants_x or wants_a else None
+        to_down = (grad @ b).mul_(ctx.scale)  # thin: computed also where nothing needs it
         to_x = (grad @ weight).addmm_(to_down, a) if wants_x else None
         return (
             to_x,

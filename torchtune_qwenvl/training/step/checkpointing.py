@@ -8,7 +8,7 @@ outside of `forward`, see one call. A layer is compiled first, then wrapped.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -49,23 +49,22 @@ def checkpoint_activations(model: nn.Module, towers: Mapping[str, bool | float])
                 f"activation_checkpointing.{tower}: expected true, false or a share of the layers from 0 to "
                 f"1, got {share}"
             )
-        layers = _layers(model, tower)
         if share:
-            for layer in layers:
+            for layer in _layers(model, tower):
                 layer.forward = Recomputed(layer.forward, on=True)  # type: ignore[method-assign]
-            choose_share(layers, float(share))
+            choose_share(recomputed_layers(model, tower), float(share))
 
 
-def choose_share(layers: list[nn.Module], share: float) -> None:
-    """Recompute this share of the layers of a tower, which `checkpoint_activations` has wrapped."""
-    for i, layer in enumerate(layers):
-        assert isinstance(layer.forward, Recomputed)
-        layer.forward.on = math.floor((i + 1) * share + 1e-9) > math.floor(i * share + 1e-9)
+def choose_share(wrapped: Sequence[Recomputed], share: float) -> None:
+    """Recompute this share of the layers of a tower, spread evenly."""
+    for i, forward in enumerate(wrapped):
+        forward.on = math.floor((i + 1) * share + 1e-9) > math.floor(i * share + 1e-9)
 
 
-def recomputed_layers(model: nn.Module, tower: str = "decoder") -> list[nn.Module]:
-    """The layers of a tower, if `checkpoint_activations` has wrapped them."""
-    return [layer for layer in _layers(model, tower) if isinstance(layer.forward, Recomputed)]
+def recomputed_layers(model: nn.Module, tower: str = "decoder") -> list[Recomputed]:
+    """The `forward` of every layer of a tower that `checkpoint_activations` has wrapped."""
+    forwards = [layer.forward for layer in _layers(model, tower)]
+    return [forward for forward in forwards if isinstance(forward, Recomputed)]
 
 
 def fitting_share(peak: float, less: float, share: float, total: float) -> float:

@@ -7,7 +7,12 @@ import torch
 from torch import nn
 
 from torchtune_qwenvl.distributed import World
-from torchtune_qwenvl.training.step.checkpointing import choose_share, fitting_share, recomputed_layers
+from torchtune_qwenvl.training.step.checkpointing import (
+    Recomputed,
+    choose_share,
+    fitting_share,
+    recomputed_layers,
+)
 
 FEWER = 0.75  # share of the layers that the second run recomputes
 
@@ -22,7 +27,7 @@ class MemoryTrial:
         peak_of: runs a function; returns the most bytes in use meanwhile.
     """
 
-    layers: list[nn.Module]
+    layers: list[Recomputed]
     total: float
     peak_of: Callable[[Callable[[], object]], float]
 
@@ -33,7 +38,7 @@ class MemoryTrial:
             run: takes a step with the largest batch.
             world: whose ranks run together.
         """
-        as_set = [layer.forward.on for layer in self.layers]  # type: ignore[union-attr]
+        as_set = [layer.on for layer in self.layers]
         try:
             choose_share(self.layers, 1.0)
             peak = self.peak_of(run)
@@ -43,8 +48,8 @@ class MemoryTrial:
             return None
         finally:
             for layer, on in zip(self.layers, as_set, strict=True):
-                layer.forward.on = on  # type: ignore[union-attr]
-        return fitting_share(*peaks, FEWER, self.total)
+                layer.on = on
+        return fitting_share(peaks[0], peaks[1], FEWER, self.total)
 
 
 def memory_trial(model: nn.Module, device: torch.device) -> MemoryTrial | None:
