@@ -20,6 +20,9 @@ def for_stock_recipe(cfg: DictConfig) -> DictConfig:
     assert isinstance(ours, dict)
     stock = {key: ours[key] for key in _SHARED_WITH_STOCK}
     stock["optimizer"] = {"lr": ours["learning_rates"]["decoder"], **ours["optimizer"]}
+    if ours["pack_to"] is not None:  # torchtune's recipes do not pack: as many single samples per step
+        stock["gradient_accumulation_steps"] *= max(1, ours["pack_to"] // TYPICAL_SAMPLE)
+    stock["compile"] = bool(ours["compile"])
     stock["enable_activation_checkpointing"] = any(ours["activation_checkpointing"].values())
     stock["enable_activation_offloading"] = ours["activation_offloading"]
     stock["checkpointer"] = {
@@ -39,6 +42,7 @@ def for_stock_recipe(cfg: DictConfig) -> DictConfig:
     return OmegaConf.create(stock)
 
 
+TYPICAL_SAMPLE = 1024  # tokens of a conversation with an image
 _SHARED_WITH_STOCK = (
     *("output_dir", "seed", "device", "dtype", "model", "tokenizer", "dataset", "shuffle", "batch_size"),
     *("gradient_accumulation_steps", "epochs", "max_steps_per_epoch", "clip_grad_norm", "lr_scheduler"),

@@ -58,13 +58,14 @@ class Case:
     compiled: bool = False
 
     def __str__(self) -> str:
-        return f"{self.family}:{self.mode}:{'sharded' if self.sharded else 'one'}"
+        place = "sharded" if self.sharded else "one"
+        return f"{self.family}:{self.mode}:{place}" + (f":{self.layers}" if self.layers != 1 else "")
 
     @classmethod
     def parse(cls, name: str) -> "Case":
         """The inverse of `str`."""
-        family, mode, place = name.split(":")
-        return cls(family, mode, place == "sharded")
+        family, mode, place, *layers = name.split(":")
+        return cls(family, mode, place == "sharded", layers=int(layers[0]) if layers else 1)
 
 
 DEFAULT = (
