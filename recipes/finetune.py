@@ -40,7 +40,9 @@ from torchtune_qwenvl.training.order import Order, check_has_length, member_name
 from torchtune_qwenvl.training.recipe import Recipe
 from torchtune_qwenvl.training.start import run_recipe
 from torchtune_qwenvl.training.step.batches import collate_for, work_of
-from torchtune_qwenvl.training.step.layers import checkpoint_activations, compile_layers, offload_activations
+from torchtune_qwenvl.training.step.checkpointing import checkpoint_activations
+from torchtune_qwenvl.training.step.layers import compile_layers, offload_activations, should_compile
+from torchtune_qwenvl.training.step.memory_trial import memory_trial
 from torchtune_qwenvl.training.step.nonfinite import check_finite
 from torchtune_qwenvl.training.step.optim import (
     build_optimizer,
@@ -120,7 +122,7 @@ class FinetuneRecipe(Recipe):
             with torch.device("meta"):
                 model = instantiate(cfg.model, **files.model_arguments())
             set_parameter_dtypes(model, self.compute, masters=not cfg.optimizer.get("bf16_stochastic_round"))
-            if cfg.compile:
+            if should_compile(cfg.compile, self.world.device, model):
                 compile_layers(model)
             checkpoint_activations(model, cfg.activation_checkpointing)
             shard(model, self.world, self.compute)
@@ -174,7 +176,8 @@ class FinetuneRecipe(Recipe):
             num_workers=cfg.num_workers,
             padded=not cfg.padding_free and cfg.pack_to is None,
         )
-        return forecast(self.loader, self.step, self.flops, self.world, run)
+        trial = memory_trial(self.model, self.world.device)
+        return forecast(self.loader, self.step, self.flops, self.world, run, trial)
 
     def work_of(self, batch: Batch) -> Work:
         """Count a batch's work on the host."""

@@ -35,6 +35,7 @@ from torchtune_qwenvl.training.ending import close, keeping_what_was_trained
 from torchtune_qwenvl.training.loop import Step
 from torchtune_qwenvl.training.recipe import Recipe
 from torchtune_qwenvl.training.start import run_recipe
+from torchtune_qwenvl.training.step.checkpointing import checkpoint_activations
 from torchtune_qwenvl.training.step.ema import MeanOfWeights
 from torchtune_qwenvl.training.step.encoder_parts import (
     adapter_of,
@@ -43,7 +44,7 @@ from torchtune_qwenvl.training.step.encoder_parts import (
     rates_of,
     undecayed,
 )
-from torchtune_qwenvl.training.step.layers import checkpoint_activations, compile_layers
+from torchtune_qwenvl.training.step.layers import compile_layers
 from torchtune_qwenvl.training.step.optim import build_optimizer
 from torchtune_qwenvl.training.step.parts import GradientCheck
 from torchtune_qwenvl.training.watch.classification import Classified, classify

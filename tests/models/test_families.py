@@ -13,7 +13,7 @@ from torchtune_qwenvl.generation import generate
 from torchtune_qwenvl.models import get_family, glm4v, glm4v_moe, qwen2_vl, qwen3_vl, qwen3_vl_moe
 from torchtune_qwenvl.modules.norm import RMSNorm
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
-from torchtune_qwenvl.training.step.layers import checkpoint_activations
+from torchtune_qwenvl.training.step.checkpointing import checkpoint_activations
 
 COUNTS = {
     (qwen2_vl, "qwen2_vl_2b"): 2_208_985_600,

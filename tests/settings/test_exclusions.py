@@ -18,7 +18,7 @@ PAIRS = [
 ]
 
 
-NEUTRAL = ("activation_checkpointing.decoder=false", "clip_grad_norm=null", "gradient_accumulation_steps=1")
+NEUTRAL = ("activation_checkpointing.decoder=false", "clip_grad_norm=null", "pack_to=null")
 
 
 def config(*pairs: str) -> DictConfig:

@@ -102,7 +102,7 @@ def fill(model: nn.Module, plan: Mapping[str, Stored], device: torch.device) -> 
             _set_quantised(model, name, parameters[name], stored.read().to(device, ours.dtype))
             continue
         start = first_row(parameters[name])
-        ours.copy_(stored.read(start, start + len(ours)))
+        ours.copy_(stored.read(start, start + len(ours)).to(device))  # sent as it is, cast there
     for module in model.modules():
         if isinstance(module, (LoRALinear, DoRALinear, GroupedLoRALinear)):
             _init_adapter(module)

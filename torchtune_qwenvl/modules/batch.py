@@ -35,6 +35,7 @@ class BatchLayout:
         document_lengths: int64 [d], or a list: tokens of each document, in order. Given only if the rows
             consist of documents that must not see each other; without it a row is one document.
         weights: fp32 [b, s], the weight of each token in the loss, in its place like its label; None: all 1.
+        boundaries: int32 [d + 1], where the documents begin and end, for attention on the device.
     """
 
     labelled: Tensor | None = None
@@ -42,6 +43,7 @@ class BatchLayout:
     visual: Tensor | None = None
     document_lengths: Tensor | Sequence[int] | None = None
     weights: Tensor | None = None
+    boundaries: Tensor | None = None
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any] | None) -> BatchLayout:
@@ -76,7 +78,7 @@ class BatchLayout:
                 f"layout['document_lengths'] add up to {sum(lengths)}, tokens are {tokens.numel()}: both "
                 "must come from the same collate, and a batch with documents has no padding"
             )
-        return Segments.of(lengths, tokens.device)
+        return Segments.of(lengths, tokens.device, self.boundaries)
 
     def weights_of(self, labelled: Tensor) -> Tensor | None:
         """The weights [k] of the labels after the positions `labelled` [k]; None: all 1."""

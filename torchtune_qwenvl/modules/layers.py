@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchtune.modules import TransformerSelfAttentionLayer
 
-from torchtune_qwenvl.modules.attention import Segments, segment_attention
+from torchtune_qwenvl.modules.attention import Segments, is_one_kernel, segment_attention
 from torchtune_qwenvl.modules.experts.moe import SparseMoE
 from torchtune_qwenvl.modules.experts.routers import RouterStatistics
 from torchtune_qwenvl.modules.kv_cache import LayerCache
@@ -60,7 +60,10 @@ class Attention(nn.Module):
         """x [n, w] -> [n, w]. With a cache, n = b * s in the prompt and n = b afterwards."""
         q, k = self._queries_and_keys(x, rotation)
         v = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
-        return self._attend(q, k, v, segments, cache)
+        dropout = self.dropout if self.training else 0.0
+        if cache is None and is_one_kernel(q, dropout):
+            return self.output_proj(segment_attention(q, k, v, segments, self.causal).flatten(1))
+        return self._attend(q, k, v, segments, cache, dropout)
 
     def attention_weights(self, x: Tensor, *, rotation: Rotation | None, segments: Segments) -> list[Tensor]:
         """Who looks at whom, in fp32: a matrix [h, l, l] for each segment of l tokens, rows sum to 1."""
@@ -86,11 +89,17 @@ class Attention(nn.Module):
             k = self.k_norm(k)
         return (q, k) if rotation is None else (rotate(q, rotation), rotate(k, rotation))
 
-    # Not compiled: the number and the lengths of segments differ from batch to batch. The projection is here
-    # too, because its input is a view of attention's result, and the compiler would guard that one's shape.
+    # Not compiled: the number of kernels differs from batch to batch. The projection is here too, because its
+    # input is a view of attention's result, and the compiler would guard that one's shape.
     @torch.compiler.disable
     def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, segments: Segments, cache: LayerCache | None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        segments: Segments,
+        cache: LayerCache | None,
+        dropout: float,
     ) -> Tensor:
         """q [n, h, d], k and v [n, g, d] -> [n, w]."""
         if cache is not None and not cache.cache.prefilling:
@@ -98,7 +107,6 @@ class Attention(nn.Module):
         else:
             if cache is not None:
                 cache.store_prompt(k, v)
-            dropout = self.dropout if self.training else 0.0
             out = segment_attention(q, k, v, segments, self.causal, dropout)
         return self.output_proj(out.flatten(1))
 

@@ -140,7 +140,8 @@ class VisionLanguageModel(nn.Module):
             tokens: int64 [b, s], right-padded.
             labels: int64 [b, s], unshifted, -100 ignored.
             input_pos: int64 [b, s, 3] on the axes t, h, w; None for plain text.
-            encoder_input: {"vision": {"pixel_values": [n, values per patch], "grid_thw": [m, 3]}}.
+            encoder_input: {"vision": {"pixel_values": [n, values per patch], "grid_thw": [m, 3]}}; with
+                "plan", if collate has planned for the encoder.
             layout: entries of `BatchLayout`, computed by collate; what is missing is computed here.
             mask: must be None; attention stays within rows or documents by itself.
             cache: for generation, see `make_cache`.
@@ -239,7 +240,7 @@ class VisionLanguageModel(nn.Module):
                 raise ValueError(
                     f"the tokens have {len(places)} placeholders of visual tokens, but no images were given"
                 )
-            return self._with_idle_encoder(x), None
+            return self._with_idle_encoder(x, (encoder_input or {}).get("vision") or {}), None
         features = self.vision_encoder(**vision, return_deepstack=True)
         if len(places) != len(features.tokens):
             raise ValueError(
@@ -250,7 +251,7 @@ class VisionLanguageModel(nn.Module):
         x = x.index_copy(0, places, features.tokens.to(x.dtype))
         return x, Deepstack(places, features.deepstack) if features.deepstack else None
 
-    def _with_idle_encoder(self, x: Tensor) -> Tensor:
+    def _with_idle_encoder(self, x: Tensor, vision: Mapping[str, Any]) -> Tensor:
         """For batches of text: run the encoder on one black visual token and add its output times zero.
 
         Every rank then runs the encoder's collectives, and its weights get gradients of zero instead of none.
@@ -259,16 +260,21 @@ class VisionLanguageModel(nn.Module):
         trains = self.training and any(p.requires_grad for p in self.vision_encoder.parameters())
         if not (distributed or trains):
             return x
-        features = self.vision_encoder(*self.vision_encoder.dummy_pixels(), return_deepstack=True)
+        encoder = self.vision_encoder
+        features = encoder(*encoder.dummy_pixels(), return_deepstack=True, plan=vision.get("plan"))
         return x + 0 * torch.stack([features.tokens, *features.deepstack]).sum().to(x.dtype)
 
 
 def _vision_input(encoder_input: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """pixel_values and grid_thw, or None if the batch has no images."""
+    """pixel_values, grid_thw and the plan, or None if the batch has no images."""
     vision = (encoder_input or {}).get("vision")
     if vision is None or len(vision["pixel_values"]) == 0:
         return None
-    return {"pixel_values": vision["pixel_values"], "grid_thw": vision["grid_thw"]}
+    return {
+        "pixel_values": vision["pixel_values"],
+        "grid_thw": vision["grid_thw"],
+        "plan": vision.get("plan"),
+    }
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

@@ -28,6 +28,9 @@ def for_stock_recipe(cfg: DictConfig) -> DictConfig:
     stock = {key: ours[key] for key in _SHARED_WITH_STOCK}
     stock["model"] = _whole_model(ours["model"], ours["checkpoint_dir"])
     stock["optimizer"] = {"lr": ours["learning_rates"]["decoder"], **ours["optimizer"]}
+    if ours["pack_to"] is not None:  # torchtune's recipes do not pack: as many single samples per step
+        stock["gradient_accumulation_steps"] *= max(1, ours["pack_to"] // TYPICAL_SAMPLE)
+    stock["compile"] = bool(ours["compile"])
     stock["enable_activation_checkpointing"] = any(ours["activation_checkpointing"].values())
     stock["enable_activation_offloading"] = ours["activation_offloading"]
     stock["checkpointer"] = {
@@ -76,6 +79,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+TYPICAL_SAMPLE = 1024  # tokens of a conversation with an image
 _SHARED_WITH_STOCK = (
     *("output_dir", "seed", "device", "dtype", "model", "tokenizer", "dataset", "shuffle", "batch_size"),
     *("gradient_accumulation_steps", "epochs", "max_steps_per_epoch", "clip_grad_norm", "lr_scheduler"),

@@ -18,6 +18,7 @@ import torch
 from torchtune_qwenvl.data.loader import Batch, Loader
 from torchtune_qwenvl.data.sizes import measure
 from torchtune_qwenvl.distributed import World
+from torchtune_qwenvl.training.step.memory_trial import MemoryTrial
 from torchtune_qwenvl.training.watch.flops import FlopCounter
 from torchtune_qwenvl.training.watch.metrics import peak_memory_gib
 from torchtune_qwenvl.transforms.size import SampleSize
@@ -38,6 +39,8 @@ class Forecast:
         data_wait_seconds: how many of these are spent waiting for data.
         text_tokens, visual_tokens: mean per step, over all processes, without padding.
         epochs: of the run.
+        recompute: the smallest share of the decoder's layers to recompute with which the largest batch fits
+            the device; None if it is unknown.
     """
 
     steps: int
@@ -48,9 +51,15 @@ class Forecast:
     text_tokens: float
     visual_tokens: float
     epochs: int
+    recompute: float | None = None
 
     def __str__(self) -> str:
         hours = self.steps * self.seconds_per_step / 3600
+        advice = (
+            []
+            if self.recompute is None
+            else [f"fits the device   activation_checkpointing.decoder={self.recompute:g}, by estimate"]
+        )
         return "\n".join(
             (
                 f"dry run: {self.steps:,} steps per epoch, nothing was written",
@@ -59,6 +68,7 @@ class Forecast:
                 f"seconds per step  {self.seconds_per_step:.4f}, {self.data_wait_seconds:.4f} for data",
                 f"tokens per step   {self.text_tokens:,.0f} text, {self.visual_tokens:,.0f} visual",
                 f"hours per epoch   {hours:.4f}, {self.epochs} epochs {self.epochs * hours:.4f}",
+                *advice,
             )
         )
 
@@ -82,7 +92,14 @@ class Schedule:
     padded: bool = True
 
 
-def forecast(loader: Loader, step: Step, flops: FlopCounter, world: World, run: Schedule) -> Forecast:
+def forecast(
+    loader: Loader,
+    step: Step,
+    flops: FlopCounter,
+    world: World,
+    run: Schedule,
+    memory: MemoryTrial | None = None,
+) -> Forecast:
     """Run a few steps and predict what the first epoch takes. They change the weights: end the run after it.
 
     All ranks must call.
@@ -93,6 +110,7 @@ def forecast(loader: Loader, step: Step, flops: FlopCounter, world: World, run: 
         flops: of the model.
         world: whose ranks train together.
         run: the run that is predicted.
+        memory: finds out how many layers have to be recomputed; None: it is not found out.
 
     Raises:
         ValueError: a stream, whose samples are not known in advance, or a batch that does not fit into the
@@ -111,6 +129,7 @@ def forecast(loader: Loader, step: Step, flops: FlopCounter, world: World, run: 
     for index in largest:
         trial.seconds(*([least] if accumulates else []), index)
     peak = peak_memory_gib(world.device)
+    recompute = None if memory is None else memory.share(lambda: trial.seconds(*largest[:1]), world)
     times = [trial.seconds(index) for index in epoch.spread()]
     saved = trial.saved_by_accumulation(epoch.spread()) if accumulates else 0.0
     compute = epoch.total([time.compute for time in times]) - (len(epoch.work) - epoch.steps) * saved
@@ -128,6 +147,7 @@ def forecast(loader: Loader, step: Step, flops: FlopCounter, world: World, run: 
         text_tokens=(tokens - visual) / epoch.steps,
         visual_tokens=visual / epoch.steps,
         epochs=run.epochs,
+        recompute=recompute,
     )
 
 

@@ -97,6 +97,8 @@ class TrainingLoop(TakesSteps):
             if step.asked_to_stop:
                 self.stop()
             with self.meter.paused():
+                if self.is_due(self.cfg.save_every_n_steps):
+                    self.check_gradients.read()
                 if self.is_due(self.cfg.run_val_every_n_steps):
                     self.validate()
                 if self.is_due(self.cfg.save_every_n_steps):
@@ -133,6 +135,7 @@ class TrainingLoop(TakesSteps):
 
     def log_step(self, step: Step, rates: dict[str, float]) -> None:
         """Losses, gradient norm before clipping and learning rates of this step, and the meter's figures."""
+        self.check_gradients.read()
         figures = {"loss": step.loss.item(), "grad_norm": step.grad_norm.item()}
         figures |= {name: value.item() for name, value in step.others.items()}
         figures |= {f"lr_{part}": rate for part, rate in rates.items()} | self.meter.report()

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from torchtune.config import instantiate
 
 from torchtune_qwenvl.distributed import join_world
+from torchtune_qwenvl.modules.attention import use_attention_backend
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.epochs import Epochs
 from torchtune_qwenvl.training.loop import TrainingLoop
@@ -27,6 +28,7 @@ class Recipe(TrainingLoop):
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg = cfg
         self.world = join_world(cfg.device)
+        use_attention_backend(cfg.attention_backend)
         self.output_dir = Path(cfg.output_dir)
         self.compute = compute_dtype(cfg.dtype)
         self.autocast = partial(autocast, self.world.device, self.compute)

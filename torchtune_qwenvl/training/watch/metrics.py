@@ -84,7 +84,7 @@ class Work:
         """Sum over batches and ranks, without waiting for the device."""
         rows = [(*astuple(part)[:-2], *part.drawn, *part.lost) for part in parts]
         counts = torch.tensor(rows, dtype=torch.float64).sum(dim=0)
-        return TotalWork(world.sum(counts.to(world.device, non_blocking=True)))
+        return TotalWork(world.sum(world.send(counts)))
 
 
 @dataclass(frozen=True)
