@@ -94,7 +94,8 @@ TAKEN: dict[str, set[str] | frozenset[str]] = {
     "layer_decay": NONE,
     "ema_decay": NULL,
 }
-OF_VIT = {"activation_checkpointing": BOOLS}
+# The arguments of an encoder that is loaded depend on its folder, so that they are checked when it is read.
+OF_VIT = {"activation_checkpointing": BOOLS, "model": NULL | {"{a: 1}"}}
 START = {
     "finetune": ("qwen2_5_vl/3B_lora", ("dataset.source=data.json", "val_dataset.source=data.json")),
     "train_vit": ("vit/imagefolder", ("dataset.source=photos", "checkpoint_dir=here")),

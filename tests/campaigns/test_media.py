@@ -20,7 +20,7 @@ from videos import encode
 from torchtune_qwenvl import load_transform
 
 PHOTO = tiny.photo(90, 120)
-CASES = campaign_size(6, 220)  # per kind of file
+CASES = campaign_size(6, 270)  # per kind of file
 FINE = ("result", "BadSample", "SampleTooLong")
 
 

@@ -100,7 +100,8 @@ def test_bad_and_long_samples_are_counted(config: Path, tmp_path: Path) -> None:
     overrides = ("max_steps_per_epoch=null", "tokenizer.max_seq_len=120", "pack_to=120")
     strict = run(tmp_path / "a", *overrides, config=tmp_path / "run.yaml")
     assert strict.codes == [1] and re.search(r"data\.json, sample 8 ", strict.printed), strict.printed
-    finished = run(tmp_path / "b", *overrides, "on_bad_sample=skip", config=tmp_path / "run.yaml")
+    overrides = (*overrides, "on_bad_sample=skip", "on_too_long=skip")
+    finished = run(tmp_path / "b", *overrides, config=tmp_path / "run.yaml")
     assert losses(finished)
     assert float(list(finished.values("skipped_samples").values())[-1]) == 2
 

@@ -109,6 +109,8 @@ def opened_stream(source: File, threads: int) -> Iterator[tuple[Any, Any]]:
                 raise BadSample(f"expected a video stream in it, found {kinds}", fix=FIX)
             if stream.codec_context is None:
                 raise BadSample("a video of a codec that PyAV does not know", fix=FIX)
+            if stream.codec_context is None:
+                raise BadSample("a codec that is not known here, or a damaged header", fix=FIX)
             stream.codec_context.thread_count = threads
             yield container, stream
     except av.error.FFmpegError as error:
