@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import tiny
+from PIL import Image
 from record_sets.damaged import record, write_damaged
 from torch.utils.data import IterableDataset
 
@@ -132,3 +133,17 @@ def test_summary_names_tokens_that_text_spells(tiny_folder: Path, tmp_path: Path
     assert "1 samples spell <|object_ref_start|>, <|box_start|>, <|box_end|>, which is encoded as" in text
     marked = facts_of(tiny_folder, tmp_path / "marks.jsonl", text_tokens="grounding")
     assert "spell <" not in summary(marked) and marked[0].tokens < facts[0].tokens
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_images_that_show_next_to_nothing_are_named(tiny_folder: Path, tmp_path: Path, dtype: str) -> None:
+    greys = {"black": 1, "dark": 20, "light": 235, "white": 254}
+    for name, grey in greys.items():
+        Image.new("RGB", (60, 60), (grey, grey, grey)).save(tmp_path / f"{name}.png")
+    records = [{"image": f"{name}.png", "question": "What is it?", "answer": "A wall."} for name in greys]
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    transform = Examiner(load_transform(tiny_folder, dtype=dtype))
+    found = read_facts(vision_chat_dataset(transform, source=tmp_path / "data.json"))
+    expected = [("an image is nearly black",), (), (), ("an image is nearly white",)]
+    assert [facts.notes for facts in found] == expected
+    assert "an image is nearly black" in summary(found, None)
