@@ -77,6 +77,7 @@ def test_datasets_images(tree: Path) -> None:
         ("", "got str ''"),
         ({"bytes": None, "path": None}, "got NoneType"),
         ("data:image/png;base64,AAA", "expected base64, got 3 characters 'AAA'.*cut short"),
+        ("data:image/png;base64,ü.png", "expected base64, got 5 characters 'ü.png'.*ASCII"),
         ("data:image/png,AAAA", r"expected data:image/...;base64,..., got data:image/png,AAAA"),
         ("data:text/html;base64,AAAA", "expected data:image/..., got data:text/html"),
         ("data:image/png;base64,", "expected base64, got nothing"),
@@ -109,3 +110,11 @@ def test_strings_are_base64_where_that_is_said(tree: Path) -> None:
     assert find("aW1hZ2U=") == b"image" and find(tree / "outside.png").is_file()
     with pytest.raises(ValueError, match=r'image_strings: expected "path" or "base64", got \'text\''):
         MediaFinder(strings="text")  # type: ignore[arg-type]
+
+
+def test_base64_taken_for_a_path_is_not_repeated_at_length() -> None:
+    with pytest.raises(
+        BadSample, match=r"'AAAA.* cannot be an image file: File name too long .*image_strings"
+    ) as caught:
+        MediaFinder()("A" * 100_000)
+    assert len(str(caught.value)) < 400

@@ -108,7 +108,8 @@ class MediaFinder:
             pass
         except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name too long, a NUL in it
             raise BadSample(
-                f"{str(path)!r:.200} cannot be {_A[kind]} file: {error}", fix="correct it"
+                f"{str(path)!r:.200} cannot be {_A[kind]} file: {getattr(error, 'strerror', None) or error}",
+                fix="correct it; for base64 text set dataset.image_strings=base64",
             ) from error
         if self.root is not None and not found.is_relative_to(self.root.resolve()):
             raise BadSample(
