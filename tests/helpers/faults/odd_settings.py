@@ -46,6 +46,7 @@ TAKEN: dict[str, set[str] | frozenset[str]] = {
     **{f"activation_checkpointing.{part}": BOOLS | {"0"} for part in ("encoder", "decoder")},
     "compile": BOOLS | NULL,
     "attention_backend": NONE,
+    "float8": NULL,
     "resume": BOOLS | TEXTS,
     "accept_changed_data": BOOLS,
     "tokenizer.text_tokens": TEXTS | EMPTY,
