@@ -17,7 +17,7 @@ from torchtune_qwenvl.transforms.errors import BadSample
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """root/in.png, outside.png, root/link.png -> outside.png, root/inner.png -> in.png."""
-    (tmp_path / "root").mkdir()
+    (tmp_path / "root/sub").mkdir(parents=True)
     for name in ("root/in.png", "outside.png"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "root/link.png").symlink_to(tmp_path / "outside.png")
@@ -37,12 +37,22 @@ def test_relative_paths_start_from_root_or_the_data_file(tree: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "path", ["../outside.png", "link.png", "{tree}/outside.png", "file://{tree}/outside.png"]
+    "path",
+    [
+        *("../outside.png", "link.png", "{tree}/outside.png", "file://{tree}/outside.png"),
+        "sub/../link.png",
+    ],
 )
 def test_paths_do_not_leave_image_root(tree: Path, path: str) -> None:
     with pytest.raises(BadSample, match=r"outside.png|link.png leaves image_root .*keep images below"):
         MediaFinder(tree / "root")(path.format(tree=tree))
     assert MediaFinder()(path.format(tree=tree), folder=tree / "root") == (tree / "outside.png").resolve()
+
+
+def test_a_loop_of_links_hides_no_link(tree: Path) -> None:
+    (tree / "root/loop").symlink_to("loop")
+    with pytest.raises(BadSample, match="cannot be an image file"):
+        MediaFinder(tree / "root")("loop/../link.png")
 
 
 def test_links_and_absolute_paths_inside_image_root(tree: Path) -> None:
@@ -117,4 +127,4 @@ def test_base64_taken_for_a_path_is_not_repeated_at_length() -> None:
         BadSample, match=r"'AAAA.* cannot be an image file: File name too long .*image_strings"
     ) as caught:
         MediaFinder()("A" * 100_000)
-    assert len(str(caught.value)) < 400
+    assert len(str(caught.value)) < 500
