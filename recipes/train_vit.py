@@ -30,6 +30,7 @@ from torchtune_qwenvl.modules.batch import on_device
 from torchtune_qwenvl.modules.trainable import PARTS
 from torchtune_qwenvl.pictures.curves import draw_curves
 from torchtune_qwenvl.settings.config import check_start
+from torchtune_qwenvl.settings.notes import notes
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.ending import close, keeping_what_was_trained
 from torchtune_qwenvl.training.loop import Step
@@ -96,10 +97,11 @@ class TrainViTRecipe(Recipe):
         trains, total = sum(n for n, trained in counts if trained), sum(n for n, _ in counts)
         held_out = f"{len(self.val_images)} to validate on" if self.val_images else "none to validate on"
         start = str(saved) if saved else "from the start"
-        log.info(
+        line = (
             f"{trains:,} of {total:,} parameters train; {len(self.images)} images of {len(self.classes)} "
             f"classes, {held_out}; {self.total_steps} steps, {start}"
         )
+        log.info("\n".join([line, *notes(self.cfg, self.total_steps)]))
 
     def build_data(self) -> tuple[LabelledImages, LabelledImages | None]:
         """Images to train and to validate on, with the same classes."""

@@ -155,8 +155,10 @@ def test_skipped_images_count_for_nothing(tmp_path: Path) -> None:
     options = (*TINY, *source, "epochs=1")
     raised = train(tmp_path / "a", *options, "val_share=0.0", "train_transforms=[]")
     assert raised.codes == [1] and "photos/c1/03.png" in raised.printed
-    skipped = train(tmp_path / "b", *options, "val_share=0.0", "train_transforms=[]", "on_bad_sample=skip")
+    more = ("val_share=0.0", "train_transforms=[]", "on_bad_sample=skip", "lr_scheduler.num_warmup_steps=9")
+    skipped = train(tmp_path / "b", *options, *more)
     assert skipped.codes == [0], skipped.printed
+    assert "num_warmup_steps=9 is not less than the run's 3 steps" in skipped.printed
     assert read_curves(skipped.output_dir)["skipped_samples"][-1][1] == 1
     assert not (tmp_path / "b/results.json").exists() and (tmp_path / "b/curves.png").is_file()
 
