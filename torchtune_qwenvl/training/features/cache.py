@@ -134,9 +134,12 @@ class FeatureCache:
         return {**inputs, "encoder_input": {"vision": {"features": features}}}
 
     def close(self) -> None:
-        """Write what is left to disk."""
-        if self.enabled and hasattr(self, "_store"):
-            self._store.close()
+        """Write what is left to disk, and say how often the encoder was spared."""
+        if not self.enabled:
+            return
+        self._store.close()
+        if self._world.is_main:
+            log.info(f"features: {self.encoded} images and videos were encoded here, {self.known} were known")
 
     def _all_features(self, vision: Mapping[str, Any]) -> Tensor:
         media, known = vision["media"].tolist(), vision[KNOWN]
