@@ -1,6 +1,6 @@
 """What images cost in the first and in later epochs, with and without `cache_features`, and the losses.
 
-    python benchmarks/feature_cache.py [--threads 1] [--images 12] [--side 448] [--epochs 3]
+    python benchmarks/features/cache.py [--threads 1] [--images 12] [--side 448] [--epochs 3]
 
 Each row is a run of the recipe in a new process: LoRA on the decoder, encoder and merger frozen, bf16, one
 conversation per batch, shuffled. The vision cost of an epoch is all of the time for reading headers, looking
@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import describe_machine, in_process
 from savers import LORA, TEXT
 from workload import write_workload
