@@ -63,7 +63,13 @@ def test_killed_resumed_and_found_by_another_run(
 
 def test_two_ranks_one_of_which_has_no_images(config: Path, tmp_path: Path) -> None:
     """The rank with images encodes alone; the step is that of one process."""
-    step = (*FROZEN, "shuffle=false", "max_steps_per_epoch=1", *cached(tmp_path / "kept"))
+    step = (
+        *FROZEN,
+        "shuffle=false",
+        "max_steps_per_epoch=1",
+        "save_every_n_steps=1",
+        *cached(tmp_path / "kept"),
+    )
     two = run(tmp_path / "two", *step, "batch_size=4", config=config, processes=2)
     assert counts(two)[0] == 4
     one = run(tmp_path / "one", *step, "batch_size=8", config=config)

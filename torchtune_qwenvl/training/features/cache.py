@@ -86,7 +86,7 @@ class FeatureCache:
         Raises:
             ValueError: encoder or mergers are not frozen.
         """
-        if not self.enabled:
+        if not self._cfg.cache_features:
             return None
         check_frozen(model)
         return model.vision_encoder
