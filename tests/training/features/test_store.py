@@ -13,6 +13,7 @@ import torch
 from faults.campaign import campaign_seed, campaign_size
 
 from torchtune_qwenvl.training.features import store as store_module
+from torchtune_qwenvl.training.features.entries import packed
 from torchtune_qwenvl.training.features.reading import MediaReader
 from torchtune_qwenvl.training.features.store import FeatureStore, StorePlace
 
@@ -150,6 +151,22 @@ def test_a_full_disk_stops_storing_and_leaves_no_half(
     assert "No space left" in caplog.text and store.full
     assert shards(tmp_path)[0].stat().st_size == size
     assert found(store, 1) and not found(store, 2)
+
+
+def test_half_an_entry_that_is_taken_back_hides_nothing(tmp_path: Path) -> None:
+    """A reader that looked while an entry was written finds what stands there later."""
+    write(tmp_path, [1]).close()
+    (shard,) = shards(tmp_path)
+    reader, start = FeatureStore(place(tmp_path)), shard.stat().st_size
+    with shard.open("r+b") as file:
+        file.seek(start)
+        file.write(packed(key(6), features(6))[:-20])
+        file.flush()
+        assert not found(reader, 6)
+        file.truncate(start)
+        file.seek(start)
+        file.write(packed(key(7), features(7)))
+    assert found(reader, 1) and found(reader, 7) and not found(reader, 6)
 
 
 def _write_in_pieces(root: Path, numbers: list[int], piece: int, pieces: int) -> None:
