@@ -37,6 +37,7 @@ from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.beginning import begin_from
 from torchtune_qwenvl.training.dry_run import Forecast, Schedule, forecast
 from torchtune_qwenvl.training.ending import close, keeping_what_was_trained
+from torchtune_qwenvl.training.features.cache import FeatureCache
 from torchtune_qwenvl.training.order import Order, check_has_length, member_names, order_of
 from torchtune_qwenvl.training.recipe import Recipe
 from torchtune_qwenvl.training.start import run_recipe
@@ -79,8 +80,9 @@ class FinetuneRecipe(Recipe):
         # Before the weights are read, so that what cannot be written or resumed is reported at once.
         saved = None if cfg.dry_run else self.take_output_dir()
         self.transform = instantiate(cfg.tokenizer)
-        dataset = instantiate(cfg.dataset, self.transform)
-        val_dataset = instantiate(cfg.val_dataset, self.transform)
+        self.features = FeatureCache(cfg, self.transform, self.world, self.autocast)
+        dataset = instantiate(cfg.dataset, self.features.transform)
+        val_dataset = instantiate(cfg.val_dataset, self.features.transform)
         check_has_length("val_dataset", val_dataset)
         self.model = self.build_model()
         check_transform(self.transform, self.model)
@@ -101,6 +103,7 @@ class FinetuneRecipe(Recipe):
         self.meter = Meter(world, peak_flops(world.device, cfg.device_peak_tflops), self.members)
         if world.is_main:
             self.announce(saved, rates, dataset)
+        self.features.open(self.model, dataset)
 
     def announce(self, saved: resume.Saved | None, rates: dict[str, float], dataset: Dataset) -> None:
         """Open the logs, and print what trains, for how many steps and from where."""
@@ -128,7 +131,7 @@ class FinetuneRecipe(Recipe):
             if should_compile(cfg.compile, self.world.device, model):
                 compile_layers(model)
             checkpoint_activations(model, cfg.activation_checkpointing)
-            shard(model, self.world, self.compute)
+            shard(model, self.world, self.compute, self.features.whole(model))
             load_into(model, files, self.start, self.world.device)
         model.set_loss(instantiate(cfg.loss))
         self.offloading = offload_activations(model, self.world.device, cfg.activation_offloading)
@@ -191,8 +194,9 @@ class FinetuneRecipe(Recipe):
 
         The latter is logged without its coefficient, and only if the coefficient is not 0.
         """
+        inputs = on_device(self.features.complete(batch.inputs), self.world.device)
         with self.autocast(), self.offloading:
-            losses = self.model(**on_device(batch.inputs, self.world.device), return_router_loss=True)
+            losses = self.model(**inputs, return_router_loss=True)
         routers = losses.router_loss_sum if self.model.router_aux_loss_coef else None
         return losses.loss_sum, {} if routers is None else {"router_aux_loss": routers}
 
@@ -201,7 +205,8 @@ class FinetuneRecipe(Recipe):
         figures: dict[str, float] = {}
         if self.val_loader is not None:
             self.val_loader.set_epoch(0)
-            batches = (on_device(batch.inputs, self.world.device) for batch in self.val_loader)
+            complete, device = self.features.complete, self.world.device
+            batches = (on_device(complete(batch.inputs), device) for batch in self.val_loader)
             figures["val_loss"] = validation_loss(self.model, batches, self.world, self.autocast)
         for component in self.cfg.evaluate:
             with self.autocast():
@@ -222,6 +227,7 @@ class FinetuneRecipe(Recipe):
     def finish(self) -> None:
         """Write model/ and adapter/, draw the curves, then call the components of `finish:`."""
         cfg, out = self.cfg, self.output_dir
+        self.features.close()
         with keeping_what_was_trained(self, "tune-qwenvl export"):
             check_finite(self.model, self.world, f"{out / 'model'}")
             files = export(self.model, self.world, *self.exported)

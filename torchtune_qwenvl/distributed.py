@@ -141,11 +141,17 @@ def leave_world() -> None:
         dist.destroy_process_group()
 
 
-def shard(model: nn.Module, world: World, compute_dtype: torch.dtype) -> None:
+def shard(model: nn.Module, world: World, compute_dtype: torch.dtype, whole: nn.Module | None = None) -> None:
     """Split every parameter over the ranks (FSDP2); each transformer layer is gathered only while it runs.
 
     The model computes in `compute_dtype`; gradients are summed in fp32. FSDP does not cast inputs: the model
     does that itself, after it has normalised pixels and computed rotary tables in fp32.
+
+    Args:
+        model: on meta storage.
+        world: the ranks.
+        compute_dtype: see above.
+        whole: a frozen part of the model that is not split, so that a rank can run it without the others.
     """
     if world.size == 1:
         return
@@ -154,9 +160,11 @@ def shard(model: nn.Module, world: World, compute_dtype: torch.dtype) -> None:
     )
     _check_quantised(model, world.size)
     mesh = init_device_mesh(world.device.type, (world.size,))
-    options: dict[str, Any] = {"mesh": mesh, "mp_policy": policy, "ignored_params": kept_whole(model)}
+    inside = set() if whole is None else set(whole.modules())
+    ignored = kept_whole(model) | (set() if whole is None else set(whole.parameters()))
+    options: dict[str, Any] = {"mesh": mesh, "mp_policy": policy, "ignored_params": ignored}
     for module in list(model.modules()):
-        if isinstance(module, TransformerSelfAttentionLayer):
+        if isinstance(module, TransformerSelfAttentionLayer) and module not in inside:
             fully_shard(module, **options)
     # Everything else, including embeddings and merger, stays gathered between forward and backward.
     fully_shard(model, **options)

@@ -15,6 +15,7 @@ PAIRS = [
     ("optimizer=torchao.optim._AdamW optimizer.bf16_stochastic_round=true", "dtype=fp32"),
     ("batch_tokens=4096", "pack_to=8192"),
     ("optimizer_in_bwd=true", "on_nonfinite=skip"),
+    ("cache_features=true", "model.fusion_trainable=full"),
 ]
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torchtune.data import CROSS_ENTROPY_IGNORE_IDX
 
+from torchtune_qwenvl.data.kept_features import has_features, join_features
 from torchtune_qwenvl.data.samples import SkippedSample
 from torchtune_qwenvl.modules.attention import boundaries_of
 from torchtune_qwenvl.modules.batch import BatchLayout, labelled_positions, placeholder_positions
@@ -55,7 +56,8 @@ def collate(
           never crosses documents.
         - ``input_pos`` int64 [b, s, 3], zero where padded.
         - ``encoder_input["vision"]``: ``pixel_values`` [n, c*t*p*p or c*p*p] and ``grid_thw`` int64 [m, 3],
-          both empty without media; with ``planner`` also ``plan``, of the idle encoder without media.
+          both empty without media; with ``planner`` also ``plan``, of the idle encoder without media. For
+          samples with features of an encoder see :func:`~torchtune_qwenvl.data.kept_features.join_features`.
         - ``layout``: :class:`~torchtune_qwenvl.modules.batch.BatchLayout` as a dict. ``visual`` is absent if
           a sample does not have it and ``placeholders`` are unknown; ``document_lengths`` and ``boundaries``
           are there only with ``padding_free``.
@@ -82,7 +84,7 @@ def collate(
         boundaries=boundaries_of(lengths.tolist()) if padding_free else None,
     )
     vision = _join_vision(samples)
-    if planner is not None:
+    if planner is not None and not has_features(vision):
         vision["plan"] = plan_for(planner, vision["grid_thw"])
     return {
         "tokens": join(tokens, padding_idx),
@@ -182,8 +184,10 @@ def _labels(sample: Mapping[str, Any], ignore_idx: int) -> Tensor:
     return labels
 
 
-def _join_vision(samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+def _join_vision(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     visions = [s["encoder_input"]["vision"] for s in samples if s.get("encoder_input")]
+    if any(has_features(vision) for vision in visions):
+        return join_features(visions)
     images = [image for vision in visions for image in vision["images"]]
     if not images:
         return {"pixel_values": torch.empty(0, 0), "grid_thw": torch.empty(0, 3, dtype=torch.int64)}

@@ -23,7 +23,7 @@ from torchtune_qwenvl.modules.experts.routers import RouterStatistics
 from torchtune_qwenvl.modules.kv_cache import KVCache
 from torchtune_qwenvl.modules.loss import Losses, TokenLoss, chunked_loss
 from torchtune_qwenvl.modules.trainable import Training
-from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
+from torchtune_qwenvl.modules.vision.transformer import VisionTransformer, VisualFeatures
 
 
 class VisionLanguageModel(nn.Module):
@@ -141,7 +141,8 @@ class VisionLanguageModel(nn.Module):
             labels: int64 [b, s], unshifted, -100 ignored.
             input_pos: int64 [b, s, 3] on the axes t, h, w; None for plain text.
             encoder_input: {"vision": {"pixel_values": [n, values per patch], "grid_thw": [m, 3]}}; with
-                "plan", if collate has planned for the encoder.
+                "plan", if collate has planned for the encoder. Or {"vision": {"features": [n / m^2, 1 + d,
+                w]}}: visual tokens and d deepstack features that the encoder has computed before.
             layout: entries of `BatchLayout`, computed by collate; what is missing is computed here.
             mask: must be None; attention stays within rows or documents by itself.
             cache: for generation, see `make_cache`.
@@ -235,13 +236,16 @@ class VisionLanguageModel(nn.Module):
             return x, None
         places = placeholder_positions(tokens, self.placeholders) if layout.visual is None else layout.visual
         vision = _vision_input(encoder_input)
-        if vision is None:
+        if isinstance(vision, VisualFeatures):
+            features = vision
+        elif vision is not None:
+            features = self.vision_encoder(**vision, return_deepstack=True)
+        else:
             if len(places):
                 raise ValueError(
                     f"the tokens have {len(places)} placeholders of visual tokens, but no images were given"
                 )
             return self._with_idle_encoder(x, (encoder_input or {}).get("vision") or {}), None
-        features = self.vision_encoder(**vision, return_deepstack=True)
         if len(places) != len(features.tokens):
             raise ValueError(
                 f"the images give {len(features.tokens)} visual tokens, the tokens have {len(places)} "
@@ -265,9 +269,11 @@ class VisionLanguageModel(nn.Module):
         return x + 0 * torch.stack([features.tokens, *features.deepstack]).sum().to(x.dtype)
 
 
-def _vision_input(encoder_input: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """pixel_values, grid_thw and the plan, or None if the batch has no images."""
+def _vision_input(encoder_input: Mapping[str, Any] | None) -> dict[str, Any] | VisualFeatures | None:
+    """pixel_values, grid_thw and the plan, or the features if they are known; None if there are no images."""
     vision = (encoder_input or {}).get("vision")
+    if vision is not None and (known := vision.get("features")) is not None:
+        return VisualFeatures(known[:, 0], known[:, 1:].unbind(1))
     if vision is None or len(vision["pixel_values"]) == 0:
         return None
     return {

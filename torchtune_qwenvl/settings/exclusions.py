@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -21,6 +22,13 @@ class Exclusion:
     settings: str
     found: Callable[[DictConfig], bool]
     reason: str
+
+
+def _vision_trains(cfg: DictConfig) -> bool:
+    """Whether encoder or mergers train; what an adapter in checkpoint_dir says is not known yet."""
+    unsaid = "frozen" if (Path(cfg.checkpoint_dir or "") / "adapter_config.json").is_file() else "full"
+    modes = [(cfg.model or {}).get(f"{part}_trainable", unsaid) for part in ("encoder", "fusion")]
+    return any(mode not in ("frozen", False) for mode in modes)
 
 
 EXCLUSIONS = (
@@ -64,6 +72,12 @@ EXCLUSIONS = (
         lambda cfg: cfg.optimizer_in_bwd and cfg.on_nonfinite == "skip",
         "the first parameters have stepped by the time that the last gradient shows infinite or NaN values, "
         "so the step cannot be skipped as a whole. Set on_nonfinite=raise or optimizer_in_bwd=false.",
+    ),
+    Exclusion(
+        "cache_features with an encoder or merger that is not frozen",
+        lambda cfg: cfg.cache_features and _vision_trains(cfg),
+        "what they compute changes with each step, so it cannot be kept. Set model.encoder_trainable=frozen "
+        "and model.fusion_trainable=frozen, or cache_features=false.",
     ),
 )
 

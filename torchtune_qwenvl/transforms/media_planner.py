@@ -21,11 +21,12 @@ from torchtune_qwenvl.transforms.videos.video_transform import VIDEO_OPTIONS, Pl
 
 @dataclass(frozen=True)
 class PlannedMedia:
-    """An image or a video that is not decoded yet, and its grid for the text."""
+    """An image or a video that is not decoded yet, its grid for the text, and what it is read from."""
 
     transform: ImageTransform | VideoTransform
     plan: Any
     grid: MediaGrid
+    source: Any = None
 
     @property
     def n_patches(self) -> int:
@@ -35,6 +36,16 @@ class PlannedMedia:
     def patches(self) -> tuple[torch.Tensor, tuple[int, int, int]]:
         """Decode and cut into patches [n, values per patch]; also returns the grid (t, rows, columns)."""
         return self.transform.patches(self.plan)
+
+
+def read_media(media: Sequence[PlannedMedia]) -> dict[str, Any]:
+    """The entry `encoder_input["vision"]` of a sample with these images and videos: all are decoded."""
+    encoded = [one.patches() for one in media]
+    grids = [grid for _, grid in encoded]
+    return {
+        "images": [patches for patches, _ in encoded],
+        "grid_thw": torch.tensor(grids, dtype=torch.int64).reshape(-1, 3),
+    }
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ class MediaPlanner:
 
     def _image(self, part: Mapping[str, Any], where: str) -> PlannedMedia:
         plan: PlannedImage = self.image.plan(part["content"], where=where, **_given(part, IMAGE_OPTIONS))
-        return PlannedMedia(self.image, plan, MediaGrid(*self.image.merged_grid(plan)))
+        return PlannedMedia(self.image, plan, MediaGrid(*self.image.merged_grid(plan)), part["content"])
 
     def _video(self, part: Mapping[str, Any], where: str) -> PlannedMedia:
         if self.no_video is not None:
@@ -76,7 +87,7 @@ class MediaPlanner:
         seconds = None if self.tokens_per_second is None else self.video.seconds_per_grid(plan)
         timestamps = () if self.format.patch is None else self.video.timestamps(plan)
         times = temporal_positions(n_patches, seconds, self.tokens_per_second)
-        return PlannedMedia(self.video, plan, MediaGrid(rows, columns, times, timestamps))
+        return PlannedMedia(self.video, plan, MediaGrid(rows, columns, times, timestamps), part["content"])
 
 
 def _given(part: Mapping[str, Any], options: Sequence[str]) -> dict[str, Any]:

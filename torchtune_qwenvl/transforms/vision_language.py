@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torchtune.data import Message, PromptTemplateInterface
 from torchtune.modules.transforms import Transform
 from torchtune.modules.transforms.tokenizers import ModelTokenizer
@@ -39,7 +38,7 @@ from torchtune_qwenvl.transforms.chat.turn_encoder import (
 from torchtune_qwenvl.transforms.chat.weights import with_weights
 from torchtune_qwenvl.transforms.errors import BadSample, check_trainable
 from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
-from torchtune_qwenvl.transforms.media_planner import MediaPlanner, PlannedMedia
+from torchtune_qwenvl.transforms.media_planner import MediaPlanner, PlannedMedia, read_media
 from torchtune_qwenvl.transforms.size import SampleSize
 from torchtune_qwenvl.transforms.videos.video_transform import VideoTransform
 
@@ -93,6 +92,8 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         ends = [self.eos_id, self.pad_id, *(tokenizer.special_id(name) for name in chat.stops)]
         self.stop_tokens = ends if stop_tokens is None else list(stop_tokens)
         self._plan = MediaPlanner(image_transform, video_transform, chat.video, tokens_per_second, no_video)
+        # What makes an entry "vision" of planned media; a cache of an encoder's features takes its place.
+        self.read_media = read_media
         self._encode_turn = TurnEncoder(chat, tokenizer)
         self.write_boxes = BoxWriter(boxes)
         self.spelled = SpelledTokens(tokenizer)
@@ -185,18 +186,13 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         self._warn_if_long(len(tokens))
         self.spelled.warn(messages)
         blocks = visual_blocks(kept, [one.grid for one in planned])
-        encoded = [planned[number].patches() for number in media_numbers(kept)]
+        vision = self.read_media([planned[number] for number in media_numbers(kept)])
         result: dict[str, Any] = {
             "tokens": tokens,
             "mask": mask,
             "input_pos": mrope_positions(len(tokens), blocks),
             "visual": visual_positions(blocks),
-            "encoder_input": {
-                "vision": {
-                    "images": [patches for patches, _ in encoded],
-                    "grid_thw": torch.tensor([grid for _, grid in encoded], dtype=torch.int64).reshape(-1, 3),
-                }
-            },
+            "encoder_input": {"vision": vision},
         }
         if (weights := token_weights(kept)) is not None:
             result["weights"] = weights

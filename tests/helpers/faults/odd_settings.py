@@ -18,6 +18,7 @@ NONE, EMPTY, ZERO = frozenset[str](), frozenset({"[]"}), frozenset({"0"})
 # read as a mix, and refused.
 TAKEN: dict[str, set[str] | frozenset[str]] = {
     **dict.fromkeys(("output_dir", "collate_fn", "metric_logger.log_dir", "profiler.output_dir"), TEXTS),
+    "feature_cache_dir": TEXTS,
     **dict.fromkeys(("checkpoint_dir", "base_dir", "tokenizer.folder"), TEXTS | NULL),
     **dict.fromkeys(("recipe", "dtype", "tokenizer.dtype", "train"), NONE),
     **dict.fromkeys(("on_bad_sample", "on_too_long", "on_nonfinite"), NONE),
@@ -39,9 +40,10 @@ TAKEN: dict[str, set[str] | frozenset[str]] = {
     **dict.fromkeys(("tokenizer.video_max_pixels", "tokenizer.video_total_pixels"), INTS | NULL),
     **dict.fromkeys(("tokenizer.fps", "clip_grad_norm", "device_peak_tflops", "head_lr"), NUMBERS | NULL),
     **{f"learning_rates.{part}": NUMBERS | NULL for part in ("encoder", "fusion", "decoder")},
-    "optimizer.lr": NUMBERS,
+    **dict.fromkeys(("optimizer.lr", "feature_cache_gib"), NUMBERS),
     "optimizer.weight_decay": NUMBERS | {"0"},
     **dict.fromkeys(("shuffle", "padding_free", "keep_lengths", "activation_offloading"), BOOLS),
+    "cache_features": BOOLS,
     **dict.fromkeys(("optimizer_in_bwd", "dry_run", "merge_adapter", "log_samples", "save_on_signal"), BOOLS),
     **{f"activation_checkpointing.{part}": BOOLS | {"0"} for part in ("encoder", "decoder")},
     "compile": BOOLS | NULL,

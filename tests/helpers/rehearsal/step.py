@@ -21,6 +21,7 @@ from torchtune_qwenvl.distributed import World, kept_whole
 from torchtune_qwenvl.modules import attention, layers
 from torchtune_qwenvl.modules.experts import grouped
 from torchtune_qwenvl.recipes.finetune import FinetuneRecipe
+from torchtune_qwenvl.training.features.cache import FeatureCache
 from torchtune_qwenvl.training.step.batches import collate_for
 from torchtune_qwenvl.training.step.optim import build_optimizer, gradients_of
 from torchtune_qwenvl.training.step.parts import GradientCheck, gradient_norm, trainable_by_part
@@ -81,6 +82,7 @@ class Rehearsed(FinetuneRecipe):
         self.compute = torch.bfloat16
         self.autocast = lambda: torch.autocast("cuda", torch.bfloat16)
         self.transform = mock.Mock(pad_id=0)
+        self.features = FeatureCache(self.cfg, self.transform, self.world, self.autocast)
         self.flops = FlopCounter(model)
         self.members: list[str] = []
         self.scheduler = None

@@ -35,6 +35,7 @@ RULES: dict[str, Rule] = {
     # Which samples a batch holds, and how they are read
     **_rules(Rule.HONOURED, "batch_size gradient_accumulation_steps pack_to batch_tokens padding_free"),
     **_rules(Rule.HONOURED, "shuffle_buffer num_workers keep_lengths collate_fn on_bad_sample on_too_long"),
+    **_rules(Rule.HONOURED, "cache_features feature_cache_dir feature_cache_gib"),
     **_rules(Rule.HONOURED, "train_transforms mixes mix_share label_smoothing"),
     # How it trains
     **_rules(Rule.HONOURED, "epochs max_steps_per_epoch loss clip_grad_norm learning_rates lr_scheduler"),
@@ -55,7 +56,10 @@ RULES: dict[str, Rule] = {
 # Keys that set the rates of parameters or their course.
 RATES = ("optimizer.lr", "learning_rates", "lr_scheduler", "head_lr", "layer_decay")
 # Changes of these are not worth a line at the start.
-UNREMARKABLE = ("output_dir", "resume", "metric_logger.log_dir", "profiler", "accept_changed_data")
+UNREMARKABLE = (
+    *("output_dir", "resume", "metric_logger.log_dir", "profiler", "accept_changed_data"),
+    *("feature_cache_dir", "feature_cache_gib"),
+)
 
 
 def rule_of(path: str) -> Rule:

@@ -13,6 +13,7 @@ import torch
 
 from torchtune_qwenvl.data import collate
 from torchtune_qwenvl.data.collate import plan_for
+from torchtune_qwenvl.data.kept_features import grids_to_encode, has_features
 from torchtune_qwenvl.data.loader import Batch
 from torchtune_qwenvl.modules.batch import BatchLayout, labelled_positions, placeholder_positions
 from torchtune_qwenvl.modules.vision.plan import VisionPlanner
@@ -76,7 +77,7 @@ def _complete(
         visual=placeholder_positions(batch["tokens"], placeholders),
     )
     vision = (batch["encoder_input"] or {}).get("vision")
-    if vision is not None:
+    if vision is not None and not has_features(vision):
         vision = {**vision, "plan": plan_for(planner, vision["grid_thw"])}
         batch = {**batch, "encoder_input": {**batch["encoder_input"], "vision": vision}}
     return {**batch, "layout": fitting.as_dict()}
@@ -94,7 +95,7 @@ def work_of(batch: Batch, padding_idx: int, flops: FlopCounter, members: int = 0
     vision = batch.inputs["encoder_input"]["vision"]
     layout = BatchLayout.from_dict(batch.inputs["layout"])
     assert layout.labelled is not None
-    grids, labelled = vision["grid_thw"].tolist(), len(layout.labelled)
+    encoded, labelled = grids_to_encode(vision), len(layout.labelled)
     weights = layout.weights_of(layout.labelled)
     lengths = layout.document_lengths
     if lengths is None:
@@ -102,8 +103,8 @@ def work_of(batch: Batch, padding_idx: int, flops: FlopCounter, members: int = 0
     return Work(
         labelled=labelled if weights is None else weights.sum(dtype=torch.float64).item(),
         tokens=batch.tokens,
-        images=len(grids),
-        flops=flops([int(length) for length in lengths], labelled, grids, vision["pixel_values"].shape[-1]),
+        images=len(vision["grid_thw"]),
+        flops=flops([int(length) for length in lengths], labelled, encoded, vision["pixel_values"].shape[-1]),
         skipped=len(batch.skipped),
         dropped_turns=batch.dropped_turns,
         samples=batch.samples,
