@@ -24,6 +24,7 @@ from torchtune_qwenvl.data.order.packed_sampler import tokens_as_work
 from torchtune_qwenvl.data.samples import Samples
 from torchtune_qwenvl.data.streams.mixed import MixedStream
 from torchtune_qwenvl.distributed import join_world, shard, whole
+from torchtune_qwenvl.distributed.mesh import AXES
 from torchtune_qwenvl.settings.files import PACKAGED
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.ending import close, keeping_what_was_trained
@@ -63,6 +64,7 @@ VARIANTS: dict[str, tuple[int, tuple[str, ...]]] = {
         ("save_every_n_steps=2", "streams=true", "pack_to=30", "epochs=2", "max_steps_per_epoch=5"),
     ),
     "two ranks": (2, ("save_every_n_steps=2", "batch_size=3", "epochs=2", *COSINE)),
+    "two copies": (2, ("save_every_n_steps=2", "data_parallel_replicate_degree=2")),
     "stream on two": (
         2,
         ("save_every_n_steps=2", "streams=true", "pack_to=30", "epochs=2", "max_steps_per_epoch=5"),
@@ -107,7 +109,7 @@ class MiniRun(TrainingLoop):
     def setup(self) -> None:
         """As the recipes do it."""
         cfg = self.cfg
-        self.world = world = join_world("cpu")
+        self.world = world = join_world("cpu", {key: cfg[key] for key in AXES})
         torch.manual_seed(cfg.seed)
         self.identity = resume.Identity.of(cfg)
         self.lock, saved = resume.begin(cfg, world, self.identity)
