@@ -51,13 +51,14 @@ def degrees_of(processes: int, wanted: Mapping[str, int | None]) -> dict[str, in
 
 
 def build_mesh(device: str, degrees: Mapping[str, int]) -> DeviceMesh:
-    """The mesh of all processes.
+    """The mesh of all processes, without axes of length 1 except for dp_shard: each axis costs groups.
 
     Args:
         device: "cuda" or "cpu".
         degrees: {axis: its length}, outermost first.
     """
-    return init_device_mesh(device, tuple(degrees.values()), mesh_dim_names=tuple(degrees))
+    axes = {axis: length for axis, length in degrees.items() if length > 1 or axis == SHARD}
+    return init_device_mesh(device, tuple(axes.values()), mesh_dim_names=tuple(axes))
 
 
 def sharding_mesh(device: str, processes: int, mesh: DeviceMesh | None) -> DeviceMesh:
@@ -69,4 +70,4 @@ def sharding_mesh(device: str, processes: int, mesh: DeviceMesh | None) -> Devic
         mesh: of all processes; None has one copy.
     """
     mesh = mesh or build_mesh(device, degrees_of(processes, {}))
-    return mesh[SHARD] if mesh[REPLICATE].size() == 1 else mesh[REPLICATE, SHARD]
+    return mesh[REPLICATE, SHARD] if REPLICATE in (mesh.mesh_dim_names or ()) else mesh[SHARD]
