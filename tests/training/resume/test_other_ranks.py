@@ -6,8 +6,12 @@ from typing import Any
 import pytest
 import torch
 from faults.mini_run import COSINE, printed, result, run
+from torch import nn
+from torchao.optim.subclass_8bit import OptimState8bit
 
-from torchtune_qwenvl.training.resume.resharding import rows_from
+from torchtune_qwenvl.training import resume
+from torchtune_qwenvl.training.resume.meta import Meta
+from torchtune_qwenvl.training.resume.resharding import cut_anew, rows_from
 
 SAVING = ("save_every_n_steps=1", "keep_last_n=null", "epochs=2", "dropout=0.0", *COSINE)
 # (processes, copies of the model), and after which step the next ones go on.
@@ -35,6 +39,48 @@ def test_same_losses_from_one_process_to_four_and_back(tmp_path: Path, kind: tup
         if copies > 1:
             written = {path.name: path.stat().st_size for path in Path(earlier).glob("*.pt")}
             assert written[f"rank_{size - 1}.pt"] < written["rank_0.pt"] / 2
+
+
+def test_a_mix_of_streams_goes_on(tmp_path: Path) -> None:
+    """Which records it reads is tested with the streams; here that places of all ranks reach one."""
+    options = (*SAVING[1:], "save_every_n_steps=2", "streams=true", "pack_to=30", "max_steps_per_epoch=4")
+    assert run(tmp_path / "two", options, 2) == [0, 0], printed(tmp_path / "two")
+    saved = f"resume={tmp_path}/two/step_2"
+    assert run(tmp_path / "one", [*options, "batch_size=8", saved]) == [0], printed(tmp_path / "one")
+    before, after = (result(tmp_path / name)["losses"] for name in ("two", "one"))
+    assert after[2] == before[2] and after[3] != before[3] and max(after) >= 5
+
+
+def write_shards(folder: Path, states: list[dict[str, Any]], rows: int) -> Meta:
+    """Files of ranks that share a weight of so many rows each, with this state of an optimizer."""
+    for rank, state in enumerate(states):
+        shard = {"parameters": {"weight": torch.full((rows, 512), float(rank))}}
+        torch.save(
+            {**shard, "optimizer": {"state": {"weight": state}, "groups": []}}, folder / f"rank_{rank}.pt"
+        )
+    return Meta("run", len(states), len(states), "cpu", resume.Progress(), {})
+
+
+def test_states_of_eight_bits_stay_what_they_are(tmp_path: Path) -> None:
+    shards = [OptimState8bit.zeros((8, 512)).copy_(torch.randn(8, 512)) for _ in range(2)]
+    step = torch.tensor(3.0)
+    meta = write_shards(tmp_path, [{"exp_avg": shard, "step": step} for shard in shards], 8)
+    found = cut_anew(tmp_path, meta, nn.Linear(512, 16, bias=False))
+    assert found["parameters"]["weight"][:, 0].tolist() == [0.0] * 8 + [1.0] * 8
+    state = found["optimizer"]["state"]["weight"]
+    assert state["step"] == step and isinstance(state["exp_avg"], OptimState8bit)
+    assert torch.equal(state["exp_avg"].codes, torch.cat([shard.codes for shard in shards]))
+    torch.testing.assert_close(state["exp_avg"].scale, torch.cat([shard.scale for shard in shards]))
+
+
+def test_a_state_without_rows_is_refused_by_name(tmp_path: Path) -> None:
+    meta = write_shards(
+        tmp_path, [{"column_mean": torch.full((1, 512), float(rank))} for rank in range(2)], 8
+    )
+    with pytest.raises(
+        ValueError, match=r"state of weight, 'column_mean', .* as before \(2: --nproc_per_node"
+    ):
+        cut_anew(tmp_path, meta, nn.Linear(512, 16, bias=False))
 
 
 @pytest.mark.parametrize("before", range(1, 5))

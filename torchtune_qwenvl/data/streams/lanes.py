@@ -11,6 +11,7 @@ mix, whose members do not end together, keeps its lanes.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torchtune_qwenvl.data.samples import Item
@@ -47,7 +48,7 @@ def read_on(states: Sequence[State], share: Share) -> State:
     n = len(states)
     every = math.gcd(n, share.world_size)
     number = max(state["pass"] for state in states)
-    lanes = [
+    lanes: list[State] = [
         {"share": [place, n], "state": dict(state), "taken": 0, "read": 0}
         for place, state in enumerate(states)
         if place % every == share.rank % every
@@ -71,7 +72,10 @@ class LanesCursor:
 
     def __init__(self, dataset: Streamed, share: Share, number: int, state: State, work: Work) -> None:
         together = share.together or len(state[LANES]) > 1
-        shares = [Share(*lane["share"], share.seed, share.shuffle, together) for lane in state[LANES]]
+        shares = [
+            replace(share, rank=lane["share"][0], world_size=lane["share"][1], together=together)
+            for lane in state[LANES]
+        ]
         self._lanes = [
             _Lane(dataset, theirs, number, lane, work)
             for theirs, lane in zip(shares, state[LANES], strict=True)

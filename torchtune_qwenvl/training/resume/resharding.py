@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torchtune_qwenvl.distributed import rows_of
 from torchtune_qwenvl.training.resume.meta import Meta, rank_file
 
+Cut = Callable[[Sequence[Tensor]], Tensor]  # the rows of all shards -> this rank's
+
 
 def cut_anew(folder: Path, meta: Meta, model: nn.Module) -> dict[str, Any]:
     """{"parameters": …, "optimizer": …} as a file of this rank would hold them.
@@ -36,18 +38,16 @@ def cut_anew(folder: Path, meta: Meta, model: nn.Module) -> dict[str, Any]:
     ours = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     pieces = {name: [shard["parameters"][name] for shard in shards] for name in shards[0]["parameters"]}
 
-    def rows(name: str, tensors: Sequence[Tensor]) -> Tensor:
-        return rows_from(tensors, ours[name].shape[0], rows_of(ours[name]))
+    def cut_like(name: str) -> Cut:
+        return lambda tensors: rows_from(tensors, ours[name].shape[0], rows_of(ours[name]))
 
-    parameters = {name: rows(name, found) if name in ours else found[0] for name, found in pieces.items()}
+    parameters = {name: cut_like(name)(found) if name in ours else found[0] for name, found in pieces.items()}
     states = [shard["optimizer"]["state"] for shard in shards]
     state = {}
-    for name in states[0]:
-        if name in ours:
-            where = f"{folder}: the optimizer's state of {name}"
-            entries = [one.get(name, {}) for one in states]
-            shapes = [tensor.shape for tensor in pieces[name]]
-            state[name] = _cut_entries(entries, shapes, lambda found, name=name: rows(name, found), where)
+    for name in ours.keys() & states[0].keys():
+        where = f"{folder}: the optimizer's state of {name}"
+        shapes = [tensor.shape for tensor in pieces[name]]
+        state[name] = _cut_entries([one.get(name, {}) for one in states], shapes, cut_like(name), where)
     return {"parameters": parameters, "optimizer": {**shards[0]["optimizer"], "state": state}}
 
 
@@ -72,7 +72,7 @@ def rows_from(pieces: Sequence[Tensor], rows: int, wanted: slice) -> Tensor:
 def _cut_entries(
     entries: Sequence[Mapping[str, Any]],
     shapes: Sequence[torch.Size],
-    cut: Callable[[Sequence[Tensor]], Tensor],
+    cut: Cut,
     where: str,
 ) -> dict[str, Any]:
     """A parameter's state: what has the shape of its shards is cut as they are, the rest is alike in all."""
@@ -84,7 +84,7 @@ def _cut_entries(
             first = values[0]
             state[key] = first.clone() if isinstance(first, Tensor) else first
         elif len(tensors) == len(values) and [tensor.shape for tensor in tensors] == list(shapes):
-            state[key] = _quantised_like(tensors[0], cut([_plain(tensor) for tensor in tensors]))
+            state[key] = _cut_values(tensors, cut)
         else:
             raise ValueError(
                 f"{where}, '{key}', has no rows that go with the parameter's, so it cannot be cut anew. "
@@ -94,17 +94,21 @@ def _cut_entries(
     return state
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    """The values of a state that torchao keeps in 8 or 4 bits."""
-    return tensor.dequantize() if _is_quantised(tensor) else tensor
-
-
-def _quantised_like(example: Any, values: Tensor) -> Tensor:
-    """The values in the bits of `example`, if they fill whole blocks; torchao takes others as they are."""
-    if not _is_quantised(example) or values.numel() % example.block_size:
-        return values
+def _cut_values(tensors: Sequence[Tensor], cut: Cut) -> Tensor:
+    """This rank's rows of a state; torchao's of 8 or 4 bits stay so if each block lies in a row."""
+    example: Any = tensors[0]
+    if not all(map(_is_quantised, tensors)) or example.shape[1:].numel() % example.block_size:
+        return cut([tensor.dequantize() if _is_quantised(tensor) else tensor for tensor in tensors])
+    parts = {
+        name: cut([getattr(tensor, name).reshape(len(tensor), -1) for tensor in tensors])
+        for name in ("codes", "scale")
+    }
+    shape = (len(parts["scale"]), *example.shape[1:])
     signed = {"signed": example.signed} if hasattr(example, "signed") else {}
-    return type(example).zeros(values.shape, block_size=example.block_size, **signed).copy_(values)
+    ours = type(example).zeros(shape, block_size=example.block_size, **signed)
+    for name, rows in parts.items():
+        getattr(ours, name).copy_(rows.reshape(getattr(ours, name).shape))
+    return ours
 
 
 def _is_quantised(tensor: Tensor) -> bool:
