@@ -1,6 +1,6 @@
 """Runs that are killed at any operation on files, or at any moment, go on and end with the same bytes.
 
-CAMPAIGN=1 pytest tests/campaigns/test_kills.py     about 480 kills of all variants
+CAMPAIGN=1 pytest tests/campaigns/test_kills.py     about 530 kills of all variants
 """
 
 import random
@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from faults.campaign import campaign_seed, campaign_size
 from faults.mini_run import VARIANTS, finished, operations, printed, result, run, start
+
+from torchtune_qwenvl.training.resume.lock import LOCK
 
 SMALL = ("full", "packed", "stream on two")  # of which the suite runs a few kills
 
@@ -64,6 +66,15 @@ def test_killed_at_an_operation(references: Any, tmp_path: Path, name: str) -> N
         shutil.rmtree(out)
 
 
+def wait_until_joined(out: Path, ranks: list[Any]) -> None:
+    """Until rank 0 has the lock: one that is killed before is waited for by torch until torchrun ends all."""
+    mine = f'"pid": {ranks[0].pid}'
+    while all(rank.is_alive() for rank in ranks):
+        if (out / LOCK).is_file() and mine in (out / LOCK).read_text():
+            return
+        time.sleep(0.01)
+
+
 @pytest.mark.campaign
 @pytest.mark.parametrize("name", VARIANTS)
 def test_killed_at_random_moments(references: Any, tmp_path: Path, name: str) -> None:
@@ -78,7 +89,8 @@ def test_killed_at_random_moments(references: Any, tmp_path: Path, name: str) ->
         out = tmp_path / str(number)
         for attempt in range(chance.randint(1, 3)):
             ranks = start(out, [*overrides, "resume=true"], size, delay=0.01)
-            time.sleep(chance.uniform(0.1, seconds))
+            wait_until_joined(out, ranks)
+            time.sleep(chance.uniform(0, seconds))
             for process in ranks if chance.random() < 0.5 else [chance.choice(ranks)]:
                 process.kill()
             assert None not in finished(ranks), (number, attempt)

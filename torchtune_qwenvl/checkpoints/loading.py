@@ -10,7 +10,6 @@ The initial values of adapters do not depend on the number of processes: each ra
 the same random numbers and keeps its rows.
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from torchtune_qwenvl.checkpoints.architecture import check_architecture
 from torchtune_qwenvl.checkpoints.embedding_rows import check_token_ids
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.weight_plan import Stored, plan_weights
-from torchtune_qwenvl.distributed import like, local
+from torchtune_qwenvl.distributed import like, local, rows_of, shard_of
 from torchtune_qwenvl.json_files import CONFIG, naming
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.adapters.nf4 import dequantised, is_nf4, quantised, set_dtype
@@ -101,27 +100,18 @@ def fill(model: nn.Module, plan: Mapping[str, Stored], device: torch.device) -> 
         if is_nf4(ours):
             _set_quantised(model, name, parameters[name], stored.read().to(device, ours.dtype))
             continue
-        start = first_row(parameters[name])
-        ours.copy_(stored.read(start, start + len(ours)).to(device))  # sent as it is, cast there
+        rows = rows_of(parameters[name])
+        ours.copy_(stored.read(rows.start, rows.stop).to(device))  # sent as it is, cast there
     for module in model.modules():
         if isinstance(module, (LoRALinear, DoRALinear, GroupedLoRALinear)):
             _init_adapter(module)
-
-
-def first_row(tensor: Tensor) -> int:
-    """The first of this rank's rows of a sharded tensor, whose first axis is cut as by `torch.chunk`."""
-    if not isinstance(tensor, DTensor):
-        return 0
-    rows, mesh = tensor.shape[0], tensor.device_mesh
-    return min(rows, mesh.get_local_rank() * math.ceil(rows / mesh.size()))
 
 
 def _set_quantised(model: nn.Module, name: str, parameter: nn.Parameter, weight: Tensor) -> None:
     """Replace a parameter by `weight`, quantised before it is cut: the shards share one mean scale."""
     value = quantised(weight)
     if isinstance(parameter, DTensor):
-        mesh = parameter.device_mesh
-        value = like(value.chunk(mesh.size())[mesh.get_local_rank()], parameter)
+        value = like(shard_of(value, parameter), parameter)
     module, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(module), leaf, nn.Parameter(value, requires_grad=False))
 
@@ -131,8 +121,7 @@ def _init_adapter(module: LoRALinear | DoRALinear | GroupedLoRALinear) -> None:
     a = module.lora_a.weight
     drawn = torch.empty(a.shape)
     init_lora_a(drawn)
-    start = first_row(a)
-    local(a).copy_(drawn[start : start + len(local(a))])
+    local(a).copy_(drawn[rows_of(a)])
     local(module.lora_b.weight).zero_()
     if isinstance(module, DoRALinear):
         # Both are cut along the same rows, so each rank has what it needs.

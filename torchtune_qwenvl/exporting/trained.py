@@ -56,7 +56,7 @@ class StepState(Mapping[str, Tensor]):
         check_files(folder, meta)
         self._shards = [
             torch.load(folder / name, map_location="cpu", weights_only=True, mmap=True)["parameters"]
-            for name in map(rank_file, range(meta.world_size))
+            for name in map(rank_file, range(meta.shards))
         ]
 
     def __getitem__(self, name: str) -> Tensor:

@@ -29,6 +29,7 @@ RATE = number(above=0)
 SHARE = number(low=0, below=1)
 COUNT = whole(1)
 EVERY = COUNT | NULL
+DEGREE = COUNT | Kind("-1", lambda value: value == -1) | NULL
 DEVICE = matching("cpu, cuda or cuda:N", lambda text: re.fullmatch(r"cpu|cuda(:\d+)?", text) is not None)
 MODE = choice("frozen", "lora", "full") | BOOL
 POLICY = choice("raise", "skip")
@@ -66,6 +67,8 @@ _BOTH: Mapping[str, Kind] = MappingProxyType(
         "lr_scheduler": OPTIONAL,
         "compile": BOOL | NULL,
         "attention_backend": choice("flash", "cudnn"),
+        "data_parallel_shard_degree": DEGREE,
+        "data_parallel_replicate_degree": DEGREE,
         "save_every_n_steps": EVERY,
         "save_on_signal": BOOL,
         "keep_last_n": EVERY,

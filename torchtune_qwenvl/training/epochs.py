@@ -14,6 +14,8 @@ log = get_logger("INFO")
 class Epochs:
     """Counts the optimizer steps of each epoch. With packing the number differs from epoch to epoch.
 
+    Call `go_on` first; it counts.
+
     Args:
         loader: of the training data.
         world: whose ranks train together.
@@ -21,8 +23,9 @@ class Epochs:
         batches_per_step: micro-batches of an optimizer step (gradient_accumulation_steps).
         max_steps: an epoch ends after this many steps (max_steps_per_epoch); None reads all of the data.
 
-    Raises:
-        ValueError: a stream, whose length is unknown, without `max_steps`.
+    Attributes:
+        steps: of each epoch.
+        planned_steps: of a whole run.
     """
 
     def __init__(
@@ -36,8 +39,9 @@ class Epochs:
     ) -> None:
         self.loader, self.world = loader, world
         self.max_steps, self.batches_per_step = max_steps, batches_per_step
-        self.steps = [self._count(epoch) for epoch in range(epochs)]
-        self.planned_steps = sum(self.steps)
+        self.epochs = epochs
+        self.steps: list[int] = []
+        self.planned_steps = 0
 
     def _count(self, epoch: int) -> int:
         if self.max_steps and self.loader.is_stream:
@@ -51,10 +55,20 @@ class Epochs:
         return progress.epoch_start + sum(self.steps[progress.epoch :])
 
     def go_on(self, progress: Progress) -> None:
-        """Count the rest of a resumed run's epoch from the first sample that no step has seen.
+        """Count all epochs; of a resumed run's epoch the rest, from the first sample that no step has seen.
 
         Its batches may be larger or smaller than those before.
+
+        Raises:
+            ValueError: a stream, whose length is unknown, without `max_steps`; or another place in the data
+                than these data have.
         """
+        if progress.data:
+            # Before epochs are counted: packed rows stay those that the run began with.
+            self.loader.load_state_dict(progress.data)
+            progress.data = self.loader.state_dict()
+        self.steps = [self._count(epoch) for epoch in range(self.epochs)]
+        self.planned_steps = sum(self.steps)
         if not progress.data or progress.epoch >= len(self.steps):
             return
         self.loader.load_state_dict(progress.data)

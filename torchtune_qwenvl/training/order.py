@@ -71,11 +71,10 @@ def order_of(
     rows = order.rows(work)
     measure = partial(measure_once, samples, order.lengths_folder, num_workers=order.num_workers, **place)
     if rows["pack_to"] is None:
-        planned: dict[str, Any] = {"seed": order.seed, "shuffle": shuffle, "world_size": world.size}
 
         @cache
         def planner() -> Planner:
-            return Planner(measure()[1], work, **planned)
+            return Planner(measure()[1], work, seed=order.seed, shuffle=shuffle)
 
         def layouts(*arguments: Any) -> Tensor:
             return planner().done(*arguments)

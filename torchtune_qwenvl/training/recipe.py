@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from torchtune.config import instantiate
 
 from torchtune_qwenvl.distributed import join_world
+from torchtune_qwenvl.distributed.mesh import AXES
 from torchtune_qwenvl.modules.attention import use_attention_backend
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.epochs import Epochs
@@ -27,7 +28,7 @@ class Recipe(TrainingLoop):
 
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg = cfg
-        self.world = join_world(cfg.device)
+        self.world = join_world(cfg.device, {key: cfg[key] for key in AXES})
         use_attention_backend(cfg.attention_backend)
         self.output_dir = Path(cfg.output_dir)
         self.compute = compute_dtype(cfg.dtype)

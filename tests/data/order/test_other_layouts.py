@@ -1,6 +1,7 @@
 """A run that is resumed with batches of another kind or size reads on where the samples ended: each once."""
 
 from collections import Counter
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torchtune_qwenvl.data import ResumableSampler
 from torchtune_qwenvl.data.order.mixture import Mixture
 from torchtune_qwenvl.data.order.packed_sampler import PackedSampler, tokens_as_work
 from torchtune_qwenvl.data.order.plan import Planner
+from torchtune_qwenvl.data.order.sampler import of_ranks
 from torchtune_qwenvl.data.streams.dataset import as_streamed
 from torchtune_qwenvl.data.streams.sampler import StreamSampler
 from torchtune_qwenvl.data.streams.stream import Share
@@ -37,29 +39,33 @@ def sampler(lengths: list[int], rank: int, world: int, layout: dict[str, Any], m
         made: ResumableSampler = PackedSampler(sizes, look_ahead=16, **rest, **place)
     else:
         n = len(mixture or lengths)
-        done = Planner(sizes, tokens_as_work, seed=3, world_size=world).done
+        done = Planner(sizes, tokens_as_work, seed=3).done
         made = ResumableSampler(n, layouts=done, **place)
     made.set_batch_size(layout["batch_size"])
     return made
 
 
+def placed(states: list[Any], world: int) -> list[Any]:
+    """What each of `world` ranks loads of what all ranks have saved."""
+    return states if len(states) == world else [of_ranks(states)] * world
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 15), min_size=6, max_size=60),
-    world=st.integers(1, 2),
-    stages=st.lists(st.tuples(layouts, st.integers(0, 4)), min_size=2, max_size=4),
+    stages=st.lists(st.tuples(layouts, st.integers(1, 4), st.integers(0, 4)), min_size=2, max_size=4),
     mix=st.booleans(),
 )
 def test_each_sample_once(
-    lengths: list[int], world: int, stages: list[tuple[dict[str, Any], int]], mix: bool
+    lengths: list[int], stages: list[tuple[dict[str, Any], int, int]], mix: bool
 ) -> None:
-    """Some batches of a first layout, some of a second, …; of the last all that is left."""
+    """Some batches of a first layout on some ranks, some of a second, …; of the last all that is left."""
     seen: list[int] = []
-    states: list[Any] = [None] * world
-    for number, (layout, batches) in enumerate(stages):
+    states: list[Any] = []
+    for number, (layout, world, batches) in enumerate(stages):
         ranks = [sampler(lengths, rank, world, layout, mix) for rank in range(world)]
-        for one, state in zip(ranks, states, strict=True):
-            if state is not None:
+        if states:
+            for one, state in zip(ranks, placed(states, world), strict=True):
                 one.load_state_dict(state)
         assert len({len(one) for one in ranks}) == 1
         last = number == len(stages) - 1
@@ -68,6 +74,39 @@ def test_each_sample_once(
             states = [one.state_dict() for one in ranks]
     whole = sampler(lengths, 0, 1, LAYOUTS[0], mix)
     assert Counter(seen) == Counter(index for batch in whole for index in batch)
+
+
+def steps_of(ranks: list[ResumableSampler], per_step: int) -> list[set[int]]:
+    """The samples of each optimizer step, of so many batches on every rank."""
+    batches = [[i for batch in step for i in batch] for step in zip(*ranks, strict=True)]
+    starts = range(0, len(batches), per_step)
+    return [{i for batch in batches[at : at + per_step] for i in batch} for at in starts]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 15), min_size=6, max_size=60),
+    layout=layouts,
+    world=st.sampled_from([(1, 2), (2, 1), (2, 4), (4, 2), (1, 3)]),
+    rounds=st.integers(1, 2),
+    done=st.integers(1, 3),
+)
+def test_on_other_ranks_steps_hold_the_same_samples(
+    lengths: list[int], layout: dict[str, Any], world: tuple[int, int], rounds: int, done: int
+) -> None:
+    """If a step takes as many batches over all ranks; in this epoch and the next."""
+    before, after = ([sampler(lengths, r, size, layout, False) for r in range(size)] for size in world)
+    expected = steps_of(before, rounds * len(after))
+    if done >= len(expected):
+        return
+    for one in before:
+        list(islice(iter(one), rounds * len(after) * done))
+    for one, state in zip(after, placed([one.state_dict() for one in before], len(after)), strict=True):
+        one.load_state_dict(state)
+    assert steps_of(after, rounds * len(before)) == expected[done:]
+    for one in (*before, *after):
+        one.begin_epoch(1, one.state_dict())
+    assert steps_of(after, rounds * len(before)) == steps_of(before, rounds * len(after))
 
 
 @given(layout=layouts, done=st.integers(0, 5), again=st.integers(0, 5))

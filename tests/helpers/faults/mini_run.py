@@ -24,6 +24,7 @@ from torchtune_qwenvl.data.order.packed_sampler import tokens_as_work
 from torchtune_qwenvl.data.samples import Samples
 from torchtune_qwenvl.data.streams.mixed import MixedStream
 from torchtune_qwenvl.distributed import join_world, shard, whole
+from torchtune_qwenvl.distributed.mesh import AXES
 from torchtune_qwenvl.settings.files import PACKAGED
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.ending import close, keeping_what_was_trained
@@ -63,6 +64,7 @@ VARIANTS: dict[str, tuple[int, tuple[str, ...]]] = {
         ("save_every_n_steps=2", "streams=true", "pack_to=30", "epochs=2", "max_steps_per_epoch=5"),
     ),
     "two ranks": (2, ("save_every_n_steps=2", "batch_size=3", "epochs=2", *COSINE)),
+    "two copies": (2, ("save_every_n_steps=2", "data_parallel_replicate_degree=2")),
     "stream on two": (
         2,
         ("save_every_n_steps=2", "streams=true", "pack_to=30", "epochs=2", "max_steps_per_epoch=5"),
@@ -91,8 +93,13 @@ class Rows(Samples):
 
 
 def collate(samples: Sequence[Any], padding_idx: int, ignore_idx: int) -> dict[str, Any]:
-    """[tokens of all samples]."""
-    return {"tokens": torch.tensor([token for sample in samples for token in sample["tokens"]])}
+    """Tokens of all samples, the token that follows each in its sample, and whether that one counts."""
+    rows = [(sample["tokens"], "mask" not in sample) for sample in samples]
+    return {
+        "tokens": torch.tensor([token for tokens, _ in rows for token in tokens]),
+        "targets": torch.tensor([token for tokens, _ in rows for token in (*tokens[1:], tokens[0])]),
+        "counts": torch.tensor([float(counts) for tokens, counts in rows for _ in tokens]),
+    }
 
 
 class MiniRun(TrainingLoop):
@@ -100,18 +107,26 @@ class MiniRun(TrainingLoop):
 
     def __init__(self, output_dir: Path, *overrides: str) -> None:
         base = OmegaConf.load(PACKAGED / "base.yaml")
-        own = {"output_dir": str(output_dir), "batch_size": 4, "num_workers": 0, "streams": False}
+        own = {
+            "output_dir": str(output_dir),
+            "batch_size": 4,
+            "num_workers": 0,
+            "streams": False,
+            "dropout": 0.1,
+        }
         self.cfg = OmegaConf.merge(base, own, OmegaConf.from_dotlist(list(overrides)))
         self.output_dir = output_dir
 
     def setup(self) -> None:
         """As the recipes do it."""
         cfg = self.cfg
-        self.world = world = join_world("cpu")
+        self.world = world = join_world("cpu", {key: cfg[key] for key in AXES})
         torch.manual_seed(cfg.seed)
         self.identity = resume.Identity.of(cfg)
         self.lock, saved = resume.begin(cfg, world, self.identity)
-        self.model = nn.Sequential(nn.Embedding(WORDS, WIDTH), nn.Dropout(0.1), nn.Linear(WIDTH, WORDS))
+        self.model = nn.Sequential(
+            nn.Embedding(WORDS, WIDTH), nn.Dropout(cfg.dropout), nn.Linear(WIDTH, WORDS)
+        )
         shard(self.model, world, torch.float32)
         parts = {"decoder": dict(self.model.named_parameters())}
         self.optimizer = build_optimizer(cfg.optimizer, parts, {"decoder": cfg.optimizer.lr})
@@ -144,13 +159,11 @@ class MiniRun(TrainingLoop):
             self.logger = History(Quiet(), self.output_dir, self.progress.step, folder)
 
     def work_of(self, batch: Batch) -> Work:
-        return Work(labelled=max(batch.tokens - 1, 0), tokens=batch.tokens)
+        return Work(labelled=batch.tokens, tokens=batch.tokens)
 
     def loss_of(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        tokens = batch.inputs["tokens"]
-        logits = self.model(tokens[:-1]) if len(tokens) > 1 else self.model(tokens)
-        targets = tokens[1:] if len(tokens) > 1 else tokens
-        return F.cross_entropy(logits, targets, reduction="sum"), {}
+        tokens, targets, counts = (batch.inputs[key] for key in ("tokens", "targets", "counts"))
+        return F.cross_entropy(self.model(tokens), targets, reduction="none") @ counts, {}
 
     def validate(self) -> None:
         """Nothing."""

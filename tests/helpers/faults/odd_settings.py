@@ -48,6 +48,7 @@ TAKEN: dict[str, set[str] | frozenset[str]] = {
     **{f"activation_checkpointing.{part}": BOOLS | {"0"} for part in ("encoder", "decoder")},
     "compile": BOOLS | NULL,
     "attention_backend": NONE,
+    **{f"data_parallel_{kind}_degree": INTS | NULL | {"-1"} for kind in ("shard", "replicate")},
     "float8": NULL,
     "resume": BOOLS | TEXTS,
     "accept_changed_data": BOOLS,

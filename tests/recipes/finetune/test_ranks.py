@@ -44,8 +44,9 @@ def reference(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         # Rank 0 gets the rows with images, rank 1 those of text only.
         (2, ("batch_size=4",)),
         (2, ("batch_size=1", "gradient_accumulation_steps=4", "activation_checkpointing.encoder=true")),
+        (4, ("batch_size=2", "data_parallel_replicate_degree=2")),
     ],
-    ids=["accumulated", "two ranks", "both"],
+    ids=["accumulated", "two ranks", "both", "two copies on two ranks each"],
 )
 def test_loss_and_gradients(
     reference: Run, config: Path, tmp_path: Path, processes: int, overrides: tuple[str, ...]

@@ -79,12 +79,23 @@ def test_half_written_is_never_picked_up(config: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("reference", [1], indirect=True)
 def test_what_does_not_fit_is_refused(reference: Run, config: Path, tmp_path: Path) -> None:
     saved = reference.output_dir / "step_8"
-    more = run(tmp_path / "a", *SAVING, f"resume={saved}", config=config, processes=2)
-    assert set(more.codes) == {1} and "resume with --nproc_per_node 1" in more.printed
     without = run(tmp_path / "b", f"resume={saved}", config=config)
     assert without.codes == [1] and "model.lora_rank: 4 in that run, not set now" in without.printed
     again = run(reference.output_dir, *SAVING, config=config)
     assert again.codes == [1] and "is there from an earlier run" in again.printed
+
+
+@pytest.mark.parametrize("reference", [1], indirect=True)
+def test_two_copies_go_on_with_what_one_process_has_saved(
+    reference: Run, config: Path, tmp_path: Path
+) -> None:
+    """From the last step, so that dropout draws nothing any more: the same files in the end."""
+    overrides = (*SAVING, "batch_size=1", "data_parallel_replicate_degree=2")
+    saved = f"resume={reference.output_dir}/step_8"
+    ended = run(tmp_path / "out", *overrides, saved, config=config, processes=2)
+    assert set(ended.codes) == {0}, ended.printed
+    assert "processes: 1 -> 2 (batch_size is for each)" in ended.printed
+    assert results(ended) == results(reference)
 
 
 def test_saved_right_after_a_validation(config: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ HONOURED = (
 
 
 def meta_of(settings: dict[str, Any], content: dict[str, str] | None = None) -> Meta:
-    return Meta("run", 1, "cpu", resume.Progress(), {}, settings, content or {})
+    return Meta("run", 1, 1, "cpu", resume.Progress(), {}, settings, content or {})
 
 
 @pytest.mark.parametrize(("name", "key"), CASES)

@@ -21,10 +21,9 @@ from torchtune_qwenvl.checkpoints.adapters.peft_export import (
 )
 from torchtune_qwenvl.checkpoints.adapters.peft_reading import PeftAdapter
 from torchtune_qwenvl.checkpoints.embedding_rows import PER_TOKEN
-from torchtune_qwenvl.checkpoints.loading import first_row
 from torchtune_qwenvl.checkpoints.merged_weights import lora_scaling
 from torchtune_qwenvl.checkpoints.shards import read_shard
-from torchtune_qwenvl.distributed import local
+from torchtune_qwenvl.distributed import local, rows_of
 from torchtune_qwenvl.json_files import read_json
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.models.weight_table import WeightTable, fits
@@ -214,8 +213,7 @@ def load_adapter(model: VisionLanguageModel, folder: str | Path) -> VisionLangua
     """
     parameters = dict(model.named_parameters())
     for name, tensor in adapter_state(folder, model).items():
-        ours, start = local(parameters[name]), first_row(parameters[name])
-        ours.copy_(tensor[start : start + len(ours)])
+        local(parameters[name]).copy_(tensor[rows_of(parameters[name])])
     return model
 
 

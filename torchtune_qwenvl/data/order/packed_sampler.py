@@ -1,21 +1,23 @@
 """Which packed rows come when: ranks get rows of similar work at the same time. Resumable at any step.
 
-    rows of a buffer, by work    9 9 8 | 7 7 7 | 4 3 3        3 ranks: each group is one row per rank
-    steps (batches of 1 row)     7 7 7   9 9 8   4 3 3        groups in random order
+    rows of a buffer, by work    9 9 8 | 7 7 7 | 4 3          3 ranks: each group is one row per rank
+    steps (batches of 1 row)     7 7 7   9 9 8   4 3          groups in random order, a smaller one at the end
 
 The slowest rank sets the pace of a step, so the rows of one step should be of similar size, visual tokens
-included. All ranks make the same plan from the same lengths, so plans are never sent.
+included. All ranks make the same plan from the same lengths, so plans are never sent. A run that is resumed
+with another number of ranks or another batch size keeps the plan that it began with: it only takes more or
+fewer of its rows per step.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from itertools import islice
+from typing import Any
 
 from torch import Tensor
 
 from torchtune_qwenvl.data.order.mixture import Mixture
-from torchtune_qwenvl.data.order.plan import Packed, Plan, Planner
-from torchtune_qwenvl.data.order.sampler import Layout, ResumableSampler
+from torchtune_qwenvl.data.order.plan import Packed, Plan, Planner, dealt
+from torchtune_qwenvl.data.order.sampler import Layout, ResumableSampler, any_ranks
 
 
 def tokens_as_work(tokens: int, patches: int) -> float:
@@ -50,7 +52,7 @@ class PackedSampler(ResumableSampler):
         world_size: int = 1,
         mixture: Mixture | None = None,
     ) -> None:
-        self.planner = Planner(sizes, work, seed=seed, shuffle=shuffle, world_size=world_size)
+        self.planner = Planner(sizes, work, seed=seed, shuffle=shuffle)
         self.pack_to, self.padded, self.look_ahead = pack_to, padded, look_ahead
         super().__init__(
             len(sizes if mixture is None else mixture),
@@ -67,40 +69,49 @@ class PackedSampler(ResumableSampler):
         """See ResumableSampler: which samples come first depends on the rows."""
         return asdict(self._packed)
 
-    @property
-    def _packed(self) -> Packed:
-        return Packed(self.pack_to, self.padded, self.batch_size, self.look_ahead)
-
     def set_batch_size(self, batch_size: int) -> None:
         """Rows per rank and batch; with `padded` a batch is one row."""
         super().set_batch_size(1 if self.padded else batch_size)
+        self._plan_as(Packed(self.pack_to, self.padded, self.look_ahead, self.batch_size, self.world_size))
+
+    def _plan_as(self, layout: Packed) -> None:
+        self._packed = layout
         self._planned: tuple[Plan, Tensor] | None = None
 
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See ResumableSampler; a plan whose rows are as ours is kept."""
+        layout = any_ranks(state)["layout"]
+        if layout not in (None, self.layout) and self._packed.same_rows(Packed(**layout)):
+            self._plan_as(Packed(**layout))
+        super().load_state_dict(state)
+
     def _go_to(self, epoch: int, samples_done: int, earlier: list[tuple[Layout, int]]) -> None:
-        """See `set_position`; only the ends of steps are positions."""
+        """See `set_position`; only the ends of rows are positions."""
         if (epoch, earlier) != (self.epoch, self._earlier):
             self._planned = None
         super()._go_to(epoch, samples_done, earlier)
-        if samples_done and samples_done not in self.plan.ends:
-            raise ValueError(
-                f"no step of epoch {epoch} ends after {samples_done} samples: the data, max_seq_len or seed "
-                "differ from those of the run that is resumed"
-            )
+        if samples_done:
+            self.plan.rows_done(samples_done)
 
     def after_step(self, samples_done: int) -> int:
         """Samples done when the step that begins at `samples_done` is done."""
-        return self.plan.ends[self.plan.steps_done(samples_done)]
+        return self.plan.ends[self.plan.rows_done(samples_done) :][: self._step_rows][-1]
+
+    @property
+    def _step_rows(self) -> int:
+        """Rows that one batch on every rank takes together."""
+        return self.batch_size * self.world_size
 
     def __len__(self) -> int:
         """Batches from the position to the end of the epoch, the same on every rank."""
-        return len(self.plan.steps) - self.plan.steps_done(self.samples_done)
+        return -(-(len(self.plan.rows) - self.plan.rows_done(self.samples_done)) // self._step_rows)
 
     def __iter__(self) -> Iterator[list[int]]:
-        first = self.plan.steps_done(self.samples_done)
         plan, order = self._plan_and_order()
-        for step, end in islice(zip(plan.steps, plan.ends, strict=True), first, None):
-            self._after = end
-            yield order[step[self.rank]].tolist()
+        for at in range(plan.rows_done(self.samples_done), len(plan.rows), self._step_rows):
+            step = slice(at, at + self._step_rows)
+            self._after = plan.ends[step][-1]
+            yield order[dealt(plan.rows[step], self.rank, self.world_size)].tolist()
 
     @property
     def fill(self) -> float:
@@ -108,9 +119,9 @@ class PackedSampler(ResumableSampler):
         return self.plan.tokens / self.plan.places
 
     def __str__(self) -> str:
-        rows = f"{self.plan.rows} rows of {self.pack_to} tokens"
+        rows = f"{len(self.plan.rows)} rows of {self.pack_to} tokens"
         if self.padded:
-            rows = f"{self.plan.rows} batches of at most {self.pack_to} tokens with padding"
+            rows = f"{len(self.plan.rows)} batches of at most {self.pack_to} tokens with padding"
         return f"{self.n} samples packed into {rows}, {self.fill:.1%} full"
 
     @property

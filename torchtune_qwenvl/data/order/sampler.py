@@ -9,7 +9,7 @@ run on two processes can be compared with a run on one.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -129,9 +129,13 @@ class ResumableSampler(Sampler[list[int]]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to the place where `state_dict` was taken, also with batches of another layout.
 
+        Args:
+            state: of this rank; or of all ranks of a run with another number of them, see `of_ranks`.
+
         Raises:
             ValueError: the state was taken with other datasets or weights.
         """
+        state = any_ranks(state)
         mixture = self.mixture and self.mixture.state_dict()
         if state["mixture"] != mixture:
             raise ValueError(
@@ -202,3 +206,13 @@ class ResumableSampler(Sampler[list[int]]):
             return torch.arange(self.n)
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         return torch.randperm(self.n, generator=generator)
+
+
+def of_ranks(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The places of all ranks of a run, for a sampler of a run with another number of ranks."""
+    return {"ranks": list(states)}
+
+
+def any_ranks(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A rank's place, of what `of_ranks` has put together: for samplers whose ranks share one place."""
+    return any_ranks(state["ranks"][0]) if "ranks" in state else state

@@ -1,5 +1,6 @@
 """The kinds of streams: lines of files, tables of `datasets`, any iterable, and numbered records."""
 
+import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -133,6 +134,8 @@ class _AnyCursor(CursorBase):
         self._source: Any = stream.iterable
         self._stream, self._share = stream, share
         self._stateful = hasattr(self._source, "state_dict") and hasattr(self._source, "load_state_dict")
+        if share.together and (self._stateful or hasattr(self._source, "set_epoch")):
+            self._source = _copied(self._source, stream.name, share)
         if hasattr(self._source, "set_epoch"):
             self._source.set_epoch(number)
         super().__init__(state or {"records": 0})
@@ -193,6 +196,17 @@ def _read(records: Records, number: int) -> Any:
         return records[number]
     except Exception as error:
         return error
+
+
+def _copied(source: Any, name: str, share: Share) -> Any:
+    """An iterable of its own for a cursor that is read in turns with others: it is at one place only."""
+    try:
+        return copy.deepcopy(source)
+    except Exception as error:
+        raise ValueError(
+            f"{name} cannot be read at several places at once, since a copy of it fails ({error}): resume "
+            f"with as many processes as before, {share.world_size}"
+        ) from error
 
 
 def common_folder(files: Sequence[Path]) -> Path | None:

@@ -20,12 +20,21 @@ State = dict[str, Any]
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of a stream a process reads, and in which order files or numbers come."""
+    """Which part of a stream a process reads, and in which order files or numbers come.
+
+    Attributes:
+        rank: reads every `world_size`-th record, or its share of the files.
+        world_size: number of shares.
+        seed: of the order.
+        shuffle: whether there is one.
+        together: other shares are read in turns with it in the same process.
+    """
 
     rank: int = 0
     world_size: int = 1
     seed: int = 0
     shuffle: bool = True
+    together: bool = False
 
     def order(self, n: int, number: int) -> list[int]:
         """The numbers 0 to n - 1 in the order of a pass, the same on all ranks."""

@@ -2,7 +2,7 @@
 
 Each rank writes its own part: its shards of the trainable parameters (the fp32 masters) and of the
 optimizer's state, its random number state, and its place in the data. Frozen weights come from the checkpoint
-folder.
+folder. Another number of ranks cuts the shards anew and shares out what is left of the data.
 
     step_40.tmp/rank_0.pt rank_1.pt      all ranks write, flush to disk, and wait for each other
     step_40.tmp/run.json                 rank 0 writes last what belongs to the folder: see meta.py

@@ -1,6 +1,6 @@
 """run.json, which is written last and says what a `step_N/` folder has to hold.
 
-{"format": 2, "run": "5f0c…", "world_size": 2, "device": "cuda", "progress": {"step": 40, …},
+{"format": 3, "run": "5f0c…", "world_size": 2, "shards": 2, "device": "cuda", "progress": {"step": 40, …},
  "files": {"rank_0.pt": {"bytes": …, "blake2b": …}, …}, "settings": {…}, "content": {…}, "digest": …}
 """
 
@@ -16,7 +16,7 @@ from torchtune_qwenvl.training.resume.progress import Progress
 
 META = "run.json"
 ASIDE = ".aside"  # ends the name of a folder that a run which went another way has left
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Meta:
     Attributes:
         run: the run's id, the same in all its folders.
         world_size: number of processes, each with a file of its own.
+        shards: how many of them share a copy of the model; the files of the first so many hold its shards.
         device: "cuda" or "cpu".
         progress: how far the run had come, without the place in the data, which each rank keeps.
         files: name -> size and digest of each rank's file.
@@ -35,6 +36,7 @@ class Meta:
 
     run: str
     world_size: int
+    shards: int
     device: str
     progress: Progress
     files: Mapping[str, Mapping[str, Any]]
@@ -64,12 +66,12 @@ def read_meta(folder: Path) -> Meta:
     if not file.is_file():
         raise ValueError(f"{file}: missing")
     body = read_json(file)
-    if "digest" not in body and "world_size" in body:
-        raise ValueError(
-            f"{file}: written by an earlier version, without digests of the files: finish that run with the "
-            "version that it began with"
-        )
     digest = body.pop("digest", None)
+    if "world_size" in body and digest in (None, _digest(body)) and body.get("format", 0) < FORMAT:
+        raise ValueError(
+            f"{file}: written by an earlier version, whose places in the data are others: finish that run "
+            "with the version that it began with"
+        )
     if digest != _digest(body) or body.pop("format") != FORMAT:
         raise ValueError(f"{file}: damaged: its digest differs")
     progress = Progress(**body.pop("progress"))

@@ -44,6 +44,7 @@ RULES: dict[str, Rule] = {
     **_rules(
         Rule.HONOURED, "activation_checkpointing activation_offloading attention_backend compile float8"
     ),
+    **_rules(Rule.HONOURED, "data_parallel_shard_degree data_parallel_replicate_degree"),
     # What is watched and written
     **_rules(Rule.HONOURED, "val_dataset val_transforms run_val_every_n_steps val_answers val_answer_tokens"),
     **_rules(Rule.HONOURED, "evaluate dry_run save_every_n_steps keep_last_n resume accept_changed_data"),

@@ -50,15 +50,16 @@ def save(
     folder = output_dir / f"step_{progress.step}"
     part = folder.with_name(folder.name + TEMPORARY)
     state = {
-        "parameters": {name: local(p.detach()) for name, p in trainable(model).items()},
-        "optimizer": map_tensors(optimizer_state(optimizer, model), local),
         "scheduler": scheduler.state_dict() if scheduler else None,
         "rng": _random_state(world),
         "data": progress.data,
     }
+    if world.rank < world.shards:  # the others have copies of it
+        state["parameters"] = {name: local(p.detach()) for name, p in trainable(model).items()}
+        state["optimizer"] = map_tensors(optimizer_state(optimizer, model), local)
     with world.together():
         if world.is_main:
-            _make_room(output_dir, part, world.size * _nbytes(state))
+            _make_room(output_dir, part, world.shards * _nbytes(state))
     try:
         with world.together():
             facts = _write(part / rank_file(world.rank), state)
@@ -68,6 +69,7 @@ def save(
                 meta = Meta(
                     identity.run,
                     world.size,
+                    world.shards,
                     world.device.type,
                     progress,
                     files,
@@ -89,7 +91,7 @@ def save(
 def _make_room(output_dir: Path, part: Path, nbytes: int) -> None:
     """An empty folder to write into, if the disk takes what comes."""
     durable.make_folder(output_dir)
-    # The ranks' files have about the same size, and are often on one disk.
+    # The files with shards have about the same size, and are often on one disk.
     check_disk_space(output_dir, nbytes)
     with durable.saying_what(part):
         for stale in output_dir.glob(f"step_*{TEMPORARY}"):
