@@ -1,7 +1,6 @@
-"""What `tune-qwenvl estimate` computes, against sums done by hand and against figures measured on fake tensors."""
+"""What `tune-qwenvl estimate` computes, against sums by hand and figures measured on fake tensors."""
 
 import re
-from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig
@@ -14,8 +13,8 @@ from torchtune_qwenvl.estimating.workload import Mix, workload
 from torchtune_qwenvl.settings.config import resolve
 from torchtune_qwenvl.settings.files import PACKAGED
 
-# GB at the fullest moment, measured by tests/helpers/rehearsal/memory.py: all layers where the whole model
-# trains, else two depths, extrapolated. GPUs, overrides, and seconds of forward and backward pass on one H100.
+# Measured by tests/helpers/rehearsal/memory.py, see tests/cuda_rehearsal/test_estimates.py: GPUs, overrides, GB
+# at the fullest moment, and seconds of forward and backward pass on one H100.
 MEASURED = {
     "qwen2_5_vl/7B_lora": (1, "", 20.95, 0.724),
     "qwen2_5_vl/3B_full": (1, "", 62.56, 0.569),
@@ -30,10 +29,13 @@ MEASURED = {
 }
 WITHIN = 0.1
 COMMENT = re.compile(r"#   tune-qwenvl estimate (\S+) --gpus (\d+) --gpu (\S+) +([\d.]+) GB$", re.M)
+# Building a large model in NF4 takes minutes; by default the first comment of each other file is checked.
 COMMENTS = [
-    pytest.param(*found, marks=[pytest.mark.campaign] * ("qlora" in found[0]), id=f"{found[0]}-{found[1]}")
+    pytest.param(
+        *found, marks=[pytest.mark.campaign] * (n > 0 or "qlora" in found[0]), id=" ".join(found[:2])
+    )
     for path in sorted(PACKAGED.rglob("*.yaml"))
-    for found in COMMENT.findall(path.read_text())
+    for n, found in enumerate(COMMENT.findall(path.read_text()))
 ]
 
 
@@ -54,10 +56,8 @@ def test_comments_of_the_configs_are_true(name: str, gpus: str, gpu: str, gigaby
 
 
 def test_every_figure_in_a_config_is_such_a_comment() -> None:
-    figures = [
-        line for path in PACKAGED.rglob("*.yaml") for line in path.read_text().splitlines() if " GB" in line
-    ]
-    assert len(figures) == len(COMMENTS)
+    texts = [path.read_text() for path in PACKAGED.rglob("*.yaml")]
+    assert sum(text.count(" GB") for text in texts) == len(COMMENTS)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_what_does_not_fit_gets_advice_that_does() -> None:
     cfg = resolve("qwen2_5_vl/7B_full")
     found = estimate(cfg)
     assert not found.fits
-    assert re.search(r"--gpus 4 +[\d.]+ GB, fits", advice(cfg, found, "h100", Mix()))
+    assert re.search(r"--gpus 2 +[\d.]+ GB, fits", advice(cfg, found, "h100", Mix()))
 
 
 def test_memory_that_is_left_is_used_to_recompute_less(lora: DictConfig) -> None:
@@ -111,9 +111,7 @@ def test_memory_that_is_left_is_used_to_recompute_less(lora: DictConfig) -> None
     assert share is not None and 0 < float(share[1]) < 1
 
 
-def test_the_command_prints_a_verdict_and_fails_if_it_does_not_fit(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_command_fails_if_it_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
     main(["estimate", "qwen2_5_vl/3B_lora", "pack_to=4096"])
     out = capsys.readouterr().out
     assert "4,096 tokens" in out and "of 80: fits" in out and "MFU" in out
@@ -150,7 +148,3 @@ def test_a_workload_has_the_shares_that_were_asked_for() -> None:
 def test_every_card_is_described_whole() -> None:
     for card in CARDS.values():
         assert card.peak > card.fp32 > card.bandwidth > card.total > card.link / 100
-
-
-def test_a_folder_of_a_checkpoint_is_not_needed() -> None:
-    assert not Path(str(resolve("qwen2_5_vl/3B_lora").checkpoint_dir)).exists()
