@@ -8,7 +8,8 @@ from rehearsal import shim
 
 PROGRAM = Path(__file__).resolve().parents[1] / "helpers" / "rehearsal" / "memory.py"
 WITHIN = 0.1
-# config, GPUs, overrides; `whole`: all layers, because with gradients the fullest moment depends on the depth.
+# config, GPUs, overrides. `whole`: all layers, because with many gradients the depth decides which moment is
+# the fullest.
 CASES = (
     "qwen2_5_vl/7B_lora 1",
     "qwen2_5_vl/32B_lora 4",
