@@ -8,6 +8,7 @@ import torch
 from on_gpu.data import write_conversations, write_folder
 from on_gpu.models import Model, build, fill
 from on_gpu.setting import Setting
+from torchtune_qwenvl.modules.float8 import SMALLEST, use_float8
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.recipes.finetune import FinetuneRecipe
 from torchtune_qwenvl.settings.config import resolve
@@ -59,6 +60,8 @@ class Measured(FinetuneRecipe):
         model.image_token_id = self.transform.special_tokens["<|image_pad|>"]
         model.video_token_id = self.transform.special_tokens["<|video_pad|>"]
         set_parameter_dtypes(model, self.compute)
+        if cfg.float8 is not None:
+            use_float8(model.decoder, cfg.float8, self.world.device, self.setting.size(SMALLEST, 16))
         if should_compile(cfg.compile, self.world.device, model):
             compile_layers(model)
         checkpoint_activations(model, cfg.activation_checkpointing)

@@ -13,8 +13,8 @@ from torchtune_qwenvl.estimating.workload import Mix, workload
 from torchtune_qwenvl.settings.config import resolve
 from torchtune_qwenvl.settings.files import PACKAGED
 
-# Measured by tests/helpers/rehearsal/memory.py, see tests/cuda_rehearsal/test_estimates.py: GPUs, overrides, GB
-# at the fullest moment, and seconds of forward and backward pass on one H100.
+# Measured as in tests/cuda_rehearsal/test_estimates.py: GPUs, overrides, GB at the fullest moment, and seconds
+# of forward and backward pass on one H100.
 MEASURED = {
     "qwen2_5_vl/7B_lora": (1, "", 20.95, 0.724),
     "qwen2_5_vl/3B_full": (1, "", 62.56, 0.569),

@@ -46,6 +46,8 @@ class Estimate:
         mix = with_defaults(Mix(), tokens=args.tokens_per_sample, visual=args.visual, labelled=args.labelled)
         found = estimate(cfg, args.gpus, args.gpu, mix)
         print(report(f"{args.config} on {args.gpus} x {args.gpu}", found))
+        if cfg.float8 is not None:
+            print("  float8 is counted as bf16, so it would be faster than this")
         if words := advice(cfg, found, args.gpu, mix):
             print(f"\n{words}")
         if not found.fits:
