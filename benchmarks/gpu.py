@@ -6,8 +6,8 @@
 
 Kernels are compared with fp64, training steps of real sizes with random weights are timed with packed JPEG
 files from disk, and a run that was killed is resumed. Every part has its share of the time; what finds none
-left is named. Exit status: 0 if all is as expected, 1 after a miss, 2 if something was not run. What a bare GPU machine lacks is gathered by
-`python benchmarks/on_gpu/wheels.py`.
+left is named. Exit status: 0 if all is as expected, 1 after a miss, 2 if something was not run. What a bare
+GPU machine lacks is gathered by `python benchmarks/on_gpu/wheels.py`.
 """
 
 import argparse
