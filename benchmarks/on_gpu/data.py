@@ -13,9 +13,11 @@ from PIL import Image
 from on_gpu.setting import Setting
 from torchtune_qwenvl.demo import write_tiny_checkpoint
 
-# Width and height in pixels of photographs of about a megapixel, whose patches are those of roofline.py.
+# Width and height in pixels of photographs, and the pixels that are left of a large one: 512 visual tokens,
+# which is half of a conversation.
 SIZES = ((1008, 1288), (1288, 952), (1232, 1792), (1736, 784))
 TINY_SIZES = ((64, 96), (96, 64))
+MAX_PIXELS, TINY_MAX_PIXELS = 512 * 28 * 28, 96 * 96
 TOKENS = 1024  # of a conversation, about
 LETTERS = "bcdfghjk"  # one token each
 
@@ -51,7 +53,7 @@ def write_conversations(setting: Setting) -> Path:
             width, height = sizes[number % len(sizes)]
             _photograph(setting.folder / f"{number}.jpg", width, height, number)
             content.append({"type": "image", "path": f"{number}.jpg"})
-            visual = width * height // 28**2
+            visual = min(width * height, setting.size(MAX_PIXELS, TINY_MAX_PIXELS)) // 28**2
         answer = length // 4
         question = max(8, length - visual - answer - 20)
         content.append({"type": "text", "text": "".join(rng.choices(LETTERS, k=question))})

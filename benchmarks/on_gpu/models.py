@@ -60,10 +60,11 @@ class _Tiny:
     vision: dict[str, Any] = field(default_factory=dict)
 
 
-_TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-_TEXT |= {"num_key_value_heads": 2, "head_dim": 16, "vocab_size": 512}
-_VISION = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
-_MROPE = {"rope_type": "default", "mrope_section": [4, 2, 2], "rope_theta": 1e4}
+# Matrices of at least 16,384 values, which NF4 takes.
+_TEXT = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+_TEXT |= {"num_key_value_heads": 2, "head_dim": 32, "vocab_size": 512}
+_VISION = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 128}
+_MROPE = {"rope_type": "default", "mrope_section": [8, 4, 4], "rope_theta": 1e4}
 _QWEN3 = {"rope_parameters": {**_MROPE, "mrope_interleaved": True}}
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _LARGE = {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from on_gpu.data import write_conversations, write_folder
+from on_gpu.data import MAX_PIXELS, TINY_MAX_PIXELS, write_conversations, write_folder
 from on_gpu.models import Model, build, fill
 from on_gpu.setting import Setting
 from torchtune_qwenvl.modules.float8 import SMALLEST, use_float8
@@ -45,7 +45,7 @@ class Measured(FinetuneRecipe):
             f"device={setting.device.type}",
             f"pack_to={setting.size(PACK_TO, TINY_PACK_TO)}",
             f"tokenizer.max_seq_len={setting.size(4096, 400)}",
-            f"tokenizer.max_pixels={setting.size(1003520, 96 * 96)}",
+            f"tokenizer.max_pixels={setting.size(MAX_PIXELS, TINY_MAX_PIXELS)}",
             f"num_workers={setting.size(8, 0)}",
             f"optimizer.fused={str(setting.device.type == 'cuda').lower()}",
             *("dry_run=true", "epochs=100", "keep_lengths=false", "lr_scheduler=null"),
@@ -78,7 +78,12 @@ class Measured(FinetuneRecipe):
 
 
 def free(recipe: Measured) -> None:
-    """Give the memory of a recipe back before the next one is built."""
+    """Give the memory of a recipe back before the next one is built, and what was compiled for it.
+
+    torch compiles a function for a few kinds of modules only, then runs it uncompiled; all models here share
+    the code of their layers.
+    """
+    torch._dynamo.reset()
     for name in ("model", "optimizer", "parts", "check_gradients", "answers", "loader"):
         setattr(recipe, name, None)
     if recipe.world.device.type == "cuda":

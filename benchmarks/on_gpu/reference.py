@@ -35,6 +35,7 @@ def _beside(setting: Setting) -> list[Row]:
     config = recipe.model.config
     batches = recipe.batches()
     kept = [next(batches) for _ in range(2)]
+    batches.close()
     ours = driven(recipe, setting)
     ids, device = recipe.model.image_token_id, setting.device
     free(recipe)

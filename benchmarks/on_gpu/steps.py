@@ -18,6 +18,7 @@ from on_gpu.recipe import Measured, free
 from on_gpu.rows import MISS, OK, Row, held
 from on_gpu.setting import Measurement, Setting
 from torchtune_qwenvl.distributed import kept_whole
+from torchtune_qwenvl.modules.adapters.nf4 import is_nf4
 from torchtune_qwenvl.training.step.batches import work_of
 from torchtune_qwenvl.training.step.optim import gradients_of
 from torchtune_qwenvl.training.step.parts import gradient_norm
@@ -163,6 +164,7 @@ def _saver(setting: Setting, name: str, overrides: tuple[str, ...], base: dict[s
     setting.restart_peak()
     words = ("activation_checkpointing.decoder=true", "compile=false", *overrides)
     recipe = Measured(LORA, setting, words)
+    quantised = any(is_nf4(parameter) for parameter in recipe.model.parameters())
     try:
         figures = driven(recipe, setting)
     finally:
@@ -172,6 +174,8 @@ def _saver(setting: Setting, name: str, overrides: tuple[str, ...], base: dict[s
     row = Row("savers", name, figures=figures)
     if not math.isfinite(figures["last loss"]):
         row.status, row.note = MISS, "the loss is not finite"
+    elif quantised != (name == "QLoRA"):
+        row.status, row.note = MISS, "no weight is in NF4" if name == "QLoRA" else "a weight is in NF4"
     elif overrides and not setting.rehearse and figures["peak GB"] >= base["peak GB"]:
         row.status, row.note = MISS, f"saves nothing: {base['peak GB']:.1f} GB without it"
     return row
@@ -190,7 +194,7 @@ def _sharded(setting: Setting) -> Row:
         figures |= {f"loss, {name}": step.loss.item(), f"norm, {name}": step.grad_norm.item()}
         free(recipe)
         gc.collect()
-    dist.destroy_process_group()
+    dist.destroy_process_group()  # with one in use a model takes itself to be one of many ranks
     for what in ("loss", "norm"):
         figures[f"{what} apart"] = abs(figures[f"{what}, sharded"] / figures[f"{what}, plain"] - 1)
     return held("shard", "fully_shard, one rank", figures, {"loss apart": SAME, "norm apart": 5 * SAME})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -118,6 +119,6 @@ def changed(cfg: DictConfig, words: str) -> DictConfig:
     return merged
 
 
-def with_defaults(mix: Mix, **given: float | int | None) -> Mix:
-    """A mix with what the command line gives."""
+def with_defaults(mix: Mix, **given: Any) -> Mix:
+    """A mix with what the command line gives; None: as it is."""
     return replace(mix, **{name: value for name, value in given.items() if value is not None})

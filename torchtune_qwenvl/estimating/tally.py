@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchao.dtypes.nf4tensor import NF4Tensor
 
 from torchtune_qwenvl.estimating.cards import Card
 from torchtune_qwenvl.modules.adapters.nf4 import is_nf4
@@ -109,7 +110,7 @@ def trains(module: nn.Module) -> bool:
 
 def stored(parameter: torch.Tensor) -> float:
     """Bytes of a parameter; of one in NF4, those of its parts."""
-    if is_nf4(parameter):
+    if isinstance(parameter, NF4Tensor):
         names = parameter.__tensor_flatten__()[0]
         return float(sum(stored(getattr(parameter, name)) for name in names))
     return float(parameter.numel() * parameter.element_size())
