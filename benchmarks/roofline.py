@@ -21,8 +21,9 @@ sys.path.insert(0, str(HERE.parents[1] / "tests" / "helpers"))
 
 from rehearsal import shim  # noqa: E402
 
-TOKENS, DOCUMENTS = 8192, 8
-IMAGES = ((1, 46, 36), (1, 34, 46), (1, 64, 44), (1, 28, 62))  # in turns, until 47 % of the tokens are visual
+from torchtune_qwenvl.estimating.workload import Mix, Sample, workload  # noqa: E402
+
+TOKENS = 8192
 CONFIGS = {
     "7B_lora": ("qwen2_5_vl", "lora", "qwen2_5_vl_7b"),
     "3B_full": ("qwen2_5_vl", "full", "qwen2_5_vl_3b"),
@@ -31,21 +32,9 @@ CONFIGS = {
 }
 
 
-def samples(merge: int) -> list[Any]:
+def samples(merge: int) -> tuple[Sample, ...]:
     """The conversations of the micro-batch."""
-    from rehearsal.work import Sample
-
-    visual = [h * w // merge**2 for _, h, w in IMAGES]
-    grids: list[list[tuple[int, int, int]]] = [[] for _ in range(DOCUMENTS)]
-    total = number = 0
-    while total + visual[number % len(IMAGES)] <= 0.47 * TOKENS:
-        grids[number % DOCUMENTS].append(IMAGES[number % len(IMAGES)])
-        total += visual[number % len(IMAGES)]
-        number += 1
-    size = TOKENS // DOCUMENTS
-    lengths = [size + 17 * (i % 3) for i in range(DOCUMENTS)]
-    lengths[-1] += TOKENS - sum(lengths)
-    return [Sample(n, n // 4, tuple(g)) for n, g in zip(lengths, grids, strict=True)]
+    return workload(TOKENS, merge, Mix()).samples
 
 
 def measure(name: str, checkpointing: bool, layers: int | None = None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,15 +13,21 @@ Findings = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
-def rehearse(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Findings]:
-    """Names of cases -> the findings of each; skips where nothing can be rehearsed."""
+def shims(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the shims; skips where nothing can be rehearsed."""
     if reason := shim.missing():
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("shim")
     shim.build(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rehearse(shims: Path) -> Callable[..., Findings]:
+    """Names of cases -> the findings of each."""
 
     def run(*cases: str) -> Findings:
-        done = shim.run(folder, PROGRAM, *cases)
+        done = shim.run(shims, PROGRAM, *cases)
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout)
 

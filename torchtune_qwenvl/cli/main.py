@@ -55,6 +55,7 @@ COMMANDS = {
     "cp": Command(f"{OURS}.cp", "Copy", "Copy a recipe or config, to change it."),
     "show": Command(f"{OURS}.show", "Show", "Print a config with all its keys."),
     "validate": Command(f"{OURS}.validate", "Validate", "Check a config without running it."),
+    "estimate": Command(f"{OURS}.estimate", "Estimate", "Compute memory and time on GPUs, without any."),
     "check": Command(f"{OURS}.check", "Check", "Read a dataset without training and report what is wrong."),
     "run": Command(f"{OURS}.run", "Run", "Run a recipe, in one process or many."),
     "chat": Command(f"{OURS}.chat.command", "Chat", "Talk to a model about images and videos."),

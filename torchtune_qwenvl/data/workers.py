@@ -7,7 +7,7 @@
 
 The platform's start method is used, or the one that a script has set by `multiprocessing.set_start_method`.
 fork needs the least memory and works with datasets that cannot be pickled. forkserver is safe even if a
-thread of this process holds a lock. `benchmarks/workers.py` measures all of them.
+thread of this process holds a lock. `benchmarks/processes/workers.py` measures all of them.
 """
 
 import multiprocessing

@@ -13,32 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 
 from rehearsal.cost import ATTENTION, FREE, is_half, operations, tensors_in, traffic
 from rehearsal.machine import storage_of
+from torchtune_qwenvl.estimating.cards import CARDS, Card
 
 BLOCK = 512  # the allocator rounds up to this
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a GPU can do, and the share of it that good kernels reach.
-
-    Attributes:
-        peak: dense bf16 operations per second.
-        fp32: operations per second of fp32 products.
-        bandwidth: bytes per second.
-        matmul, attention, memory: shares of these peaks that kernels reach.
-        shortest: seconds of the shortest kernel.
-    """
-
-    peak: float = 989e12
-    fp32: float = 67e12
-    bandwidth: float = 3.35e12
-    matmul: float = 0.72
-    attention: float = 0.5
-    memory: float = 0.8
-    shortest: float = 2.5e-6
-
-
-H100 = Card()
+H100 = CARDS["h100"]
+OFTEN = 5  # operations between two looks at storages that may be resized
 
 
 @dataclass
@@ -64,6 +43,7 @@ class Meter(TorchDispatchMode):
     Args:
         pinned: what `fake_gpu` has pinned.
         card: for the seconds of the roofline.
+        resizing: whether storages are resized while they exist, as FSDP does.
 
     Attributes:
         totals: sums by kernel.
@@ -74,7 +54,7 @@ class Meter(TorchDispatchMode):
         backends: attention's library -> kernels.
     """
 
-    def __init__(self, pinned: Mapping[int, Tensor], card: Card = H100) -> None:
+    def __init__(self, pinned: Mapping[int, Tensor], card: Card = H100, resizing: bool = False) -> None:
         super().__init__()
         self.totals = Totals()
         self.live = self.peak = self.copies = 0
@@ -83,7 +63,9 @@ class Meter(TorchDispatchMode):
         self.backends: Counter[str] = Counter()
         self._of_tokens: dict[int, Sequence[int]] = {}
         self._pinned, self._card = pinned, card
-        self._known: set[int] = set()
+        self._known: dict[int, int] = {}
+        self._resized: dict[int, weakref.ref[Any]] | None = {} if resizing else None
+        self._operations = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -92,6 +74,9 @@ class Meter(TorchDispatchMode):
         inputs, outputs = tensors_in((args, kwargs)), tensors_in(out)
         for tensor in outputs:
             self.track(tensor)
+        self._operations += 1
+        if self._resized is not None and self._operations % OFTEN == 0:
+            self.refresh()
         kinds = {tensor.device.type for tensor in inputs + outputs}
         if "cuda" not in kinds:
             return out
@@ -105,21 +90,35 @@ class Meter(TorchDispatchMode):
         """Count a tensor's memory for as long as it exists; of a quantised one, that of its parts."""
         if is_traceable_wrapper_subclass(tensor):
             for name in tensor.__tensor_flatten__()[0]:
-                self.track(getattr(tensor, name))
+                if isinstance(part := getattr(tensor, name), Tensor):  # a sharded one also has its mesh
+                    self.track(part)
             return
         storage = tensor.untyped_storage()
         key = id(storage)
         if tensor.device.type != "cuda" or key in self._known:
             return
-        size = -(-storage.nbytes() // BLOCK) * BLOCK
-        self._known.add(key)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._freed, key, size)
+        self._known[key] = 0
+        if self._resized is not None:
+            self._resized[key] = weakref.ref(storage)
+        self._sized(key, storage.nbytes())
+        weakref.finalize(storage, self._freed, key)
 
-    def _freed(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
+    def refresh(self) -> None:
+        """Look at the sizes of all storages again."""
+        for key, reference in list((self._resized or {}).items()):
+            if (storage := reference()) is not None:
+                self._sized(key, storage.nbytes())
+
+    def _sized(self, key: int, size: int) -> None:
+        size = -(-size // BLOCK) * BLOCK
+        self.live += size - self._known[key]
+        self._known[key] = size
+        self.peak = max(self.peak, self.live)
+
+    def _freed(self, key: int) -> None:
+        self.live -= self._known.pop(key)
+        if self._resized is not None:
+            self._resized.pop(key, None)
 
     def _copied(self, source: Tensor, args: Any, kwargs: Any) -> None:
         self.copies += 1
@@ -129,7 +128,7 @@ class Meter(TorchDispatchMode):
 
     def memory_seconds(self, moved: int) -> float:
         """Seconds of a kernel that only moves bytes."""
-        return max(moved / (self._card.memory * self._card.bandwidth), self._card.shortest)
+        return self._card.moving(moved)
 
     def product_seconds(self, func: Any, name: str, args: Sequence[Any], out: Any) -> float:
         """Seconds of a product or of attention."""
@@ -152,10 +151,8 @@ class Meter(TorchDispatchMode):
         )
 
     def _seconds(self, name: str, flops: float, moved: int, inputs: Sequence[Tensor]) -> float:
-        card = self._card
-        share = card.attention if name in ATTENTION else card.matmul
-        compute = flops / (share * (card.peak if is_half(inputs) else card.fp32))
-        return max(compute, self.memory_seconds(moved))
+        share = self._card.attention if name in ATTENTION else self._card.matmul
+        return self._card.computing(flops, moved, share, is_half(inputs))
 
 
 def _place() -> str:

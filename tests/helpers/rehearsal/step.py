@@ -118,12 +118,18 @@ class Rehearsed(FinetuneRecipe):
 
 def rehearse(case: Case, batches: Sequence[Sequence[Sample]], padding_free: bool = True) -> Findings:
     """One optimizer step over these batches, each a list of samples."""
+    return rehearse_model(build(case), batches, padding_free, case.sharded)
+
+
+def rehearse_model(
+    model: Any, batches: Sequence[Sequence[Sample]], padding_free: bool = True, sharded: bool = False
+) -> Findings:
+    """The same for a model on the meta device; `sharded` as in `Case`."""
     pinned: dict[int, torch.Tensor] = {}
-    model = build(case)
     join = collate_for(model, padding_free)
     made = [_batch(join([sample_of(model, sample) for sample in samples])) for samples in batches]
     recipe = Rehearsed(model, made)
-    if case.sharded:
+    if sharded:
         as_sharded(model, kept_whole(model))
     with fake_gpu(pinned):
         to_gpu(model, GPU)

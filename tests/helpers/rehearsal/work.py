@@ -1,7 +1,6 @@
 """Models of real widths with few layers, and the batches that collate makes for them."""
 
 import importlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rehearsal.machine import GPU, gpu_answers
+from torchtune_qwenvl.estimating.workload import Sample
 from torchtune_qwenvl.modules.adapters.nf4 import is_nf4, quantised
 from torchtune_qwenvl.modules.float8 import use_float8
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
@@ -91,23 +91,13 @@ EVERY = tuple(
 )
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A conversation: its tokens, the last `labelled` of them labelled, and grids of its images or clip."""
-
-    tokens: int
-    labelled: int
-    grids: Sequence[tuple[int, int, int]] = ()
-
-
 def build(case: Case) -> VisionLanguageModel:
     """The model of a case on the meta device, as the recipe builds it."""
     module = importlib.import_module(f"torchtune_qwenvl.models.{case.family}")
     with torch.device("meta"):
         model = getattr(module, case.builder or BUILDERS[case.family])(**MODES[case.mode], **STATISTICS)
     if case.layers is not None:
-        model.decoder.layers = model.decoder.layers[-case.layers :]  # the first may be without experts
-        _cut_encoder(model.vision_encoder, case.layers + 1)
+        cut(model, case.layers, case.layers + 1)
     set_parameter_dtypes(model, torch.bfloat16)
     if case.mode.endswith("float8"):
         with gpu_answers({}):
@@ -117,6 +107,12 @@ def build(case: Case) -> VisionLanguageModel:
     towers = {"encoder": case.mode.startswith("full"), "decoder": True}
     checkpoint_activations(model, towers if case.checkpointing is None else case.checkpointing)
     return model
+
+
+def cut(model: VisionLanguageModel, decoder: int, encoder: int) -> None:
+    """Keep so many layers of each tower: the last of the decoder, whose first may be without experts."""
+    model.decoder.layers = model.decoder.layers[-decoder:]
+    _cut_encoder(model.vision_encoder, encoder)
 
 
 def _cut_encoder(encoder: Any, layers: int) -> None:

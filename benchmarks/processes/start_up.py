@@ -1,6 +1,6 @@
 """How long commands take to answer, next to torchtune's own import: CPU seconds of whole processes.
 
-    python benchmarks/start_up.py --repeats 5
+    python benchmarks/processes/start_up.py --repeats 5
 
 Every command is run once to warm the disk cache, then in turn with `import torchtune`, so that a change in
 the machine's speed meets both. The ratio is that of the medians.

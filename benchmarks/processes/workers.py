@@ -1,6 +1,6 @@
 """Memory of data workers and time to the first batch, for each way in which workers are started.
 
-    python benchmarks/workers.py [--workers 0 2 4] [--repeats 3]
+    python benchmarks/processes/workers.py [--workers 0 2 4] [--repeats 3]
 
 Each row is the fastest of several fresh processes. Each imports the recipe, opens a small dataset and reads
 batches from it. Resident memory is not shown, since it counts shared pages once in every process. USS is the
