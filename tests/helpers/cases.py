@@ -34,8 +34,17 @@ def renamed(hf: nn.Module, named: dict[str, Tensor]) -> Iterator[tuple[str, Tens
     table = get_family(hf.config.to_dict()).weights
     for name, tensor in named.items():
         ours = table.ours(name)
-        tensor = tensor.flatten(1) if tensor.ndim > 3 else tensor
-        yield from zip(ours, tensor.chunk(len(ours)), strict=True)
+        tensor = tensor.flatten(1) if tensor.ndim > 3 or "conv1d" in name else tensor
+        yield from zip(ours, _parts(hf, name, tensor, len(ours)), strict=True)
+
+
+def _parts(hf: nn.Module, name: str, tensor: Tensor, n: int) -> Sequence[Tensor]:
+    """Our parts of a tensor; in delta nets values may have more rows than queries and keys."""
+    if not name.endswith("linear_attn.in_proj_qkv.weight"):
+        return tensor.chunk(n)
+    text = hf.config.text_config
+    keys = text.linear_num_key_heads * text.linear_key_head_dim
+    return tensor.split([keys, keys, text.linear_num_value_heads * text.linear_value_head_dim])
 
 
 def constants(hf: nn.Module) -> dict[str, Tensor]:

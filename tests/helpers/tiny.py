@@ -91,15 +91,18 @@ def tiny_hf_model(seed: int = 0, **changes: Any) -> PreTrainedModel:
     dropped.
     """
     config = tiny_hf_config(**changes)
-    model = FAMILIES[config.model_type].model(config).float().eval()
+    kind = FAMILIES[config.model_type]
+    model = kind.model(config).float().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.rand(parameter.shape, generator=generator) * 2 - 1
             is_norm = ("norm" in name or "ln_q" in name) and name.endswith("weight")
+            centred = kind.centred_norms and "language_model" in name and "linear_attn" not in name
             fan_in = parameter.shape[-1] if parameter.ndim == 3 else parameter[0].numel()
             scale = 0.05 if parameter.ndim == 1 else fan_in**-0.5
-            parameter.copy_(1 + 0.2 * noise if is_norm else 1.7 * scale * noise)
+            values = (0 if centred else 1) + 0.2 * noise if is_norm else 1.7 * scale * noise
+            parameter.copy_(2 * noise - 1 if name.endswith("A_log") else values)
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):  # enough to change which experts are chosen
                 buffer.copy_(torch.rand(buffer.shape, generator=generator))

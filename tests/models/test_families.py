@@ -10,8 +10,17 @@ from cases import Case, constants, ours_like, relative, renamed
 from torchtune_qwenvl import load_model, load_vision_encoder, models
 from torchtune_qwenvl.data import collate
 from torchtune_qwenvl.generation import generate
-from torchtune_qwenvl.models import get_family, glm4v, glm4v_moe, qwen2_vl, qwen3_vl, qwen3_vl_moe
-from torchtune_qwenvl.modules.norm import RMSNorm
+from torchtune_qwenvl.models import (
+    get_family,
+    glm4v,
+    glm4v_moe,
+    qwen2_vl,
+    qwen3_5,
+    qwen3_5_moe,
+    qwen3_vl,
+    qwen3_vl_moe,
+)
+from torchtune_qwenvl.modules.norm import CentredRMSNorm, RMSNorm
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.training.step.layers import checkpoint_activations
 
@@ -25,6 +34,14 @@ COUNTS = {
     (qwen3_vl, "qwen3_vl_32b"): 33_357_390_064,
     (qwen3_vl_moe, "qwen3_vl_30b_a3b"): 31_070_754_032,
     (qwen3_vl_moe, "qwen3_vl_235b_a22b"): 235_670_022_896,
+    (qwen3_5, "qwen3_5_0_8b"): 852_985_920,
+    (qwen3_5, "qwen3_5_2b"): 2_213_241_664,
+    (qwen3_5, "qwen3_5_4b"): 4_539_265_536,
+    (qwen3_5, "qwen3_5_9b"): 9_409_813_744,
+    (qwen3_5, "qwen3_5_27b"): 27_356_728_560,
+    (qwen3_5_moe, "qwen3_5_35b_a3b"): 35_107_181_936,
+    (qwen3_5_moe, "qwen3_5_122b_a10b"): 122_562_817_776,
+    (qwen3_5_moe, "qwen3_5_397b_a17b"): 396_802_360_816,
     (glm4v, "glm4_1v_9b"): 10_292_777_472,
     (glm4v, "glm4_6v_flash"): 10_292_777_472,
     (glm4v_moe, "glm4_5v"): 107_710_933_120,
@@ -32,6 +49,8 @@ COUNTS = {
 }
 # What no parameter shows: context and rotary base of the published files.
 ROTARY = {
+    (qwen3_5, "qwen3_5_27b"): (262144, 1e7),
+    (qwen3_5_moe, "qwen3_5_35b_a3b"): (262144, 1e7),
     (qwen2_vl, "qwen2_vl_72b"): (32768, 1e6),
     (qwen3_vl, "qwen3_vl_32b"): (262144, 5e6),
     (glm4v, "glm4_1v_9b"): (65536, 1e4),
@@ -110,6 +129,27 @@ def test_the_published_file_builds(family):
         ("glm4v_moe", {"topk_group": 4}, {}, "topk_group 4: expected 1 to n_group, 3"),
         ("glm4v_moe", {"num_experts_per_tok": 5}, {}, "num_experts_per_tok 5.*of topk_group groups, 4"),
         ("qwen3_vl_moe", {"norm_topk_prob": False}, {}, "norm_topk_prob is false"),
+        (
+            "qwen3_5",
+            {"layer_types": ["linear_attention", "mamba", "full_attention", "linear_attention"]},
+            {},
+            "layer_types has mamba: expected linear_attention or full_attention",
+        ),
+        ("qwen3_5", {"layer_types": ["full_attention"]}, {}, "1 layer_types for 4 layers"),
+        ("qwen3_5", {"attn_output_gate": False}, {}, "attn_output_gate is False, which is not supported"),
+        ("qwen3_5", {"attention_bias": True}, {}, "attention_bias is True"),
+        ("qwen3_5", {"output_gate_type": "sigmoid"}, {}, "output_gate_type is 'sigmoid'"),
+        ("qwen3_5", {"linear_num_key_heads": 3}, {}, "linear_num_key_heads: 4 is no multiple of 3"),
+        ("qwen3_5", {"linear_conv_kernel_dim": None}, {}, "'linear_conv_kernel_dim'"),
+        ("qwen3_5", {"head_dim": 16}, {}, "half a head's rotated width, 4$"),
+        ("qwen3_5", {}, {"deepstack_visual_indexes": [1]}, r"deepstack_visual_indexes \[1\]: expected none"),
+        (
+            "qwen3_5_moe",
+            {"num_experts_per_tok": 9},
+            {},
+            "num_experts_per_tok 9: expected 1 to num_experts, 6",
+        ),
+        ("qwen3_5_moe", {"mlp_only_layers": [0]}, {}, r"mlp_only_layers is \[0\]"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(family, text, vision, message):
@@ -154,7 +194,7 @@ def test_every_norm_keeps_its_input_and_nothing_else(family):
     """Ours, or torch's: torchtune's RMSNorm keeps fp32 copies."""
     hf = tiny.tiny_hf_model(family=family)
     norms = {type(module) for module in ours_like(hf).modules() if "Norm" in type(module).__name__}
-    assert norms and norms <= {RMSNorm, torch.nn.LayerNorm}
+    assert norms and norms <= {RMSNorm, CentredRMSNorm, torch.nn.LayerNorm}
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl_moe", "glm4v_moe"])

@@ -170,7 +170,7 @@ def adapter_state(folder: str | Path, model: VisionLanguageModel) -> dict[str, T
     state = {}
     for name, tensor in found:
         name = adapter.table.tied.get(name, name) if name not in shapes else name
-        if name not in shapes or not fits(tuple(tensor.shape), 1, shapes[name]):
+        if name not in shapes or not fits(tuple(tensor.shape), [shapes[name]]):
             raise ValueError(f"{folder}: {name} {list(tensor.shape)} does not fit the model; {_ADVICE}")
         state[name] = tensor.reshape(shapes[name])
     if isinstance(adapter, PeftAdapter):

@@ -11,7 +11,7 @@ import torch
 
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat
-from torchtune_qwenvl.transforms.chat.tokenizer import ExtraToken
+from torchtune_qwenvl.transforms.chat.tokenizer import WORDS, ExtraToken
 from torchtune_qwenvl.transforms.chat.video_format import VideoFormat
 from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
 from torchtune_qwenvl.transforms.processor_folder import ProcessorFolder
@@ -86,6 +86,7 @@ class Published:
             is limited, as transformers does. False: refuse videos.
         video_formats: how videos are written, by the name of their processor, if that depends on the
             processor and not on the chat format.
+        words: how a vocab.json's text is split into words before BPE.
     """
 
     chats: dict[str, ChatFormat]
@@ -95,6 +96,7 @@ class Published:
     tokens_per_second: float | None = None
     video_limits_of_images: bool = False
     video_formats: dict[str, VideoFormat] = field(default_factory=dict)
+    words: str = WORDS
 
     def chat(
         self, name: str | None, video_processor: str | None = None, enable_thinking: bool | None = None

@@ -13,7 +13,7 @@ from torchtune.modules import TransformerSelfAttentionLayer
 from torchtune_qwenvl.modules.attention import Segments, segment_attention
 from torchtune_qwenvl.modules.experts.moe import SparseMoE
 from torchtune_qwenvl.modules.experts.routers import RouterStatistics
-from torchtune_qwenvl.modules.kv_cache import LayerCache
+from torchtune_qwenvl.modules.kv_cache import KVCache, LayerCache
 from torchtune_qwenvl.modules.rope import Rotation, rotate
 
 
@@ -29,6 +29,7 @@ class Attention(nn.Module):
         v_proj: w -> g * d.
         output_proj: h * d -> w.
         head_dim: d.
+        kv_heads: g.
         causal: whether a token attends to earlier tokens of its segment only.
         q_norm: normalises each query head before the rotation; None: no norm.
         k_norm: the same for keys.
@@ -43,6 +44,7 @@ class Attention(nn.Module):
         v_proj: nn.Module,
         output_proj: nn.Module,
         head_dim: int,
+        kv_heads: int,
         causal: bool,
         q_norm: nn.Module | None = None,
         k_norm: nn.Module | None = None,
@@ -52,7 +54,8 @@ class Attention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj = q_proj, k_proj, v_proj
         self.output_proj = output_proj
         self.q_norm, self.k_norm = q_norm, k_norm
-        self.head_dim, self.causal, self.dropout = head_dim, causal, dropout
+        self.head_dim, self.kv_heads = head_dim, kv_heads
+        self.causal, self.dropout = causal, dropout
 
     def forward(
         self, x: Tensor, *, rotation: Rotation | None, segments: Segments, cache: LayerCache | None = None
@@ -80,19 +83,35 @@ class Attention(nn.Module):
 
     def _queries_and_keys(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
         q, k = (p(x).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj))
+        return self._placed(q, k, rotation)
+
+    def _placed(self, q: Tensor, k: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
+        """Queries and keys, normalised and rotated."""
         if self.q_norm is not None:
             q = self.q_norm(q)
         if self.k_norm is not None:
             k = self.k_norm(k)
         return (q, k) if rotation is None else (rotate(q, rotation), rotate(k, rotation))
 
+    def new_cache(
+        self, cache: KVCache, rows: int, capacity: int, dtype: torch.dtype, device: torch.device | str
+    ) -> LayerCache:
+        """Room for keys and values of `capacity` tokens per row."""
+        return LayerCache(cache, (rows, capacity, self.kv_heads, self.head_dim), dtype, device)
+
     # Not compiled: the number and the lengths of segments differ from batch to batch. The projection is here
     # too, because its input is a view of attention's result, and the compiler would guard that one's shape.
     @torch.compiler.disable
     def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, segments: Segments, cache: LayerCache | None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        segments: Segments,
+        cache: LayerCache | None,
+        gate: Tensor | None = None,
     ) -> Tensor:
-        """q [n, h, d], k and v [n, g, d] -> [n, w]."""
+        """q [n, h, d], k and v [n, g, d], a factor of the result [n, h, d] -> [n, w]."""
         if cache is not None and not cache.cache.prefilling:
             out = cache.attend(q, k, v)
         else:
@@ -100,7 +119,7 @@ class Attention(nn.Module):
                 cache.store_prompt(k, v)
             dropout = self.dropout if self.training else 0.0
             out = segment_attention(q, k, v, segments, self.causal, dropout)
-        return self.output_proj(out.flatten(1))
+        return self.output_proj((out if gate is None else out * gate).flatten(1))
 
 
 class TransformerLayer(TransformerSelfAttentionLayer):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchtune.modules import RMSNorm as _RMSNorm
 
 
@@ -26,6 +26,27 @@ class RMSNorm(_RMSNorm):
         if x.is_cuda or torch.compiler.is_compiling():
             return super().forward(x)
         return _Normalise.apply(x, self.scale, self.eps)
+
+
+class CentredRMSNorm(RMSNorm):
+    """`x / sqrt(mean(x^2) + eps) * (1 + scale)`: the scale starts at 0. The sum is taken in fp32.
+
+    Args:
+        dim: width.
+        eps: added to the mean square.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__(dim, eps)
+        nn.init.zeros_(self.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., w] -> [..., w], in x's dtype."""
+        scale = 1 + at_least_fp32(self.scale)
+        if torch.compiler.is_compiling():
+            wide = at_least_fp32(x)
+            return F.rms_norm(wide, self.normalized_shape, scale.to(wide.dtype), self.eps).to(x.dtype)
+        return _Normalise.apply(x, scale, self.eps)
 
 
 class _Normalise(torch.autograd.Function):

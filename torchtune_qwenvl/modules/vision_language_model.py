@@ -115,9 +115,7 @@ class VisionLanguageModel(nn.Module):
         return KVCache(
             prompt_lengths,
             capacity,
-            layers=len(self.decoder.layers),
-            kv_heads=self.decoder.kv_heads,
-            head_dim=self.decoder.head_dim,
+            mixers=[layer.attn for layer in self.decoder.layers],
             dtype=_compute_dtype(weight),
             device=weight.device,
         )
