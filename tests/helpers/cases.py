@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.overrides import TorchFunctionMode
 
 from torchtune_qwenvl.models import get_family
+from torchtune_qwenvl.modules.batch import map_tensors
+from torchtune_qwenvl.modules.vision.learned_positions import bilinear
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 Grid = tuple[int, int, int]
@@ -82,6 +85,19 @@ class Exactly(TorchFunctionMode):
         return func(*map(widen, args), **named)
 
 
+# Families that amplify rounding: what they compute is compared in fp64.
+DELTA_NETS = ("qwen3_5", "qwen3_5_moe")
+
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """`Exactly` for our models, which keep matrices of interpolated positions between calls."""
+    bilinear.cache_clear()
+    with Exactly():
+        yield
+    bilinear.cache_clear()
+
+
 def exact_like(hf: nn.Module) -> nn.Module:
     """transformers' model in fp64, to be run inside `Exactly()`."""
     exact = copy.deepcopy(hf).double()
@@ -89,9 +105,9 @@ def exact_like(hf: nn.Module) -> nn.Module:
     return exact
 
 
-def widened(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+def widened(inputs: dict[str, Any]) -> dict[str, Any]:
     """The inputs in fp64."""
-    return {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
+    return map_tensors(inputs, lambda x: x.double() if x.is_floating_point() else x)
 
 
 def relative(ours: Tensor, reference: Tensor) -> float:

@@ -15,11 +15,21 @@ import pytest
 import tiny
 import torch
 from campaign import campaign_size
-from cases import Case, Exactly, Video, exact_like, of_scale, ours_like, relative, renamed, widened
+from cases import (
+    DELTA_NETS,
+    Case,
+    Exactly,
+    Video,
+    exact_like,
+    exactly,
+    of_scale,
+    ours_like,
+    relative,
+    renamed,
+    widened,
+)
 
 from torchtune_qwenvl.data import collate
-from torchtune_qwenvl.modules.batch import map_tensors
-from torchtune_qwenvl.modules.vision.learned_positions import bilinear
 
 # Pieces of text (tokens), images and videos (grids in patches) per row; odd sizes, whole and cut windows.
 ROWS = {
@@ -45,7 +55,6 @@ FP64 = {
     "loss": 1e-6,
     "gradient": 1e-6,
 }  # the loss is taken in fp32, and so are its gradients
-DELTA_NETS = ("qwen3_5", "qwen3_5_moe")
 MODELS = [(family, tie) for family in tiny.FAMILIES for tie in (False, True)]
 
 
@@ -102,20 +111,11 @@ def test_logits_loss_and_every_gradient(hf, exact, subject, rows):
 def run(ours, batch):
     """Logits, sum of the losses and number of labels, with gradients of their mean; in the model's dtype."""
     wide = ours.decoder.norm.scale.dtype == torch.float64
-    with fp64() if wide else contextlib.nullcontext():
-        batch = map_tensors(batch, lambda x: x.double() if wide and x.is_floating_point() else x)
+    with exactly() if wide else contextlib.nullcontext():
+        batch = widened(batch) if wide else batch
         loss, n = ours(**batch)
         (loss / n).backward()
         return ours(**{name: x for name, x in batch.items() if name != "labels"}), loss, n
-
-
-@contextlib.contextmanager
-def fp64():
-    """`Exactly` for our model, which keeps matrices of interpolated positions between calls."""
-    bilinear.cache_clear()
-    with Exactly():
-        yield
-    bilinear.cache_clear()
 
 
 def gradients_of(model, hf):

@@ -146,6 +146,17 @@ def fits(stored: tuple[int, ...], wanted: Sequence[tuple[int, ...]]) -> bool:
     return all(tuple(shape[1:]) in (tuple(stored[1:]), tuple(flat)) for shape in wanted)
 
 
+def split_rows(tensor: torch.Tensor, names: Sequence[str], rows: Mapping[str, int]) -> Sequence[torch.Tensor]:
+    """The parts of a tensor that holds several of our parameters; of a single one the tensor as it is.
+
+    Args:
+        tensor: the whole.
+        names: of our parameters, in order.
+        rows: length of the first axis of each.
+    """
+    return [tensor] if len(names) == 1 else tensor.split([rows[name] for name in names])
+
+
 def lies_transposed(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     """Whether a stack of matrices [e, a, b] is stored as [e, b, a]; transformers, too, decides by shape."""
     stored, wanted = tuple(stored), tuple(wanted)
