@@ -100,7 +100,9 @@ def save_adapter_folder(
     alphas = {target: scaling[next(iter(parts.values()))] * ranks[target] for target, parts in groups.items()}
     config = _adapter_config(ranks, alphas, table, source)
     config["use_dora"] = any(name.endswith("lora_magnitude_vector") for name in tensors)
-    config["modules_to_save"] = _outermost({name.rpartition(".")[0] for name in saved}) or None
+    # transformers has no modules for what it does not load.
+    known = [name for name in saved if not table.carries(name)]
+    config["modules_to_save"] = _outermost({name.rpartition(".")[0] for name in known}) or None
     check_disk_space(out, sum(tensor.nbytes for tensor in tensors.values()))
     with replaced_folder(out) as work:
         write_json(work / ADAPTER_CONFIG, config)
@@ -125,7 +127,7 @@ def place(target: str, table: WeightTable) -> str:
     if not is_parameter(target, table):
         return target
     owner, _, name = target.rpartition(".")
-    siblings = [row.rpartition(".")[2] for row in table.rows if ".experts." in row]
+    siblings = list(dict.fromkeys(row.rpartition(".")[2] for row in table.rows if ".experts." in row))
     return owner + ".base_layer" * (len(siblings) - 1 - siblings.index(name))
 
 

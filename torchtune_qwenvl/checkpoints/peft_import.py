@@ -85,6 +85,8 @@ class AdapterFolder:
         full = [
             n for name in self.stored if self._split(name)[1] not in LEAVES for n in self.table.ours(name)
         ]
+        predicts = any(map(self.table.carries, full))
+        full = [name for name in full if not self.table.carries(name)]
         modes = dict.fromkeys(PARTS, "frozen")
         modes |= {part_of(name): "full" for name in full if not _of_experts(name)} | {
             part_of(name): "lora" for name in lora
@@ -100,6 +102,7 @@ class AdapterFolder:
         return {
             **{f"{part}_trainable": mode for part, mode in modes.items()},
             **({"experts_trainable": experts} if any(map(_of_experts, self.table.rows)) else {}),
+            **({"mtp_trainable": True} if predicts else {}),
             "lora_attn_modules": [name for name in ATTENTION_LINEARS if name in leaves],
             "apply_lora_to_mlp": not leaves.isdisjoint(MLP_LINEARS),
             "lora_rank": total_rank // len(group),

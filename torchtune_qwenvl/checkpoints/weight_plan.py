@@ -21,6 +21,11 @@ _OTHER_MODEL = (
     "the model is of another size than the folder, or config.json and weights do not belong together"
 )
 
+_NO_PREDICTION = (
+    ": the folder has no multi-token prediction layers, transformers leaves them out when it saves. Set "
+    "mtp_trainable to false, or begin with the published folder"
+)
+
 
 @dataclass(frozen=True)
 class StoredWeight:
@@ -107,8 +112,11 @@ def plan_weights(
             plan |= _parts(files, name, entry, ours, shapes, where)
     plan |= {our: _stack(files, table, our, shapes[our], found) for our, found in stacks.items()}
     if missing := [name for name in shapes if name not in plan and not is_adapter(name)]:
-        names = ", ".join(table.theirs(name).name for name in missing[:3])
-        raise ValueError(f"{files.path}: {len(missing)} tensors are missing, {names} among them")
+        names = [table.theirs(name).name for name in missing]
+        advice = "" if not all(map(table.carries, names)) else _NO_PREDICTION
+        raise ValueError(
+            f"{files.path}: {len(names)} tensors are missing, {', '.join(names[:3])} among them{advice}"
+        )
     return plan
 
 

@@ -7,7 +7,7 @@ Source: transformers' `qwen3_5`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -18,7 +18,9 @@ from torchtune_qwenvl.models.qwen3_5._hf_config import LINEAR
 from torchtune_qwenvl.models.qwen3_vl import qwen3_vl_vision_encoder
 from torchtune_qwenvl.models.towers import TextShape, VisionShape, decoder
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
+from torchtune_qwenvl.modules.layers import TransformerLayer
 from torchtune_qwenvl.modules.norm import CentredRMSNorm
+from torchtune_qwenvl.modules.prediction import MultiTokenPrediction
 from torchtune_qwenvl.modules.rope import interleaved_axes
 from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
 
@@ -34,6 +36,16 @@ def qwen3_5_vision_encoder(*, position_side: int = 48, **sizes: Any) -> VisionTr
     return qwen3_vl_vision_encoder(deepstack_layers=(), position_side=position_side, **sizes)
 
 
+# Arguments of `TextShape` -> entries of the text part, as far as the prediction layers need them.
+_SHAPE = {
+    "vocab_size": "vocab_size",
+    "depth": "mtp_num_hidden_layers",
+    "width": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "inner_width": "intermediate_size",
+    "norm_eps": "rms_norm_eps",
+}
 text_arguments = takes_arguments_of(TextShape, mrope_section=(11, 11, 10), rope_theta=1e7)
 
 
@@ -97,7 +109,7 @@ def hybrid_decoder(
     axes = interleaved_axes(shape.mrope_section)
     return decoder(
         shape,
-        rotary=text_rotary(rotary_dim, axes, shape.rope_theta, shape.yarn),
+        rotary=text_rotary(rotary_dim, axes, shape.rope_theta, shape.rope_scaling),
         mlp=mlp,
         mixer=mixer,
         norm=CentredRMSNorm,
@@ -117,4 +129,34 @@ def gated_attention(shape: TextShape, head_dim: int) -> nn.Module:
         qk_norm=lambda width: CentredRMSNorm(width, shape.norm_eps),
         gated=True,
         adapter=shape.adapter,
+    )
+
+
+def prediction_layers(
+    config: Mapping[str, Any], mlp: Callable[[TextShape], nn.Module] | None = None
+) -> MultiTokenPrediction:
+    """The layers `mtp.*` of a normalised config: one decoder layer with attention; they share the head.
+
+    Args:
+        config: of the whole model.
+        mlp: makes the layer's MLP; None: a dense one.
+    """
+    text = config["text_config"]
+    shape = TextShape(
+        **{name: text[entry] for name, entry in _SHAPE.items()}, tied=config["tie_word_embeddings"]
+    )
+
+    def norm() -> nn.Module:
+        return CentredRMSNorm(shape.width, shape.norm_eps)
+
+    dense = swiglu(shape.width, shape.inner_width, bias=False, adapter=None) if mlp is None else mlp(shape)
+    layer = TransformerLayer(
+        gated_attention(shape, text["head_dim"]), dense, sa_norm=norm(), mlp_norm=norm()
+    )
+    return MultiTokenPrediction(
+        pre_fc_norm_embedding=norm(),
+        pre_fc_norm_hidden=norm(),
+        fc=nn.Linear(2 * shape.width, shape.width, bias=False),
+        layers=[layer],
+        norm=norm(),
     )

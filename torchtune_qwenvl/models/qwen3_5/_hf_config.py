@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torchtune_qwenvl.entries import COUNT, NATURAL, OBJECT, TEXT, check_entries, list_of
 from torchtune_qwenvl.models import hf_config as shared
 from torchtune_qwenvl.models.qwen3_vl import _hf_config as qwen3_vl
 
@@ -21,6 +22,13 @@ RULES = shared.ConfigRules(
     vision=(*shared.VISION, "num_position_embeddings"),
     vision_activation="gelu_pytorch_tanh",
 )
+_KINDS = {
+    "layer_types": list_of(TEXT),
+    "full_attention_interval": COUNT,
+    "mtp_num_hidden_layers": NATURAL,
+    "rope_parameters": OBJECT,
+    "rope_scaling": OBJECT,
+}
 _ROTATED_SHARE = 0.25  # where a file does not say it, as in transformers
 _GATES = (None, "swish", "silu")  # Qwen3.8's files name the delta nets' gate
 
@@ -37,7 +45,9 @@ def normalise_vision(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     """See `torchtune_qwenvl.models.hf_config.normalise_config`; adds `layer_types`."""
+    check_entries(raw, {"text_config": OBJECT}, "config.json")
     given = dict(raw.get("text_config") or raw)
+    check_entries(given, _KINDS, "config.json (text)")
     given.setdefault("partial_rotary_factor", _ROTATED_SHARE)
     _refuse_other_attention(given)
     layer_types = _layer_types(given)

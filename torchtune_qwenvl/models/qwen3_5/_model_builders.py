@@ -5,8 +5,13 @@ from __future__ import annotations
 import math
 
 from torchtune_qwenvl.models.build import Entries, Slots, config_builder, published_sizes
-from torchtune_qwenvl.models.hf_config import rotary_width
-from torchtune_qwenvl.models.qwen3_5._component_builders import qwen3_5_decoder, qwen3_5_vision_encoder
+from torchtune_qwenvl.models.prediction import predicting
+from torchtune_qwenvl.models.rope_config import rotary_width
+from torchtune_qwenvl.models.qwen3_5._component_builders import (
+    prediction_layers,
+    qwen3_5_decoder,
+    qwen3_5_vision_encoder,
+)
 from torchtune_qwenvl.models.qwen3_5._hf_config import normalise_config, normalise_vision
 from torchtune_qwenvl.models.qwen3_5._sizes import IMAGE_MEAN, IMAGE_STD, published_config
 
@@ -35,6 +40,7 @@ qwen3_5_from_config = config_builder(
     "qwen3_5_from_config",
     "Qwen3.5 of the size that a config.json describes, with random weights.",
     module=__name__,
+    build=predicting(prediction_layers),
 )
 _size = published_sizes(qwen3_5_from_config, published_config, IMAGE_MEAN, IMAGE_STD)
 qwen3_5_0_8b = _size("qwen3_5_0_8b", "0.8b", "Qwen3.5-0.8B, tied head.")

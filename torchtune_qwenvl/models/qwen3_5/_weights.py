@@ -31,4 +31,25 @@ DELTA_NET: shared.Rows = {
 }
 ROWS: shared.Rows = {**_ENCODER, **ATTENTION, **DELTA_NET, **shared.TEXT_GATE_AND_UP}
 
-QWEN3_5_WEIGHTS = WeightTable(rows=ROWS, prefixes={}, tied=shared.TIED, carried=("mtp.",))
+PREDICTION = "mtp."
+_STEM: shared.Rows = {
+    "mtp.fc.weight": "mtp.fc.weight",
+    "mtp.pre_fc_norm_embedding.weight": "mtp.pre_fc_norm_embedding.scale",
+    "mtp.pre_fc_norm_hidden.weight": "mtp.pre_fc_norm_hidden.scale",
+    "mtp.norm.weight": "mtp.norm.scale",
+}
+
+
+def with_prediction(rows: shared.Rows) -> shared.Rows:
+    """Rows of a decoder's layers, and of prediction layers that are built as its attention layers."""
+    layers = {
+        name.replace(shared.TEXT, "mtp.layers.{i}"): ours.replace(shared.TEXT_LAYER, "mtp.layers.{i}")
+        for name, ours in rows.items()
+        if name.startswith(shared.TEXT) and isinstance(ours, str) and "linear_attn" not in name
+    }
+    return {**rows, **_STEM, **layers}
+
+
+QWEN3_5_WEIGHTS = WeightTable(
+    rows=with_prediction(ROWS), prefixes={}, tied=shared.TIED, carried=(PREDICTION,)
+)

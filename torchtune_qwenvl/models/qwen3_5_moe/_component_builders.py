@@ -6,19 +6,24 @@ Every layer has experts, and one more that processes every token, weighed by a s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from torchtune_qwenvl.models.parts import swiglu
 from torchtune_qwenvl.models.qwen3_5 import qwen3_5_vision_encoder as qwen3_5_moe_vision_encoder
-from torchtune_qwenvl.models.qwen3_5._component_builders import hybrid_decoder, text_arguments
+from torchtune_qwenvl.models.qwen3_5._component_builders import (
+    hybrid_decoder,
+    prediction_layers,
+    text_arguments,
+)
 from torchtune_qwenvl.models.towers import TextShape
 from torchtune_qwenvl.modules.adapters.lora import Adapter
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
 from torchtune_qwenvl.modules.experts.moe import GroupedExperts, SparseMoE
 from torchtune_qwenvl.modules.experts.routers import Router
+from torchtune_qwenvl.modules.prediction import MultiTokenPrediction
 
 __all__ = ["qwen3_5_moe_decoder", "qwen3_5_moe_vision_encoder"]
 
@@ -62,13 +67,8 @@ def qwen3_5_moe_decoder(
     shape = TextShape(**sizes)
 
     def mlp(_: int) -> nn.Module:
-        shared = swiglu(shape.width, shared_width, bias=False, adapter=shape.adapter)
-        return SparseMoE(
-            Router(shape.width, num_experts, experts_per_token),
-            GroupedExperts(num_experts, shape.width, expert_width, experts_adapter),
-            shared,
-            shared_gate=nn.Linear(shape.width, 1, bias=False),
-        )
+        sizes = (num_experts, experts_per_token, expert_width, shared_width)
+        return _mixture(shape, *sizes, experts_adapter)
 
     linear = {
         **{"key_heads": key_heads, "value_heads": value_heads},
@@ -82,3 +82,22 @@ def qwen3_5_moe_decoder(
         linear=linear,
         mlp=mlp,
     )
+
+
+def _mixture(
+    shape: TextShape, experts: int, chosen: int, width: int, shared_width: int, adapter: Adapter | None
+) -> SparseMoE:
+    return SparseMoE(
+        Router(shape.width, experts, chosen),
+        GroupedExperts(experts, shape.width, width, adapter),
+        swiglu(shape.width, shared_width, bias=False, adapter=shape.adapter),
+        shared_gate=nn.Linear(shape.width, 1, bias=False),
+    )
+
+
+def moe_prediction_layers(config: Mapping[str, Any]) -> MultiTokenPrediction:
+    """As `prediction_layers`, with a mixture of experts."""
+    text = config["text_config"]
+    sizes = (text["num_experts"], text["num_experts_per_tok"])
+    widths = (text["moe_intermediate_size"], text["shared_expert_intermediate_size"])
+    return prediction_layers(config, lambda shape: _mixture(shape, *sizes, *widths, None))

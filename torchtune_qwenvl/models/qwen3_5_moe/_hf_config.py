@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torchtune_qwenvl.entries import OBJECT, check_entries
 from torchtune_qwenvl.models.hf_config import check_range, required
 from torchtune_qwenvl.models.qwen3_5 import _hf_config as dense
 
@@ -18,6 +19,7 @@ _EXPERTS = (
 
 def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     """See `torchtune_qwenvl.models.hf_config.normalise_config`."""
+    check_entries(raw, {"text_config": OBJECT}, "config.json")
     given = dict(raw.get("text_config") or raw)
     experts = {name: required(given, name, "text") for name in _EXPERTS}
     # There is no dense MLP, so files need not give its width.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from torchtune_qwenvl.models.build import Slots, build_moe_model, config_builder, published_sizes
+from torchtune_qwenvl.models.build import Slots, config_builder, published_sizes
+from torchtune_qwenvl.models.prediction import predicting
 from torchtune_qwenvl.models.qwen3_5._hf_config import normalise_vision
 from torchtune_qwenvl.models.qwen3_5._model_builders import TEXT, VISION
 from torchtune_qwenvl.models.qwen3_5_moe._component_builders import (
+    moe_prediction_layers,
     qwen3_5_moe_decoder,
     qwen3_5_moe_vision_encoder,
 )
@@ -32,7 +34,7 @@ qwen3_5_moe_from_config = config_builder(
     "qwen3_5_moe_from_config",
     "A Qwen3.5 mixture of experts of the size that a config.json describes, with random weights.",
     module=__name__,
-    build=build_moe_model,
+    build=predicting(moe_prediction_layers, experts=True),
 )
 _size = published_sizes(qwen3_5_moe_from_config, published_config, IMAGE_MEAN, IMAGE_STD)
 qwen3_5_35b_a3b = _size("qwen3_5_35b_a3b", "35b_a3b", "Qwen3.5-35B-A3B.")

@@ -17,6 +17,7 @@ from torchtune.modules import TransformerSelfAttentionLayer
 from torchtune_qwenvl.modules.delta_net.mixer import GatedDeltaNet
 from torchtune_qwenvl.modules.experts.moe import SparseMoE
 from torchtune_qwenvl.modules.layers import Attention
+from torchtune_qwenvl.modules.prediction import MultiTokenPrediction
 from torchtune_qwenvl.modules.vision.layers import PatchEmbed
 from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
@@ -99,6 +100,16 @@ class FlopCounter:
             decoder.output if any(True for _ in decoder.output.parameters()) else decoder.tok_embeddings
         )
         self.per_label = path.flops
+        if model.mtp is not None:
+            self._predict(model.mtp)
+
+    def _predict(self, mtp: MultiTokenPrediction) -> None:
+        """Prediction layers process every token; the head has about as many positions again."""
+        path = _Path(learns=True)
+        path.through(mtp.fc)
+        self.per_pair += sum(path.through_layer(layer) for layer in mtp.layers)
+        self.per_token += path.flops
+        self.per_label *= 2
 
     def __call__(
         self, lengths: Iterable[int], labelled: int, grids: Sequence[Sequence[int]] = (), patch_width: int = 0
