@@ -182,9 +182,7 @@ class VisionLanguageModel(nn.Module):
         if cache is not None:
             return self._next_logits(decode, cache, b, s)
         if labels is not None:
-            losses = self._losses(
-                decode, labels, known, return_router_loss, (x, positions, segments)
-            )
+            losses = self._losses(decode, labels, known, return_router_loss, (x, positions, segments))
             return losses if return_router_loss else (losses.loss_sum, losses.labelled)
         states = decode().view(b, s, -1)
         if self.num_output_chunks:

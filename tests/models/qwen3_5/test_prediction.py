@@ -120,7 +120,9 @@ def mixture(of, h, text):
     out = []
     for row, ws, es in zip(h, weights, chosen, strict=True):
         halves = [(of["mlp.experts.gate_up_proj"][e] @ row).chunk(2) for e in es]
-        each = [of["mlp.experts.down_proj"][e] @ (F.silu(a) * b) for e, (a, b) in zip(es, halves, strict=True)]
+        each = [
+            of["mlp.experts.down_proj"][e] @ (F.silu(a) * b) for e, (a, b) in zip(es, halves, strict=True)
+        ]
         out.append(sum(w * one for w, one in zip(ws, each, strict=True)))
     shared = (h @ of["mlp.shared_expert_gate.weight"].T).sigmoid() * dense(of, h, "mlp.shared_expert")
     return torch.stack(out) + shared

@@ -150,9 +150,7 @@ def prediction_layers(
         return CentredRMSNorm(shape.width, shape.norm_eps)
 
     dense = swiglu(shape.width, shape.inner_width, bias=False, adapter=None) if mlp is None else mlp(shape)
-    layer = TransformerLayer(
-        gated_attention(shape, text["head_dim"]), dense, sa_norm=norm(), mlp_norm=norm()
-    )
+    layer = TransformerLayer(gated_attention(shape, text["head_dim"]), dense, sa_norm=norm(), mlp_norm=norm())
     return MultiTokenPrediction(
         pre_fc_norm_embedding=norm(),
         pre_fc_norm_hidden=norm(),

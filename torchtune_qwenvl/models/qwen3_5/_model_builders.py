@@ -6,7 +6,6 @@ import math
 
 from torchtune_qwenvl.models.build import Entries, Slots, config_builder, published_sizes
 from torchtune_qwenvl.models.prediction import predicting
-from torchtune_qwenvl.models.rope_config import rotary_width
 from torchtune_qwenvl.models.qwen3_5._component_builders import (
     prediction_layers,
     qwen3_5_decoder,
@@ -14,6 +13,7 @@ from torchtune_qwenvl.models.qwen3_5._component_builders import (
 )
 from torchtune_qwenvl.models.qwen3_5._hf_config import normalise_config, normalise_vision
 from torchtune_qwenvl.models.qwen3_5._sizes import IMAGE_MEAN, IMAGE_STD, published_config
+from torchtune_qwenvl.models.rope_config import rotary_width
 
 VISION: Entries = {"position_side": lambda vision: math.isqrt(vision["num_position_embeddings"])}
 TEXT: Entries = {
