@@ -35,7 +35,7 @@ class AveragingRecipe(FinetuneRecipe):
     def step(self, batches: list[Batch]) -> Step:
         """The usual step, then one step of the average."""
         result = super().step(batches)
-        for name, weight in self.trained().items():
+        for name, weight in self.trained().items() if result.taken else ():
             self.average[name].lerp_(weight, 1 - DECAY)
         return result
 

@@ -20,6 +20,7 @@ from torchtune.config import instantiate
 from torchtune.config._utils import _get_component_from_path
 from torchtune.utils import get_logger
 
+from torchtune_qwenvl.checkpoints.embedding_rows import check_transform
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.start import load_into
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
@@ -29,16 +30,20 @@ from torchtune_qwenvl.exporting.export import check_export, export
 from torchtune_qwenvl.modules.batch import on_device
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.pictures.curves import draw_curves
-from torchtune_qwenvl.settings.config import parse_arguments, require
-from torchtune_qwenvl.settings.exclusions import check_exclusions
+from torchtune_qwenvl.settings.config import check_start
+from torchtune_qwenvl.settings.notes import notes
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.beginning import begin_from
 from torchtune_qwenvl.training.dry_run import Forecast, Schedule, forecast
 from torchtune_qwenvl.training.ending import close, keeping_what_was_trained
 from torchtune_qwenvl.training.order import Order, check_has_length, member_names, order_of
 from torchtune_qwenvl.training.recipe import Recipe
+from torchtune_qwenvl.training.start import run_recipe
 from torchtune_qwenvl.training.step.batches import collate_for, work_of
-from torchtune_qwenvl.training.step.layers import checkpoint_activations, compile_layers, offload_activations
+from torchtune_qwenvl.training.step.checkpointing import checkpoint_activations
+from torchtune_qwenvl.training.step.layers import compile_layers, offload_activations, should_compile
+from torchtune_qwenvl.training.step.memory_trial import memory_trial
+from torchtune_qwenvl.training.step.nonfinite import check_finite
 from torchtune_qwenvl.training.step.optim import (
     build_optimizer,
     build_optimizer_in_bwd,
@@ -61,8 +66,7 @@ class FinetuneRecipe(Recipe):
     """Set up, train, finish; see `main`. To change what a step does, subclass it or copy this file."""
 
     def __init__(self, cfg: DictConfig) -> None:
-        require(cfg, "checkpoint_dir", "model", "dataset")
-        check_exclusions(cfg)
+        check_start(cfg)
         self.start = begin_from(cfg)
         super().__init__(cfg)
 
@@ -78,6 +82,7 @@ class FinetuneRecipe(Recipe):
         val_dataset = instantiate(cfg.val_dataset, self.transform)
         check_has_length("val_dataset", val_dataset)
         self.model = self.build_model()
+        check_transform(self.transform, self.model)
         if not cfg.dry_run:
             check_export(self.model, world, *self.exported)
         self.parts = trainable_by_part(self.model)
@@ -87,7 +92,7 @@ class FinetuneRecipe(Recipe):
         self.flops = FlopCounter(self.model)
         self.loader = self.build_loader(dataset, cfg.shuffle)
         self.val_loader = self.build_loader(val_dataset, shuffle=False) if val_dataset else None
-        ask = (cfg.val_answers, cfg.val_answer_tokens, cfg.on_bad_sample)
+        ask = (cfg.val_answers, cfg.val_answer_tokens, cfg.on_bad_sample, cfg.on_too_long)
         self.answers = ValidationAnswers(val_dataset, self.transform, self.model, *ask)
         self.begin(saved)
         self.check_gradients = GradientCheck(self.parts)
@@ -102,11 +107,13 @@ class FinetuneRecipe(Recipe):
         if not cfg.dry_run:
             self.open_logs(saved)
         if cfg.log_samples:
-            log_samples(dataset, self.transform, cfg.on_bad_sample)
+            log_samples(dataset, self.transform, cfg.on_bad_sample, cfg.on_too_long)
         start = str(saved) if saved else "from the checkpoint"
         if cfg.pack_to is not None or cfg.batch_tokens is not None:
             start = f"{self.loader.sampler}; {start}"
-        log.info(f"{trainable_table(self.model, rates)}\n{self.total_steps} steps, {start}")
+        found = [*self.loader.notes_at_start(), *notes(cfg, self.total_steps)]
+        table = trainable_table(self.model, rates)
+        log.info("\n".join([table, f"{self.total_steps} steps, {start}", *found]))
 
     def build_model(self) -> VisionLanguageModel:
         """Build the model on meta, shard it, then load it: each rank reads only the weights that it keeps."""
@@ -115,7 +122,7 @@ class FinetuneRecipe(Recipe):
             with torch.device("meta"):
                 model = instantiate(cfg.model, **files.model_arguments())
             set_parameter_dtypes(model, self.compute, masters=not cfg.optimizer.get("bf16_stochastic_round"))
-            if cfg.compile:
+            if should_compile(cfg.compile, self.world.device, model):
                 compile_layers(model)
             checkpoint_activations(model, cfg.activation_checkpointing)
             shard(model, self.world, self.compute)
@@ -147,6 +154,7 @@ class FinetuneRecipe(Recipe):
             ),
             padding_idx=self.transform.pad_id,
             on_bad_sample=cfg.on_bad_sample,
+            on_too_long=cfg.on_too_long,
             num_workers=cfg.num_workers,
             pin_memory=self.world.device.type == "cuda",
         )
@@ -168,7 +176,8 @@ class FinetuneRecipe(Recipe):
             num_workers=cfg.num_workers,
             padded=not cfg.padding_free and cfg.pack_to is None,
         )
-        return forecast(self.loader, self.step, self.flops, self.world, run)
+        trial = memory_trial(self.model, self.world.device)
+        return forecast(self.loader, self.step, self.flops, self.world, run, trial)
 
     def work_of(self, batch: Batch) -> Work:
         """Count a batch's work on the host."""
@@ -209,25 +218,23 @@ class FinetuneRecipe(Recipe):
 
     def finish(self) -> None:
         """Write model/ and adapter/, draw the curves, then call the components of `finish:`."""
-        cfg = self.cfg
+        cfg, out = self.cfg, self.output_dir
         with keeping_what_was_trained(self, "tune-qwenvl export"):
-            export(self.model, self.world, *self.exported)
+            check_finite(self.model, self.world, f"{out / 'model'}")
+            files = export(self.model, self.world, *self.exported)
         if self.logger is not None:
-            draw_curves(read_curves(self.output_dir), self.output_dir / "curves.png")
+            draw_curves(read_curves(out), out / "curves.png")
         for component in cfg.finish:
-            instantiate(component, self.model, self.transform, self.output_dir)
+            instantiate(component, self.model, self.transform, out)
+        answers = {"answers": out / "answers"} if self.answers.questions else {}
+        self.say_end({**files, "curves": out / "curves.png", **answers})
         close(self)
 
 
 @record  # so that torchrun prints the error last
 def main(argv: list[str] | None = None, recipe: type[FinetuneRecipe] = FinetuneRecipe) -> None:
     """Run the recipe or a subclass of it with the command line `--config NAME [key=value ...]`."""
-    run = recipe(parse_arguments(sys.argv[1:] if argv is None else argv))
-    run.setup()
-    if run.cfg.dry_run:
-        return run.dry_run()
-    run.train()
-    run.finish()
+    run_recipe(recipe, argv, "finetune")
 
 
 if __name__ == "__main__":

@@ -29,11 +29,13 @@ from torchtune_qwenvl.exporting.classifier import save_classifier
 from torchtune_qwenvl.modules.batch import on_device
 from torchtune_qwenvl.modules.trainable import PARTS
 from torchtune_qwenvl.pictures.curves import draw_curves
-from torchtune_qwenvl.settings.config import parse_arguments, require
+from torchtune_qwenvl.settings.config import check_start
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.ending import close, keeping_what_was_trained
 from torchtune_qwenvl.training.loop import Step
 from torchtune_qwenvl.training.recipe import Recipe
+from torchtune_qwenvl.training.start import run_recipe
+from torchtune_qwenvl.training.step.checkpointing import checkpoint_activations
 from torchtune_qwenvl.training.step.ema import MeanOfWeights
 from torchtune_qwenvl.training.step.encoder_parts import (
     adapter_of,
@@ -42,7 +44,7 @@ from torchtune_qwenvl.training.step.encoder_parts import (
     rates_of,
     undecayed,
 )
-from torchtune_qwenvl.training.step.layers import checkpoint_activations, compile_layers
+from torchtune_qwenvl.training.step.layers import compile_layers
 from torchtune_qwenvl.training.step.optim import build_optimizer
 from torchtune_qwenvl.training.step.parts import GradientCheck
 from torchtune_qwenvl.training.watch.classification import Classified, classify
@@ -60,7 +62,7 @@ class TrainViTRecipe(Recipe):
     nothing_trained = "trained on no image at all: every image was skipped"
 
     def __init__(self, cfg: DictConfig) -> None:
-        require(cfg, "model", "dataset")
+        check_start(cfg)
         super().__init__(cfg)
 
     def setup(self) -> None:
@@ -169,7 +171,8 @@ class TrainViTRecipe(Recipe):
             return Work(skipped=skipped)
         patches, grids = batch.inputs["pixel_values"], batch.inputs["grid_thw"]
         flops = self.flops(grids, patches.shape[1]) + self.flops.per_image * samples
-        return Work(labelled=samples, tokens=len(patches), images=samples, flops=flops, skipped=skipped)
+        counts = {"labelled": samples, "samples": samples, "images": samples}
+        return Work(tokens=len(patches), flops=flops, skipped=skipped, **counts)
 
     def loss_of(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the cross-entropies of a batch's images; a filler has none."""
@@ -182,7 +185,7 @@ class TrainViTRecipe(Recipe):
     def step(self, batches: list[Batch]) -> Step:
         """A step of the loop; the mean of the weights follows it."""
         result = super().step(batches)
-        if self.mean is not None:
+        if self.mean is not None and result.taken:
             self.mean.update(self.model)
         return result
 
@@ -232,16 +235,20 @@ class TrainViTRecipe(Recipe):
             )
         for component in cfg.finish:
             instantiate(component, self.model, out)
+        named = {
+            "model": "model",
+            "curves": "curves.png",
+            "results": "results.json",
+            "pictures": "predictions.png",
+        }
+        self.say_end({name: out / file for name, file in named.items()})
         close(self)
 
 
 @record  # so that torchrun's last lines say what went wrong
 def main(argv: list[str] | None = None, recipe: type[TrainViTRecipe] = TrainViTRecipe) -> None:
     """Run the recipe or a subclass of it with the command line `--config NAME [key=value ...]`."""
-    run = recipe(parse_arguments(sys.argv[1:] if argv is None else argv, "train_vit"))
-    run.setup()
-    run.train()
-    run.finish()
+    run_recipe(recipe, argv, "train_vit")
 
 
 if __name__ == "__main__":

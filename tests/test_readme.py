@@ -37,7 +37,7 @@ def blocks(language: str) -> list[str]:
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory as the README's reader has it: a downloaded folder, a run's outputs, an image."""
     from torchtune_qwenvl import load_model, save_model
-    from torchtune_qwenvl.checkpoints.peft_export import save_adapter
+    from torchtune_qwenvl.checkpoints.adapters.peft_export import save_adapter
 
     write_tiny_checkpoint(str(tmp_path / "published"))
     model = load_model(tmp_path / "published", **LORA)

@@ -57,16 +57,78 @@ def takes_arguments_of(
 
         merged = signature.replace(parameters=_ordered(known.values()))
         checked.__signature__ = merged  # type: ignore[attr-defined]
+        checked.__owners__ = {  # type: ignore[attr-defined]
+            name: other
+            for other in others
+            for name in inspect.signature(other).parameters
+            if name in passed and name not in own
+        }
         checked.__doc__ = merged_docstring(function, merged.parameters, others)
         return checked
 
     return decorate
 
 
+def passes_on(
+    find: Callable[[], Iterable[Callable[..., Any]]],
+) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Note on a function with `**arguments` to which functions these may go, for the check of configs.
+
+    Args:
+        find: lists the functions; called when a config is checked, since some are registered later.
+    """
+
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
+        function.__passes_on_to__ = find  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+def passed_on(function: Callable[..., Any]) -> dict[str, Callable[..., Any]] | None:
+    """Argument -> the function that it is passed on to, as `passes_on` notes; None if it notes none."""
+    find = getattr(function, "__passes_on_to__", None)
+    if find is None:
+        return None
+    return {name: other for other in find() for name in inspect.signature(other).parameters}
+
+
 def keyword_arguments(function: Callable[..., Any]) -> tuple[str, ...]:
     """Names of the keyword-only arguments of a function or class."""
     parameters = inspect.signature(function).parameters.values()
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+
+def type_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Argument -> its type, also where a module writes types as text; without types that cannot be found.
+
+    Args:
+        function: a function or class, perhaps one of `takes_arguments_of`, whose types are those of the
+            functions that get the arguments.
+    """
+    others = passed_on(function) or {}
+    hints = {name: hint for other in set(others.values()) for name, hint in type_hints(other).items()}
+    for name, parameter in inspect.signature(function).parameters.items():
+        hint = parameter.annotation
+        if isinstance(hint, str):
+            hint = _evaluated(hint, _owner(function, name))
+        if hint is not parameter.empty:
+            hints[name] = hint
+    return hints
+
+
+def _owner(function: Callable[..., Any], argument: str) -> Callable[..., Any]:
+    """The function that wrote down the type of an argument."""
+    owners = getattr(function, "__owners__", {})
+    return _owner(owners[argument], argument) if argument in owners else function
+
+
+def _evaluated(hint: str, owner: Callable[..., Any]) -> Any:
+    written = inspect.unwrap(owner.__init__ if inspect.isclass(owner) else owner)  # type: ignore[misc]
+    try:
+        return eval(hint, getattr(written, "__globals__", {}))
+    except (NameError, TypeError, AttributeError, SyntaxError):  # imported for type checkers alone
+        return inspect.Parameter.empty
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

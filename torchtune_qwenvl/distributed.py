@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from torchtune.modules import TransformerSelfAttentionLayer
 
 from torchtune_qwenvl.modules.adapters.nf4 import BLOCK, is_nf4, takes_nf4
+from torchtune_qwenvl.modules.trainable import NOT_BY_GRADIENTS
 
 # Longer than rank 0 takes to export a large model while the others wait.
 TIMEOUT = timedelta(minutes=60)
@@ -35,6 +36,12 @@ class World:
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """A tensor of the host on the device, without waiting for the device."""
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """`tensor`, summed over all ranks in place, without waiting for the device."""
@@ -101,6 +108,7 @@ def join_world(device: str | None = None) -> World:
     local_rank, size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     place = torch.device(kind)
     if place.type == "cuda":
+        set_allocator()
         found = torch.cuda.device_count()
         if local_rank >= found:
             raise ValueError(
@@ -115,6 +123,16 @@ def join_world(device: str | None = None) -> World:
         backend = "nccl" if place.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=TIMEOUT, device_id=place if backend == "nccl" else None)
     return World(place, dist.get_rank(), size)
+
+
+def set_allocator() -> None:
+    """Let CUDA's allocator grow its segments, unless the user has configured it.
+
+    With fixed segments memory is lost between them as the lengths of batches change. torch reads the variable
+    when memory is first allocated on a GPU.
+    """
+    if not any(name in os.environ for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")):
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 
 def leave_world() -> None:
@@ -136,11 +154,22 @@ def shard(model: nn.Module, world: World, compute_dtype: torch.dtype) -> None:
     )
     _check_quantised(model, world.size)
     mesh = init_device_mesh(world.device.type, (world.size,))
+    options: dict[str, Any] = {"mesh": mesh, "mp_policy": policy, "ignored_params": kept_whole(model)}
     for module in list(model.modules()):
         if isinstance(module, TransformerSelfAttentionLayer):
-            fully_shard(module, mesh=mesh, mp_policy=policy)
+            fully_shard(module, **options)
     # Everything else, including embeddings and merger, stays gathered between forward and backward.
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+    fully_shard(model, **options)
+
+
+def kept_whole(model: nn.Module) -> set[nn.Parameter]:
+    """Parameters that every rank keeps whole, in their own dtype: small ones that no gradient trains.
+
+    FSDP casts every parameter that it shards to the compute dtype. A router's correction bias would lose the
+    differences that it is there for: with 8 bits of mantissa, numbers around 8 are 1/32 apart.
+    """
+    named = model.named_parameters()
+    return {parameter for name, parameter in named if name.rpartition(".")[2] in NOT_BY_GRADIENTS}
 
 
 def reshard(model: nn.Module) -> None:

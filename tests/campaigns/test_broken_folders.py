@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import tiny
-from campaign import campaign_seed, campaign_size
+from faults.campaign import campaign_seed, campaign_size
 
 from torchtune_qwenvl import load_model, load_transform
 

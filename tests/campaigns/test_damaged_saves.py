@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from campaign import campaign_seed, campaign_size
+from faults.campaign import campaign_seed, campaign_size
 from faults.mini_run import VARIANTS, printed, result, run
 
 from torchtune_qwenvl.distributed import World

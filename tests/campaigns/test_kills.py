@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from campaign import campaign_seed, campaign_size
+from faults.campaign import campaign_seed, campaign_size
 from faults.mini_run import VARIANTS, finished, operations, printed, result, run, start
 
 SMALL = ("full", "packed", "stream on two")  # of which the suite runs a few kills

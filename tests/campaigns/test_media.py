@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 import tiny
-from campaign import campaign_seed, campaign_size
+from faults.campaign import campaign_seed, campaign_size
+from faults.watched import Outcome, run_watched
 from PIL import Image
 from torchtune.data import Message
 from videos import encode
-from watched import Outcome, run_watched
 
 from torchtune_qwenvl import load_transform
 
 PHOTO = tiny.photo(90, 120)
-CASES = campaign_size(6, 220)  # per kind of file
+CASES = campaign_size(6, 270)  # per kind of file
 FINE = ("result", "BadSample", "SampleTooLong")
 
 

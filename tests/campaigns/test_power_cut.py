@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from campaign import campaign_seed, campaign_size
+from faults.campaign import campaign_seed, campaign_size
 from faults.mini_run import write_model
 from faults.power_cut import MODES, Disk, recorded
 from torch import nn

@@ -6,7 +6,7 @@ CHECK_RECORDS=10000 pytest tests/checking/test_damaged.py     more records than 
 import os
 from pathlib import Path
 
-from damaged import WAYS, write_damaged
+from record_sets.damaged import WAYS, write_damaged
 
 from torchtune_qwenvl import load_transform
 from torchtune_qwenvl.checking import Examiner, read_facts, summary

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import tiny
-from damaged import record, write_damaged
+from PIL import Image
+from record_sets.damaged import record, write_damaged
 from torch.utils.data import IterableDataset
 
 from torchtune_qwenvl import load_transform
@@ -47,7 +48,9 @@ def test_lengths_are_the_transforms(tiny_folder: Path, source: Path) -> None:
     assert [f.trained_tokens for f in facts] == [sample["mask"].count(False) for sample in samples]
     assert [f.visual_tokens for f in facts] == [15, 15, 15, 0, 15]
     assert facts[0].images == ((84, 140),) and facts[3].images == ()
-    cut = list(vision_chat_dataset(load_transform(tiny_folder, max_seq_len=150), source=source))
+    cut = list(
+        vision_chat_dataset(load_transform(tiny_folder, max_seq_len=150), source=source, on_too_long="skip")
+    )
     kept = [len(sample["tokens"]) if isinstance(sample, dict) else 0 for sample in cut]
     assert [f.kept_tokens for f in facts] == kept and kept[2] == 0 and 0 < kept[1] < facts[1].tokens
     assert facts_of(tiny_folder, source, decode=False, max_seq_len=150) == facts
@@ -56,8 +59,8 @@ def test_lengths_are_the_transforms(tiny_folder: Path, source: Path) -> None:
 def test_summary_says_what_is_cut_and_repeated(tiny_folder: Path, source: Path) -> None:
     facts = facts_of(tiny_folder, source, max_seq_len=150)
     text = summary(facts, 150)
-    assert "5 samples: 5 good, 0 bad" in text
-    assert "max_seq_len 150: 1 samples lose turns at their end, 1 are dropped" in text
+    assert "5 samples: 4 good, 0 bad, 1 too long" in text
+    assert "max_seq_len 150: 1 samples lose turns at their end, 1 are too long for it" in text
     assert "warning: 1 samples repeat an earlier one word for word: 4 = 0" in text
     assert "images, height x width: smallest 84 x 140" in text
     assert "every sample fits" in summary(facts_of(tiny_folder, source, max_seq_len=4096), 4096)
@@ -109,7 +112,8 @@ def test_errors_of_one_kind_are_alike() -> None:
 
 def test_sheet_marks_what_is_trained_on(tiny_folder: Path, source: Path, tmp_path: Path) -> None:
     transform = load_transform(tiny_folder, max_seq_len=150)
-    samples = [sample for sample in vision_chat_dataset(transform, source=source) if isinstance(sample, dict)]
+    dataset = vision_chat_dataset(transform, source=source, on_too_long="skip")
+    samples = [sample for sample in dataset if isinstance(sample, dict)]
     spans = conversation(samples[0], transform)
     assert "".join(span.text for span in spans if span.back == PALE_GREEN) == "It is a thing <|im_end|>\n"
     assert " 15 visual tokens " in [span.text for span in spans]
@@ -119,3 +123,27 @@ def test_sheet_marks_what_is_trained_on(tiny_folder: Path, source: Path, tmp_pat
     )
     draw_lengths([7], [0], [], tmp_path / "one.png")
     assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_summary_names_tokens_that_text_spells(tiny_folder: Path, tmp_path: Path) -> None:
+    record = {"question": "Find <|object_ref_start|>it", "answer": "<|box_start|>(1,2),(3,4)<|box_end|>"}
+    (tmp_path / "marks.jsonl").write_text(json.dumps(record))
+    facts = facts_of(tiny_folder, tmp_path / "marks.jsonl")
+    text = summary(facts)
+    assert "1 samples spell <|object_ref_start|>, <|box_start|>, <|box_end|>, which is encoded as" in text
+    marked = facts_of(tiny_folder, tmp_path / "marks.jsonl", text_tokens="grounding")
+    assert "spell <" not in summary(marked) and marked[0].tokens < facts[0].tokens
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_images_that_show_next_to_nothing_are_named(tiny_folder: Path, tmp_path: Path, dtype: str) -> None:
+    greys = {"black": 1, "dark": 20, "light": 235, "white": 254}
+    for name, grey in greys.items():
+        Image.new("RGB", (60, 60), (grey, grey, grey)).save(tmp_path / f"{name}.png")
+    records = [{"image": f"{name}.png", "question": "What is it?", "answer": "A wall."} for name in greys]
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    transform = Examiner(load_transform(tiny_folder, dtype=dtype))
+    found = read_facts(vision_chat_dataset(transform, source=tmp_path / "data.json"))
+    expected = [("an image is nearly black",), (), (), ("an image is nearly white",)]
+    assert [facts.notes for facts in found] == expected
+    assert "an image is nearly black" in summary(found, None)

@@ -1,6 +1,7 @@
 """Folders that do not load and places that cannot be written: which file, which tensor, what to do."""
 
 import json
+import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -185,15 +186,15 @@ def test_an_interrupted_save_leaves_the_older_export(tmp_path, folder, monkeypat
 def test_a_failing_rename_brings_the_older_export_back(tmp_path, folder, monkeypatch):
     model = load_model(folder)
     save_model(model, tmp_path / "out", source=folder)
-    rename = Path.rename
+    rename = os.rename
 
     def full_disk(path, target):
-        if path.suffix == ".partial":
+        if Path(path).suffix == ".partial":
             raise OSError("no space left on device")
         return rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", full_disk)
-    with pytest.raises(OSError, match="no space left"):
+    monkeypatch.setattr(os, "rename", full_disk)
+    with pytest.raises(ValueError, match="no space left"):
         save_model(model, tmp_path / "out", source=folder)
     load_model(tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "out"]

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from torchtune_qwenvl import load_model, save_model
+from torchtune_qwenvl.checkpoints.adapters.peft_export import save_adapter
+from torchtune_qwenvl.checkpoints.adapters.peft_import import adapter_arguments, load_adapter
 from torchtune_qwenvl.checkpoints.checkpointer import FolderCheckpointer
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
-from torchtune_qwenvl.checkpoints.peft_export import save_adapter
-from torchtune_qwenvl.checkpoints.peft_import import adapter_arguments, load_adapter
 from torchtune_qwenvl.data import collate
 from torchtune_qwenvl.models import get_family
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from torchtune_qwenvl import load_model, save_model
-from torchtune_qwenvl.checkpoints.peft_export import save_adapter, save_adapter_folder
-from torchtune_qwenvl.checkpoints.peft_import import adapter_arguments, load_adapter
+from torchtune_qwenvl.checkpoints.adapters.peft_export import save_adapter, save_adapter_folder
+from torchtune_qwenvl.checkpoints.adapters.peft_import import adapter_arguments, load_adapter
 from torchtune_qwenvl.data import collate
 from torchtune_qwenvl.modules.adapters.lora import is_adapter
 

@@ -10,8 +10,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from torchtune_qwenvl.checkpoints.peft_export import save_adapter
-from torchtune_qwenvl.checkpoints.peft_import import adapter_arguments, adapter_state
+from torchtune_qwenvl.checkpoints.adapters.peft_export import save_adapter
+from torchtune_qwenvl.checkpoints.adapters.peft_import import adapter_arguments, adapter_state
 from torchtune_qwenvl.checkpoints.start import find_start, load_start
 from torchtune_qwenvl.data import collate
 

@@ -13,7 +13,7 @@ from torchtune.modules.peft import DoRALinear, LoRALinear
 from transformers import AutoModelForImageTextToText
 
 from torchtune_qwenvl import load_model, save_model
-from torchtune_qwenvl.checkpoints.peft_export import save_adapter
+from torchtune_qwenvl.checkpoints.adapters.peft_export import save_adapter
 from torchtune_qwenvl.checkpoints.writing import save_folder
 from torchtune_qwenvl.data import collate
 from torchtune_qwenvl.modules.adapters.lora import Adapter, is_adapter, make_linear

@@ -8,7 +8,7 @@ import torch
 from videos import encode
 
 from torchtune_qwenvl import load_model, load_transform, save_model
-from torchtune_qwenvl.checkpoints.peft_export import save_adapter
+from torchtune_qwenvl.checkpoints.adapters.peft_export import save_adapter
 from torchtune_qwenvl.cli.main import main
 from torchtune_qwenvl.generation import Conversation, Sampling
 

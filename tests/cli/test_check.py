@@ -1,11 +1,12 @@
 """`tune-qwenvl check` from the command line to its files."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
-from damaged import write_damaged
 from launch import command
+from record_sets.damaged import write_damaged
 
 from torchtune_qwenvl.cli.main import main
 
@@ -41,11 +42,14 @@ def test_a_clean_file_by_a_config_ends_well(
     good.write_text("".join(data.read_text().splitlines(keepends=True)[:30]))
     overrides = [f"val_dataset.source={good}", f"output_dir={tmp_path}", f"checkpoint_dir={tiny_folder}"]
     argv = ["--config", "qwen2_5_vl/3B_lora", "--split", "val_dataset", "--workers", "0", "--no-decode"]
-    main(["check", *overrides, *argv, "tokenizer.max_seq_len=90"])
+    main(["check", *overrides, *argv, "tokenizer.max_seq_len=200"])
     printed = capsys.readouterr().out
-    assert "30 samples: 30 good, 0 bad" in printed and "max_seq_len 90:" in printed
+    assert "30 samples: 30 good, 0 bad\n" in printed and "max_seq_len 200: every sample fits" in printed
     assert (tmp_path / "check/report.txt").is_file()
     assert (tmp_path / "check/bad_samples.jsonl").read_text() == ""
+    with pytest.raises(SystemExit, match="1"):
+        main(["check", *overrides, *argv, "tokenizer.max_seq_len=90", "on_too_long=skip"])
+    assert re.search(r"30 samples: \d+ good, 0 bad, \d+ too long\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,14 @@ def test_large_ones_train_adapters_alone(name: str) -> None:
     assert any(isinstance(p, NF4Tensor) for p in model.parameters()) == name.endswith("_qlora")
 
 
+@pytest.mark.parametrize("name", [n for n in packaged_names() if n.partition("/")[0] not in ("demo", "vit")])
+def test_those_for_gpus_keep_a_gpu_busy(name: str) -> None:
+    """Rows of many tokens, and no wait for the device at each step."""
+    cfg = resolve(name)
+    assert cfg.pack_to >= cfg.tokenizer.max_seq_len and cfg.log_every_n_steps == 10
+    assert cfg.attention_backend == "flash"
+
+
 @pytest.mark.parametrize("name", packaged_names())
 def test_resolves_without_anything_left_open(name: str) -> None:
     cfg = resolve(name)

@@ -158,13 +158,16 @@ def test_bad_records_say_file_and_number(folder: Path, transform: Any, record: A
     assert isinstance(vision_chat_dataset(transform, source=source, on_bad_sample="skip")[1], SkippedSample)
 
 
-def test_too_long_is_skipped_under_both_policies(folder: Path, tiny_folder: Path) -> None:
-    short = load_transform(tiny_folder, max_seq_len=20)
-    for policy in ("raise", "skip"):
-        skipped = vision_chat_dataset(short, source=write(folder, about("a.jpg")), on_bad_sample=policy)[0]
-        assert isinstance(skipped, SkippedSample) and "max_seq_len is 20" in skipped.reason
-        with pytest.raises(ValueError, match=r"skipped sample reached collate: .*max_seq_len is 20"):
-            collate([skipped], padding_idx=0)
+@pytest.mark.parametrize("on_bad_sample", ["raise", "skip"])
+def test_too_long_has_a_policy_of_its_own(folder: Path, tiny_folder: Path, on_bad_sample: str) -> None:
+    short, policies = load_transform(tiny_folder, max_seq_len=20), {"on_bad_sample": on_bad_sample}
+    source = write(folder, about("a.jpg"))
+    with pytest.raises(SampleTooLong, match=r"sample 0 .*max_seq_len is 20 .*on_too_long: skip"):
+        vision_chat_dataset(short, source=source, **policies)[0]
+    skipped = vision_chat_dataset(short, source=source, on_too_long="skip", **policies)[0]
+    assert isinstance(skipped, SkippedSample) and "max_seq_len is 20" in skipped.reason
+    with pytest.raises(ValueError, match=r"skipped sample reached collate: .*max_seq_len is 20"):
+        collate([skipped], padding_idx=0)
 
 
 class Listed(Dataset):
@@ -200,14 +203,24 @@ def test_place_is_named_once_through_a_concatenation() -> None:
     joined = ConcatDataset([Guarded(Listed(GOOD)), Guarded(Listed(GOOD, BadSample("broken")))])
     reason = "sample 1 (from 0) of the dataset: broken"
     assert Guarded(joined, "skip")[2] == SkippedSample(2, reason)
-    inner = ConcatDataset([Guarded(Listed(BadSample("broken"), SampleTooLong("long")), "skip")])
+    inner = ConcatDataset([Guarded(Listed(BadSample("broken"), SampleTooLong("long")), "skip", "skip")])
     assert Guarded(inner)[0] == SkippedSample(0, "sample 0 (from 0) of the dataset: broken")
     assert Guarded(inner)[1] == SkippedSample(1, "sample 1 (from 0) of the dataset: long")
 
 
-def test_a_bug_is_not_a_bad_sample() -> None:
-    with pytest.raises(TypeError, match="bug"):
-        Guarded(Listed(TypeError("bug")), "skip")[0]
+def test_every_exception_says_its_sample_and_a_bug_its_line() -> None:
+    """A programming error is a bad sample too, also under "skip"; the original is chained."""
+    message = (
+        r"^sample 1 \(from 0\) of the dataset: TypeError: bug \(an error of the code, at .*:\d+ in __get"
+    )
+    with pytest.raises(BadSample, match=message) as caught:
+        Guarded(Listed(GOOD, TypeError("bug")))[1]
+    assert isinstance(caught.value.__cause__, TypeError)
+    skipped = Guarded(Listed(GOOD, RecursionError("deep")), "skip")[1]
+    assert (
+        isinstance(skipped, SkippedSample)
+        and "RecursionError: deep (an error of the code, at" in skipped.reason
+    )
 
 
 def test_a_label_on_the_first_token_trains_nothing() -> None:
@@ -219,6 +232,9 @@ def test_a_label_on_the_first_token_trains_nothing() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"on_too_long": "ignore"}, "on_too_long: expected one of raise, skip, got 'ignore'"),
+        ({"train_on": "first"}, "train_on: expected one of all, last, got 'first'"),
+        ({"ignore_columns": [3]}, "ignore_columns: expected names of columns, got 3"),
         ({"on_bad_sample": "ignore"}, "on_bad_sample: expected one of raise, skip, got 'ignore'"),
         ({"image_root": "/no/such/folder"}, "image_root: expected a folder, found none at /no/such/folder"),
         ({"style": "llava"}, "style: expected auto"),

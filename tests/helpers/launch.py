@@ -73,8 +73,8 @@ def run(
         overrides: key=value.
         config: name or file.
         processes: ranks.
-        kill_at: "step N" kills the run in step N before the optimizer; "rename" kills it when a checkpoint is
-            complete except for its final name.
+        kill_at: "step N" kills the run in step N before the optimizer; "SIGTERM 1 step N" sends it to rank 1
+            there; "rename" kills it when a checkpoint is complete except for its final name.
         environment: additional variables; `torch.compile` is disabled unless TORCH_COMPILE_BACKEND is set.
         recipe: name of its module.
     """
@@ -163,21 +163,25 @@ def _rank(
     if "TORCH_COMPILE_BACKEND" not in environment:
         torch.compile = lambda function, **options: function
     if kill_at.startswith("step "):
-        _die_in_step(loop.TrainingLoop, int(kill_at.removeprefix("step ")))
+        _signal_in_step(loop.TrainingLoop, int(kill_at.removeprefix("step ")), signal.SIGKILL)
+    elif kill_at.startswith("SIG"):
+        name, chosen, _, step = kill_at.split()
+        if rank == int(chosen):
+            _signal_in_step(loop.TrainingLoop, int(step), signal.Signals[name])
     elif kill_at == "rename":
         folders.os = _DyingOs(os)
     importlib.import_module(f"torchtune_qwenvl.recipes.{recipe}").main(argv)
 
 
-def _die_in_step(loop, step: int) -> None:
+def _signal_in_step(loop, step: int, number: int) -> None:
     train_step = loop.step
 
-    def dying(self, batches):
+    def signalled(self, batches):
         if self.progress.step + 1 == step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         return train_step(self, batches)
 
-    loop.step = dying
+    loop.step = signalled
 
 
 class _DyingOs:

@@ -28,7 +28,7 @@ def test_a_layout_is_a_dict_of_tensors_and_back() -> None:
     assert layout.as_dict() == batch["layout"]
     assert all(isinstance(entry, torch.Tensor) for entry in batch["layout"].values())
     assert BatchLayout.from_dict(None) == BatchLayout() and BatchLayout().as_dict() == {}
-    with pytest.raises(ValueError, match="labelled, lengths, visual, document_lengths, got 'lenghts'"):
+    with pytest.raises(ValueError, match="document_lengths, weights, boundaries, got 'lenghts'"):
         BatchLayout.from_dict({"lenghts": torch.tensor([1])})
 
 
@@ -66,5 +66,5 @@ def test_every_tensor_moves_but_what_is_needed_on_the_host() -> None:
     assert moved["encoder_input"]["vision"].pop("grid_thw") == []
     devices: list[str] = []
     map_tensors(moved, lambda x: devices.append(x.device.type))
-    assert devices == ["meta"] * 6  # tokens, labels, input_pos, pixel_values, labelled, lengths
+    assert devices == ["meta"] * 7  # tokens, labels, input_pos, pixel_values, labelled, lengths, boundaries
     assert inputs["tokens"].device.type == "cpu"

@@ -70,3 +70,28 @@ def test_a_loss_of_the_users_in_chunks():
     assert none == 0 and torch.autograd.grad(none, head.weight)[0].abs().sum() == 0
     with pytest.raises(ValueError, match=r"one loss per position.*reduction: none"):
         chunked_loss(states, targets, head, 7, nn.CrossEntropyLoss())
+
+
+@pytest.mark.parametrize("scratch", [1, 200, 2**23])
+@pytest.mark.parametrize("chunk", [3, 100])
+@pytest.mark.parametrize("own", [False, True])
+def test_weights_multiply_the_losses(monkeypatch, scratch, chunk, own):
+    """Value and gradients of sum(weight * cross-entropy); bit for bit the plain sum if all weights are 1."""
+    monkeypatch.setitem(module._SCRATCH, "cpu", scratch)
+    head = nn.Linear(6, 50, dtype=torch.float64)
+    states = torch.randn(11, 6, dtype=torch.float64, requires_grad=True)
+    targets, weights = torch.randint(0, 50, (11,)), torch.rand(11) * 3
+    weights[2] = 0
+    function = nn.CrossEntropyLoss(reduction="none") if own else None
+    loss = chunked_loss(states, targets, head, chunk, function, weights)
+    expected = (F.cross_entropy(head(states), targets, reduction="none") * weights).sum()
+    assert (loss - expected).abs() <= 1e-5 * expected
+    leaves = (states, head.weight, head.bias)
+    ours, theirs = torch.autograd.grad(loss * 0.3, leaves), torch.autograd.grad(expected * 0.3, leaves)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one - other).norm() <= 1e-6 * other.norm()
+    plain = chunked_loss(states, targets, head, chunk, function)
+    ones = chunked_loss(states, targets, head, chunk, function, torch.ones(11))
+    assert torch.equal(plain, ones)
+    for one, other in zip(torch.autograd.grad(ones, leaves), torch.autograd.grad(plain, leaves), strict=True):
+        assert torch.equal(one, other)

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText
 from videos import encode
 
 from torchtune_qwenvl import load_model
-from torchtune_qwenvl.checkpoints.peft_import import adapter_arguments, load_adapter
+from torchtune_qwenvl.checkpoints.adapters.peft_import import adapter_arguments, load_adapter
 
 RATE = 1e3  # of plain SGD: one step moves the weights far against their rounding
 LORA = {

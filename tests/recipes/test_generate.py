@@ -10,7 +10,7 @@ import torch
 from videos import encode
 
 from torchtune_qwenvl import load_model, load_transform, save_model
-from torchtune_qwenvl.checkpoints.peft_export import save_adapter
+from torchtune_qwenvl.checkpoints.adapters.peft_export import save_adapter
 from torchtune_qwenvl.generation import Conversation, generate
 from torchtune_qwenvl.generation.conversation import new_text
 from torchtune_qwenvl.recipes.generate import main, parse

@@ -14,7 +14,7 @@ from torchtune.datasets.multimodal import multimodal_chat_dataset
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from torchtune_qwenvl import load_model, load_transform
-from torchtune_qwenvl.checkpoints.peft_import import adapter_arguments, load_adapter
+from torchtune_qwenvl.checkpoints.adapters.peft_import import adapter_arguments, load_adapter
 from torchtune_qwenvl.data import collate
 
 STEPS = 30

@@ -26,12 +26,27 @@ def test_override_of_every_kind() -> None:
     assert "fused" not in cfg.optimizer and cfg.clip_grad_norm is None
 
 
-def test_another_component_drops_the_arguments_of_the_old_one() -> None:
-    cfg = resolve(NAME, ["optimizer.lr=0.5", "optimizer=torch.optim.SGD"])
-    assert cfg.optimizer == {"_component_": "torch.optim.SGD", "lr": 0.5}
+def test_another_component_keeps_the_arguments_that_it_takes() -> None:
+    cfg = resolve(NAME, ["optimizer.lr=0.5", "optimizer=torch.optim.SGD", "optimizer.nesterov=true"])
+    # Weight decay and `fused` are AdamW's in base.yaml: nobody wrote them.
+    assert cfg.optimizer == {"_component_": "torch.optim.SGD", "lr": 0.5, "nesterov": True}
+    assert resolve(NAME, ["optimizer=torchao.optim.AdamW8bit"]).optimizer.lr == 2e-4  # the file's
+    wandb = resolve(NAME, ["metric_logger=torchtune.training.metric_logging.WandBLogger"]).metric_logger
+    assert wandb.log_dir == "outputs/qwen2_5_vl_3B/logs"
+    qlora = resolve("qwen2_5_vl/3B_qlora").model
+    component = "torchtune_qwenvl.models.qwen2_5_vl.qwen2_5_vl_from_config"
+    swapped = resolve("qwen2_5_vl/3B_qlora", [f"model={component}", "model.config=here"]).model
+    assert swapped == {**qlora, "_component_": component, "config": "here"}
     assert merge({"a": {"_component_": "x", "b": 1}}, {"a": {"_component_": "x", "c": 2}}) == {
         "a": {"_component_": "x", "b": 1, "c": 2}
     }
+
+
+def test_arguments_that_the_new_component_does_not_take_are_refused() -> None:
+    scheduler = "lr_scheduler=torch.optim.lr_scheduler.ConstantLR"
+    with pytest.raises(ValueError, match=r"'lr_scheduler\.num_warmup_steps': .* no such argument.*~lr_sched"):
+        resolve(NAME, [scheduler])
+    assert "num_warmup_steps" not in resolve(NAME, [scheduler, "~lr_scheduler.num_warmup_steps"]).lr_scheduler
 
 
 @pytest.mark.parametrize(
@@ -45,12 +60,12 @@ def test_another_component_drops_the_arguments_of_the_old_one() -> None:
         ("optimizer.weight_decy=1", "no such argument. Did you mean 'weight_decay'"),
         ("model.lora_rnk=1", "no such argument. Did you mean 'lora_rank'"),
         ("optimizer=torch.optim.AdmW", "no component 'torch.optim.AdmW'"),
-        ("batch_size=two", "'batch_size': expected a value like 1, got 'two'"),
-        ("metric_logger=3", "'metric_logger' takes a component"),
+        ("batch_size=two", "'batch_size': expected a whole number of at least 1, got 'two'"),
+        ("metric_logger=3", "'metric_logger': expected a component"),
         ("~optimizer.fusd", "no such key. Did you mean 'fused'"),
         (
             "collate_fn=torchtune_qwenvl.data.colate",
-            "'collate_fn': nothing called 'torchtune_qwenvl.data.colate'",
+            "'collate_fn': no component 'torchtune_qwenvl.data.colate'",
         ),
         ("loss=torch.nn.CrossEntropyLos", "'loss': no component 'torch.nn.CrossEntropyLos'"),
     ],
@@ -62,7 +77,7 @@ def test_errors_of_the_command_line(override: str, message: str) -> None:
 
 def test_null_keeps_all_step_folders() -> None:
     assert resolve(NAME, ["keep_last_n=null"]).keep_last_n is None
-    with pytest.raises(ValueError, match="'batch_size': expected a value like 1, got None"):
+    with pytest.raises(ValueError, match="'batch_size': expected a whole number of at least 1, got None"):
         resolve(NAME, ["batch_size=null"])
 
 

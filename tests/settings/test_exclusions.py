@@ -14,10 +14,11 @@ PAIRS = [
     ("activation_offloading=true", "activation_checkpointing.encoder=false"),
     ("optimizer=torchao.optim._AdamW optimizer.bf16_stochastic_round=true", "dtype=fp32"),
     ("batch_tokens=4096", "pack_to=8192"),
+    ("optimizer_in_bwd=true", "on_nonfinite=skip"),
 ]
 
 
-NEUTRAL = ("activation_checkpointing.decoder=false", "clip_grad_norm=null", "gradient_accumulation_steps=1")
+NEUTRAL = ("activation_checkpointing.decoder=false", "clip_grad_norm=null", "pack_to=null")
 
 
 def config(*pairs: str) -> DictConfig:

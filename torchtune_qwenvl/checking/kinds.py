@@ -1,12 +1,7 @@
-"""Group errors into kinds: messages that are equal without their paths, quotations and numbers."""
+"""Group errors into kinds."""
 
-import re
-
+from torchtune_qwenvl.data.reasons import masked
 from torchtune_qwenvl.transforms.errors import BadSample
-
-_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|<[^<> ]+ [^<>]*>")
-_PATH = re.compile(r"(?<![\w/])(?:[A-Za-z]:)?[^\s,;:()'\"/]*(?:/[^\s,;:()'\"]+)+")
-_NUMBER = re.compile(r"\b\d[\d.,]*\b")
 
 
 def kind_of(error: BaseException) -> str:
@@ -21,13 +16,3 @@ def kind_of(error: BaseException) -> str:
     if bad:
         return masked(bad[-1])
     return masked(f"{type(chain[-1]).__name__}: {chain[-1]}")
-
-
-def masked(message: str) -> str:
-    """A message without the parts that differ between samples.
-
-    Example: "expected an image file at /a/b.jpg, got 3" -> "expected an image file at …, got N".
-    """
-    for pattern, mark in ((_QUOTED, "'…'"), (_PATH, "…"), (_NUMBER, "N")):
-        message = pattern.sub(mark, message)
-    return " ".join(message.split())

@@ -110,7 +110,9 @@ def _examine(read: Callable[[], Any], index: int, where: str) -> Facts:
     if isinstance(sample, SkippedSample):
         reason = sample.reason.removeprefix(f"{where}: ")
         return Facts(index, where, kind=masked(reason), reason=reason)
-    return replace(sample["facts"], index=index, where=where)
+    facts: Facts = sample["facts"]
+    notes = (*sample.get("notes", ()), *facts.notes)
+    return replace(facts, index=index, where=where, notes=notes)
 
 
 def _try(read: Callable[[], Any]) -> Any:

@@ -17,8 +17,12 @@ def write_report(facts: Sequence[Facts], transform: Any, out: Path) -> None:
     (out / "report.txt").write_text(whole + "\n", encoding="utf-8")
     with (out / "bad_samples.jsonl").open("w", encoding="utf-8") as file:
         for bad in facts:
-            if bad.kind:
-                line = {"index": bad.index, "where": bad.where, "kind": bad.kind, "reason": bad.reason}
+            kind, reason = bad.kind, bad.reason
+            if bad.too_long:
+                kind = "longer than max_seq_len"
+                reason = f"{bad.tokens} tokens, max_seq_len is {transform.max_seq_len}"
+            if kind:
+                line = {"index": bad.index, "where": bad.where, "kind": kind, "reason": reason}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
     if good := [f for f in facts if not f.kind]:
         draw_lengths(

@@ -6,9 +6,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from torchtune_qwenvl.pictures.boxes import Mark, draw_boxes
 from torchtune_qwenvl.pictures.cards import Card, draw_page
-from torchtune_qwenvl.pictures.style import BLUE, GREY, INK, MIST, PALE_GREEN
+from torchtune_qwenvl.pictures.style import BLUE, GREEN, GREY, INK, MIST, PALE_GREEN
 from torchtune_qwenvl.pictures.text import Span
+from torchtune_qwenvl.transforms.boxes.reading import boxes_in, says_boxes
 from torchtune_qwenvl.transforms.images.unpatch import images_of
 
 
@@ -55,9 +59,25 @@ def _with_special(text: str, transform: Any, back: str | None) -> list[Span]:
     ]
 
 
+def _with_boxes(
+    images: Sequence[Image.Image], sample: Mapping[str, Any], transform: Any
+) -> list[Image.Image]:
+    """The images with the boxes that are trained on: the record's, or those that its text spells."""
+    places = sample.get("boxes")
+    if places is None and len(images) == 1:
+        kept = [token for token, masked in zip(sample["tokens"], sample["mask"], strict=True) if not masked]
+        text = transform.decode(kept, False, False)
+        places = boxes_in(text, images[0], transform) if says_boxes(text) else None
+    return [
+        draw_boxes(image, [Mark(p.values, GREEN, p.label) for p in places or () if p.image == number])
+        for number, image in enumerate(images)
+    ]
+
+
 def _card(sample: Mapping[str, Any], place: str, transform: Any) -> Card:
     vision = sample["encoder_input"]["vision"]
     cut = f", {sample['dropped_turns']} turns cut" if sample.get("dropped_turns") else ""
     head = Span(f"{place}: {len(sample['tokens']):,} tokens{cut}\n", GREY)
     images = images_of(vision["images"], vision["grid_thw"], transform)
+    images = _with_boxes(images, sample, transform)
     return Card(images, [head, *conversation(sample, transform)])

@@ -6,6 +6,8 @@ from itertools import groupby
 import numpy as np
 
 from torchtune_qwenvl.checking.facts import Facts
+from torchtune_qwenvl.data.notes import Notes
+from torchtune_qwenvl.transforms.chat.text_tokens import ADVICE
 
 SHOWN = 3  # bad samples shown of each kind, and duplicates
 COLUMNS = ("min", "median", "p95", "max", "sum")
@@ -20,9 +22,12 @@ def summary(facts: Sequence[Facts], max_seq_len: int | None = None, shown: int =
         shown: how many bad samples of each kind, and how many duplicates, are listed.
     """
     good, bad = [f for f in facts if not f.kind], [f for f in facts if f.kind]
-    lines = [f"{len(facts):,} samples: {len(good):,} good, {len(bad):,} bad"]
+    long = [f for f in good if f.too_long]
+    headline = f"{len(facts):,} samples: {len(good) - len(long):,} good, {len(bad):,} bad"
+    lines = [f"{headline}, {len(long):,} too long" if long else headline]
     if good:
         lines += ["", *_table(good), "", *_images(good), *_cut(good, max_seq_len), *_repeated(good, shown)]
+        lines += [*_spelled(good), *_notes(good)]
     if bad:
         lines += ["", *_bad(bad, shown)]
     return "\n".join(lines)
@@ -71,8 +76,15 @@ def _cut(good: Sequence[Facts], max_seq_len: int | None) -> list[str]:
     share = lost / sum(f.tokens for f in good)
     return [
         f"max_seq_len {max_seq_len:,}: {len(cut):,} samples lose turns at their end, {len(left_out):,} are "
-        f"dropped; {lost:,} tokens, {share:.1%} of all"
+        f"too long for it; {lost:,} tokens, {share:.1%} of all"
     ]
+
+
+def _notes(good: Sequence[Facts]) -> list[str]:
+    notes = Notes()
+    for facts in good:
+        notes.add(facts.notes, facts.where)
+    return [f"warning: {line}" for line in notes.lines()]
 
 
 def _repeated(good: Sequence[Facts], shown: int) -> list[str]:
@@ -83,6 +95,14 @@ def _repeated(good: Sequence[Facts], shown: int) -> list[str]:
     named = ", ".join(f"{again} = {before}" for again, before in pairs[:shown])
     more = ", …" if len(pairs) > shown else ""
     return [f"warning: {len(pairs):,} samples repeat an earlier one word for word: {named}{more}"]
+
+
+def _spelled(good: Sequence[Facts]) -> list[str]:
+    samples = [f for f in good if f.spelled]
+    if not samples:
+        return []
+    names = ", ".join(dict.fromkeys(name for f in samples for name in f.spelled))
+    return [f"warning: {len(samples):,} samples spell {names}, which is encoded as letters: {ADVICE}"]
 
 
 def _bad(bad: Sequence[Facts], shown: int) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.json_files import CONFIG
 from torchtune_qwenvl.models import get_family
-from torchtune_qwenvl.models.build import architecture
+from torchtune_qwenvl.models.build import RESIZED_FROM, architecture
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 
@@ -28,6 +28,7 @@ def check_architecture(model: VisionLanguageModel, files: CheckpointFolder) -> N
             "set model._component_ to the checkpoint's builder, or checkpoint_dir to the builder's checkpoint"
         )
     built, stored = architecture(family.slots, model.config), architecture(family.slots, files.config)
+    built["decoder's vocab_size"] = model.config.get(RESIZED_FROM, built["decoder's vocab_size"])
     if different := [name for name in stored if stored[name] != built[name]]:
         named = ", ".join(f"{name} is {stored[name]} (built with {built[name]})" for name in different)
         raise ValueError(

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torchtune.training import ADAPTER_CONFIG, ADAPTER_KEY, MODEL_KEY, OPT_KEY
 
+from torchtune_qwenvl.checkpoints.adapters.peft_export import save_adapter_folder
+from torchtune_qwenvl.checkpoints.adapters.peft_import import AdapterFolder
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
-from torchtune_qwenvl.checkpoints.peft_export import save_adapter_folder
-from torchtune_qwenvl.checkpoints.peft_import import AdapterFolder
 from torchtune_qwenvl.checkpoints.weight_plan import plan_weights
 from torchtune_qwenvl.checkpoints.writing import save_folder
 from torchtune_qwenvl.models import get_family
@@ -41,6 +41,7 @@ class FolderCheckpointer:
         should_load_recipe_state: resume from `output_dir`; the recipes pass their `resume_from_checkpoint`.
         model_type: config.json's, or None. torchtune's recipes require the key with activation
             checkpointing.
+        resize_embeddings: as the model's builder got it, see `build_model`.
 
     Raises:
         ValueError: the folder's model type is not known, or not `model_type`.
@@ -52,10 +53,12 @@ class FolderCheckpointer:
         output_dir: str,
         should_load_recipe_state: bool = False,
         model_type: str | None = None,
+        resize_embeddings: int | None = None,
     ) -> None:
         # torchtune's checkpoint client reads these two names.
         self._checkpoint_dir, self._output_dir = Path(checkpoint_dir), Path(output_dir)
         self._resume = should_load_recipe_state
+        self._resize = resize_embeddings
         self._family = get_family(self._checkpoint_dir)
         if model_type not in (None, self._family.model_type):
             raise ValueError(
@@ -112,7 +115,7 @@ class FolderCheckpointer:
         else:
             weights = state_dict[MODEL_KEY]
             dtype = next(iter(weights.values())).dtype if intermediate_checkpoint else None
-            save_folder(weights, folder, self._checkpoint_dir, dtype=dtype)
+            save_folder(weights, folder, self._checkpoint_dir, dtype=dtype, rows=self._resize)
         if adapter:
             self._save_adapter(state_dict, adapter, folder / "adapter")
         if intermediate_checkpoint:
@@ -145,7 +148,7 @@ class FolderCheckpointer:
     def _read(self, folder: Path) -> dict[str, Tensor]:
         with CheckpointFolder(folder) as files:
             with torch.device("meta"):
-                model = self._family.from_config(files.config)
+                model = self._family.from_config(files.config, resize_embeddings=self._resize)
             shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
             plan = plan_weights(files, self._family.weights, shapes)
             return {name: stored.read() for name, stored in plan.items()}

@@ -22,6 +22,7 @@ from torchtune.modules.peft import DoRALinear, LoRALinear
 from torchtune.utils import get_logger, log_rank_zero
 
 from torchtune_qwenvl.checkpoints.architecture import check_architecture
+from torchtune_qwenvl.checkpoints.embedding_rows import check_token_ids
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.weight_plan import Stored, plan_weights
 from torchtune_qwenvl.distributed import like, local
@@ -50,7 +51,8 @@ def load_model(
 
     Raises:
         ValueError: it is no checkpoint folder, a file is missing, broken or cut off, files contradict each
-            other, the model type is not known, or names or shapes do not fit. File and tensor are named.
+            other, the model type is not known, names or shapes do not fit, or the tokenizer has ids beyond
+            the embeddings. File and tensor are named.
     """
     with CheckpointFolder(folder) as files:
         model = _build(files, dtype, builder_arguments)
@@ -68,7 +70,8 @@ def load_weights(model: VisionLanguageModel, files: CheckpointFolder, device: to
         device: where to.
 
     Raises:
-        ValueError: the folder's config.json, names or shapes do not fit the model; names file and tensor.
+        ValueError: the folder's config.json, names or shapes do not fit the model, or its tokenizer has ids
+            beyond the embeddings; names file and tensor.
     """
     check_architecture(model, files)
     if files.own_head:
@@ -77,6 +80,7 @@ def load_weights(model: VisionLanguageModel, files: CheckpointFolder, device: to
             f"{files.path}: config.json says tie_word_embeddings, but the files hold a head that differs "
             "from the embeddings. It stays a weight of its own, as in transformers; saved folders say so",
         )
+    check_token_ids(files.path, model.config["text_config"]["vocab_size"])
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     fill(model, plan_weights(files, get_family(files.config).weights, shapes), device)
 
@@ -98,7 +102,7 @@ def fill(model: nn.Module, plan: Mapping[str, Stored], device: torch.device) -> 
             _set_quantised(model, name, parameters[name], stored.read().to(device, ours.dtype))
             continue
         start = first_row(parameters[name])
-        ours.copy_(stored.read(start, start + len(ours)))
+        ours.copy_(stored.read(start, start + len(ours)).to(device))  # sent as it is, cast there
     for module in model.modules():
         if isinstance(module, (LoRALinear, DoRALinear, GroupedLoRALinear)):
             _init_adapter(module)

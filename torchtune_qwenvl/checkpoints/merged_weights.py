@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from torchtune_qwenvl.checkpoints.embedding_rows import grown
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.models.weight_table import Slice, WeightTable, as_stored
 from torchtune_qwenvl.modules.adapters.lora import is_adapter
@@ -53,12 +54,18 @@ class MergedWeights:
                 "among them; pass the folder that the model was loaded from as source"
             )
 
-    def tensors(self, files: CheckpointFolder) -> Iterator[Tensor]:
-        """Our values for the tensors of `files`, in their order and shape, in our dtype; computed lazily."""
-        for name, entry in files.entries():
+    def tensors(self, files: CheckpointFolder, rows: int | None = None) -> Iterator[Tensor]:
+        """Our values for the tensors of `files`, in their order and shape, in our dtype; computed lazily.
+
+        Args:
+            files: the source.
+            rows: of embeddings and head, if there are more than in `files`.
+        """
+        for name, stored in files.entries():
             if not self._has(self._ours(name)):  # carried: `check` has passed
                 yield files.read(name)
                 continue
+            entry = grown(name, stored, self.table, rows)
             if found := self.table.slice_of(name):
                 joined = self._slice(*found)
             else:

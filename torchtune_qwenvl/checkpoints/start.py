@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from torchtune_qwenvl.checkpoints.adapters.peft_export import ADAPTER_CONFIG
+from torchtune_qwenvl.checkpoints.adapters.peft_import import adapter_arguments, load_adapter
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.loading import load_model, load_weights
-from torchtune_qwenvl.checkpoints.peft_export import ADAPTER_CONFIG
-from torchtune_qwenvl.checkpoints.peft_import import adapter_arguments, load_adapter
 from torchtune_qwenvl.entries import TEXT, check_entries
 from torchtune_qwenvl.json_files import CONFIG, read_json
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel

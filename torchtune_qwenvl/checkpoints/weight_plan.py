@@ -12,6 +12,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from torchtune_qwenvl.checkpoints.embedding_rows import GrownWeight, grows
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.shards import Entry
 from torchtune_qwenvl.models.weight_table import Slice, WeightTable, fits, lies_transposed
@@ -72,12 +73,12 @@ class StackedWeight:
         return torch.stack(experts) if experts else torch.empty(0, *self.shape[1:], dtype=self.dtype)
 
 
-Stored = StoredWeight | StackedWeight
+Stored = StoredWeight | StackedWeight | GrownWeight
 
 
 def plan_weights(
     files: CheckpointFolder, table: WeightTable, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, StoredWeight | StackedWeight]:
+) -> dict[str, Stored]:
     """Find every parameter in the files without reading any.
 
     Args:
@@ -86,12 +87,13 @@ def plan_weights(
         shapes: names and shapes of our parameters; adapters, which files do not hold, are skipped.
 
     Returns:
-        Our name -> where the parameter is, in the order of the files.
+        Our name -> where the parameter is, in the order of the files. Embeddings and head may have more rows
+        than in the files, see `embedding_rows`.
 
     Raises:
         ValueError: a tensor has no parameter, a parameter has no tensor, or a shape does not fit.
     """
-    plan: dict[str, StoredWeight | StackedWeight] = {}
+    plan: dict[str, Stored] = {}
     stacks: dict[str, dict[tuple[int, int], tuple[str, Entry]]] = {}  # our name -> (expert, part)
     for name, entry in files.entries():
         ours = table.ours(name)
@@ -127,9 +129,11 @@ def _parts(
     ours: tuple[str, ...],
     shapes: Mapping[str, tuple[int, ...]],
     where: str,
-) -> dict[str, StoredWeight]:
+) -> Mapping[str, Stored]:
     """Each of our parameters that one tensor holds."""
     wanted = [shapes[our] for our in ours]
+    if len(ours) == 1 and grows(ours[0], entry.shape, wanted[0]):
+        return {ours[0]: GrownWeight(files, name, entry.shape[0], tuple(wanted[0]), entry.dtype)}
     if not fits(entry.shape, wanted):
         takes = " and ".join(f"{our} {list(shape)}" for our, shape in zip(ours, wanted, strict=True))
         raise ValueError(
@@ -186,9 +190,7 @@ class Weights(Mapping[str, Tensor]):
         stored: the result of `plan_weights`, with all names.
     """
 
-    def __init__(
-        self, given: Mapping[str, Tensor], stored: Mapping[str, StoredWeight | StackedWeight]
-    ) -> None:
+    def __init__(self, given: Mapping[str, Tensor], stored: Mapping[str, Stored]) -> None:
         self._given, self._stored = given, stored
         self._names = list(dict.fromkeys([*stored, *given]))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from torchtune_qwenvl.checkpoints.embedding_rows import grown_config, grown_shard, resized_rows
 from torchtune_qwenvl.checkpoints.folder import (
     INDEX,
     CheckpointFolder,
@@ -54,7 +55,8 @@ def save_model(
         if len(state) < len(parameters):
             shapes = {name: tuple(p.shape) for name, p in parameters.items()}
             state = Weights(state, plan_weights(files, get_family(files.config).weights, shapes))
-        return save_folder(state, out_folder, source, scaling=lora_scaling(model), dtype=dtype)
+        rows = resized_rows(model)
+        return save_folder(state, out_folder, source, scaling=lora_scaling(model), dtype=dtype, rows=rows)
 
 
 def save_folder(
@@ -64,6 +66,7 @@ def save_folder(
     *,
     scaling: Mapping[str, float] | None = None,
     dtype: torch.dtype | None = None,
+    rows: int | None = None,
 ) -> Path:
     """Write a HF checkpoint folder with the weights of `state` in the layout of `source`; returns it.
 
@@ -77,28 +80,32 @@ def save_folder(
         source: the folder that the weights were loaded from.
         scaling: `lora_scaling(model)` if `state` holds adapters to merge.
         dtype: dtype of all weights, also noted in config.json; None: those of `source`.
+        rows: of embeddings and head, also noted in config.json, if they were resized; None: as in `source`.
 
     Raises:
-        ValueError: source and state do not belong together, the disk is too small (then nothing is written),
-            or `out_folder` exists and is no checkpoint.
+        ValueError: source and state do not belong together, the disk is too small, a weight holds NaN or
+            infinity (then nothing is written), or `out_folder` exists and is no checkpoint.
     """
     out, source = Path(out_folder).absolute(), Path(source).absolute()
     check_out_folder(out, source)
     with CheckpointFolder(source) as files:
         merged = MergedWeights(state, scaling or {}, get_family(files.config).weights)
         merged.check(files)
-        shards = [shard.cast(dtype) if dtype else shard for shard in files.shards]
+        shards = [grown_shard(shard, merged.table, rows) for shard in files.shards]
+        shards = [shard.cast(dtype) if dtype else shard for shard in shards]
         sidecars = files.sidecars()
-        check_disk_space(out, folder_size(files, dtype))
-        tensors = merged.tensors(files)
+        check_disk_space(out, sum(s.nbytes for s in shards) + sum(path.stat().st_size for path in sidecars))
+        tensors = merged.tensors(files, rows)
         with replaced_folder(out) as work:
             for path in sidecars:
                 (work / path.relative_to(source)).parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, work / path.relative_to(source))
             for shard in shards:
-                entries = shard.entries.values()
-                write_shard(work / shard.file, shard, (next(tensors).to(entry.dtype) for entry in entries))
-            _write_index(work, files, sum(shard.nbytes for shard in shards), dtype)
+                converted = (
+                    finite(name, next(tensors).to(entry.dtype), out) for name, entry in shard.entries.items()
+                )
+                write_shard(work / shard.file, shard, converted)
+            _write_index(work, files, sum(shard.nbytes for shard in shards), dtype, rows)
             for shard in shards:
                 if read_shard(work / shard.file) != shard:
                     raise ValueError(f"{work / shard.file}: read back, it differs from what was written")
@@ -109,6 +116,25 @@ def folder_size(files: CheckpointFolder, dtype: torch.dtype | None = None) -> in
     """Bytes of what `save_folder` writes: weights in the layout of `files`, and every other file."""
     shards = [shard.cast(dtype) if dtype else shard for shard in files.shards]
     return sum(s.nbytes for s in shards) + sum(path.stat().st_size for path in files.sidecars())
+
+
+def finite(name: str, tensor: Tensor, out: Path) -> Tensor:
+    """The tensor as it is.
+
+    Args:
+        name: in the file.
+        tensor: about to be written.
+        out: the folder that will not be written if the tensor is not finite.
+
+    Raises:
+        ValueError: it holds NaN or infinity, from training or because its dtype is too narrow.
+    """
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        raise ValueError(
+            f"{out} is not written: {name}, as {tensor.dtype}, holds NaN or infinity. Export an earlier "
+            "step_N folder, or load the weights again."
+        )
+    return tensor
 
 
 def check_out_folder(out: Path, source: Path | None = None, proof: str = CONFIG) -> None:
@@ -125,10 +151,12 @@ def check_out_folder(out: Path, source: Path | None = None, proof: str = CONFIG)
         )
 
 
-def _write_index(work: Path, files: CheckpointFolder, total: int, dtype: torch.dtype | None) -> None:
+def _write_index(
+    work: Path, files: CheckpointFolder, total: int, dtype: torch.dtype | None, rows: int | None
+) -> None:
     """Copy the source's index. If tensors differ from its own, correct it and config.json."""
     if (files.path / INDEX).is_file():
-        if dtype is None and not files.rewritten:
+        if dtype is None and rows is None and not files.rewritten:
             shutil.copyfile(files.path / INDEX, work / INDEX)
         else:
             index = read_json(files.path / INDEX)
@@ -136,8 +164,9 @@ def _write_index(work: Path, files: CheckpointFolder, total: int, dtype: torch.d
             held = {name for shard in files.shards for name in shard.entries}
             index["weight_map"] = {n: file for n, file in index["weight_map"].items() if n in held}
             write_json(work / INDEX, index)
-    if dtype is not None or files.rewritten:
-        config = files.config
+    config = grown_config(files.config, rows)
+    if dtype is not None:
         key = "dtype" if "dtype" in config else "torch_dtype"
-        noted = {} if dtype is None else {key: str(dtype).removeprefix("torch.")}
-        write_json(work / CONFIG, {**config, **noted})
+        config = {**config, key: str(dtype).removeprefix("torch.")}
+    if config != files.config or files.rewritten:
+        write_json(work / CONFIG, config)

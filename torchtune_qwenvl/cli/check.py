@@ -12,7 +12,8 @@ examples:
     tune-qwenvl check data.jsonl --checkpoint-dir /tmp/Qwen2.5-VL-3B-Instruct dataset.image_root=images
 
 The output folder gets report.txt (what is printed, with the name of every bad sample), bad_samples.jsonl,
-lengths.png and samples.png. The exit status is 1 if there are bad samples.
+lengths.png and samples.png. The exit status is 1 if there are bad samples, or samples that
+max_seq_len cannot take.
 """
 SHEET = 8  # samples on the contact sheet
 
@@ -74,7 +75,7 @@ class Check:
         if drawn := samples_of(instantiate(cfg[args.split], transform), facts, SHEET):
             draw_sheet(drawn, transform, len(facts), out / "samples.png")
         print(f"{summary(facts, transform.max_seq_len)}\n\nreport, list of bad samples and pictures: {out}")
-        if any(f.kind for f in facts):
+        if any(f.kind or f.too_long for f in facts):
             raise SystemExit(1)
 
 

@@ -11,7 +11,7 @@ import argparse
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -118,12 +118,32 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """`parser.parse_args(argv)`, but key=value may come anywhere among the options."""
+    """`parser.parse_args(argv)`, but key=value may come anywhere, and is short for --key value."""
+    argv = _with_options(parser, argv)
     arguments, rest = parser.parse_known_args(argv)
     if not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest):
         return parser.parse_args(argv)  # which says what is wrong
     arguments.overrides += rest
     return arguments
+
+
+def _with_options(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """`checkpoint_dir=DIR` -> `--checkpoint-dir=DIR`, for commands that take options instead of keys."""
+    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
+    command = commands.get(next(iter(argv), ""))
+    if command is None or any(a.dest in ("overrides", "recipe_args") for a in command._actions):
+        return list(argv)
+    return [_option(word, command._option_string_actions) for word in argv]
+
+
+def _option(word: str, options: Mapping[str, argparse.Action]) -> str:
+    key, equals, value = word.partition("=")
+    action = options.get("--" + key.replace("_", "-"))
+    if not equals or action is None:
+        return word
+    if action.nargs == 0:  # a switch
+        return action.option_strings[-1] if value == "true" else word
+    return f"{action.option_strings[-1]}={value}"
 
 
 def is_for_users(error: ValueError) -> bool:

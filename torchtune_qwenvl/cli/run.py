@@ -4,12 +4,17 @@ Otherwise every process loads torch first, and each of them prints a traceback f
 """
 
 import argparse
+import os
+import sys
+from pathlib import Path
 
+from torch.distributed.elastic.multiprocessing import SignalException
 from torchtune._cli.run import Run as TorchtuneRun
 
 from torchtune_qwenvl.arguments import nearest
 from torchtune_qwenvl.cli.registry import RECIPES, WITHOUT_CONFIG, recipe_names, register
 from torchtune_qwenvl.settings.config import parse_arguments
+from torchtune_qwenvl.settings.help import help_text
 from torchtune_qwenvl.settings.recipes import RECIPES as WITH_CONFIG
 
 EPILOG = """\
@@ -25,7 +30,8 @@ examples:
     tune-qwenvl run my_recipe.py --config my.yaml
     tune-qwenvl run lora_finetune_single_device --config stock.yaml
 
-`tune-qwenvl ls` lists recipes and configs, `tune-qwenvl show NAME` prints every key of a config.
+`tune-qwenvl run RECIPE --help` explains every key of finetune, train_vit or generate. `tune-qwenvl ls`
+lists recipes and configs, `tune-qwenvl show NAME` prints every key of a config.
 """
 
 
@@ -44,6 +50,8 @@ class Run(TorchtuneRun):
         if args.recipe not in known and not any(mark in args.recipe for mark in "/."):
             hint = nearest(args.recipe, known)
             self._parser.error(f"no recipe '{args.recipe}'.{hint} `tune-qwenvl ls` lists them.")
+        if args.recipe in WITHOUT_CONFIG and {"--help", "-h"} & set(args.recipe_args):
+            return print(help_text(args.recipe))
         if args.recipe in WITHOUT_CONFIG and "--config" not in args.recipe_args:
             args.recipe = RECIPES / f"{args.recipe}.py"
             return self._run_single_device(args, is_builtin=True)
@@ -51,4 +59,19 @@ class Run(TorchtuneRun):
             parse_arguments(args.recipe_args, args.recipe)
             # As a module of the package, so that the package is imported before torchtune in every process.
             args.recipe = f"torchtune_qwenvl/recipes/{args.recipe}.py"
-        super()._run_cmd(args)
+        elif Path(args.recipe).is_absolute():
+            args.recipe = _as_module(Path(args.recipe))
+        try:
+            super()._run_cmd(args)
+        except SignalException as stopped:  # torchrun's, once its processes have ended
+            sys.exit(128 + stopped.sigval)
+
+
+def _as_module(recipe: Path) -> str:
+    """A recipe's path as torchtune takes it, relative to a folder that every process imports from."""
+    if not recipe.is_file():
+        raise ValueError(f"no recipe {recipe}: expected a Python file")
+    folders = [str(recipe.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(folders)  # for the processes that torchrun starts
+    sys.path.insert(0, str(recipe.parent))
+    return recipe.name

@@ -6,7 +6,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from torchtune._cli.validate import Validate as TorchtuneValidate
 
-from torchtune_qwenvl.settings.config import resolve
+from torchtune_qwenvl.settings.config import needed_keys, resolve, unset, unset_arguments
+from torchtune_qwenvl.settings.exclusions import check_exclusions
+from torchtune_qwenvl.settings.notes import notes
 
 EPILOG = """\
 examples:
@@ -16,7 +18,7 @@ examples:
 
 
 class Validate(TorchtuneValidate):
-    """torchtune's command. For our configs it checks every key, component and argument."""
+    """torchtune's command. For our configs it checks what a run checks before it loads anything."""
 
     def __init__(self, subparsers) -> None:
         super().__init__(subparsers)
@@ -31,5 +33,10 @@ class Validate(TorchtuneValidate):
         # Configs of torchtune's recipes have a checkpointer, ours have none.
         if Path(args.config).is_file() and "checkpointer" in OmegaConf.load(args.config):
             return super()._validate_cmd(args)
-        resolve(args.config, args.overrides)
+        cfg = resolve(args.config, args.overrides)
+        check_exclusions(cfg)
         print("Config is well-formed!")
+        for absent in (*unset(cfg, *needed_keys(cfg)), *unset_arguments(cfg)):
+            print(f"Before it can run: {absent}")
+        for note in notes(cfg):
+            print(f"Note: {note}")

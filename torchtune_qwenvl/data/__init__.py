@@ -7,6 +7,7 @@ Files:
     streams/        records that come one after the other, without numbers
     samples         what is asked of a dataset, and the wrappers of foreign ones
     joined          sequences counted through as one
+    notes           what is said about records that are read
     guarded         what happens to a bad sample
     chat_dataset    `vision_chat_dataset`: the dataset of conversations
     mixed_dataset   `mixed_dataset`: several datasets, mixed by weights

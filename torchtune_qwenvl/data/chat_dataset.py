@@ -1,6 +1,6 @@
 """The dataset of conversations: reads a record, finds its images and videos, applies the transform."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +8,7 @@ from typing import Any, Literal
 from datasets.fingerprint import Hasher
 
 from torchtune_qwenvl.data.guarded import Guarded
+from torchtune_qwenvl.data.records.boxes import BoxReader
 from torchtune_qwenvl.data.records.chat_reader import ChatReader
 from torchtune_qwenvl.data.records.media import MediaFinder
 from torchtune_qwenvl.data.records.messages import MessageParser
@@ -44,6 +45,9 @@ class VisionChatDataset(Samples):
     def size(self, key: int) -> SampleSize:
         return self.reader.size(self.records[key], self.records.folder(key))
 
+    def notes(self, key: int) -> tuple[str, ...]:
+        return self.reader.notes(self.records[key], self.records.folder(key))
+
     def fingerprint(self) -> str:
         return Hasher.hash((self.records.fingerprint(), self.reader, version("torchtune_qwenvl")))
 
@@ -59,8 +63,15 @@ def vision_chat_dataset(
     url_max_bytes: int = MAX_BYTES,
     image_strings: Literal["path", "base64"] = "path",
     on_bad_sample: str = "raise",
+    on_too_long: str = "raise",
     column_map: Mapping[str, str] | None = None,
+    ignore_columns: Sequence[str] | None = None,
     new_system_prompt: str | None = None,
+    box_unit: str | None = None,
+    box_format: Literal["xyxy", "xywh"] | None = None,
+    box_labels: Sequence[str] = (),
+    box_question: str | None = None,
+    train_on: Literal["all", "last"] = "all",
     split: str = "train",
     data_files: Any = None,
     streaming: bool = False,
@@ -81,8 +92,8 @@ def vision_chat_dataset(
     Args:
         tokenizer: the model's transform. Recipes pass it as the first argument.
         source: see :func:`~torchtune_qwenvl.data.records.sources.open_source`.
-        style: "messages", "conversations" or "qa", see ``data/records/styles.py``; "auto" chooses by the
-            columns.
+        style: one of ``data/records/styles/table.py``: "messages", "conversations", "qa", "query_response",
+            "alpaca" or "prompt_completion"; "auto" chooses by each record's columns.
         image_root: folder that relative paths of images and videos start from and that no path may leave.
             Without it they start from the data file's folder.
         allow_urls: read images and videos from http and https URLs. Private addresses are always refused.
@@ -91,9 +102,21 @@ def vision_chat_dataset(
         image_strings: how a string in an image column or part is read: "path" (or URL), or "base64".
             ``data:`` URLs and ``{"type": "image", "base64": ...}`` are read either way.
         on_bad_sample: "raise" or "skip".
-        column_map: maps our column names (messages, conversations, question, answer, system, tools, image,
-            images, video, videos) to the dataset's.
+        on_too_long: "raise" or "skip" a sample that ``max_seq_len`` cannot take, not even without its last
+            turns.
+        column_map: maps our column names (the columns of the styles, system, tools, image, images, video,
+            videos, objects) to the dataset's.
+        ignore_columns: names of columns that are left out without a word, even if they look like images or
+            parts of the conversation; ``*`` stands for any characters.
         new_system_prompt: replaces the records' system messages.
+        box_unit: what the coordinates of ``objects`` count where a record does not say it: "pixels" of the
+            image as displayed, "norm1" (0 .. 1) or "norm1000" (0 .. 1000). None: 0 .. 1 if all of a record's
+            coordinates are in that range, else pixels.
+        box_format: "xyxy" or "xywh" (COCO's) for records that do not say it. None: "xywh" where the labels
+            are called category and no area contradicts, else "xyxy".
+        box_labels: names of the labels that records give as numbers.
+        box_question: asked about records that have objects but no question.
+        train_on: "all" answers, or only the "last" one of each record.
         split: of the dataset; it may be a slice such as "train[:10%]".
         data_files: as for ``datasets.load_dataset``.
         streaming: read the source as a stream, without indexing, counting or downloading it first; see
@@ -113,8 +136,10 @@ def vision_chat_dataset(
     find = MediaFinder(
         None if image_root is None else Path(image_root), urls, url_max_bytes, strings=image_strings
     )
-    reader = ChatReader(MessageParser(style, column_map, new_system_prompt), find, tokenizer)
+    boxes = BoxReader(box_unit, box_format, tuple(box_labels), box_question)
+    parse = MessageParser(style, column_map, new_system_prompt, train_on, ignore_columns, boxes)
+    reader, policies = ChatReader(parse, find, tokenizer), (on_bad_sample, on_too_long)
     where: dict[str, Any] = {"split": split, "data_files": data_files, **load_dataset_kwargs}
     if streaming or is_stream(source):
-        return StreamedDataset(open_stream(source, **where), Guarded(ChatItems(reader), on_bad_sample))
-    return Guarded(VisionChatDataset(open_source(source, **where), reader), on_bad_sample)
+        return StreamedDataset(open_stream(source, **where), Guarded(ChatItems(reader), *policies))
+    return Guarded(VisionChatDataset(open_source(source, **where), reader), *policies)

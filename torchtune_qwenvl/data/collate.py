@@ -8,7 +8,7 @@ Axes: b batch, s sequence, d documents, n patches, m images, k labelled position
 patch side.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torchtune.data import CROSS_ENTROPY_IGNORE_IDX
 
 from torchtune_qwenvl.data.samples import SkippedSample
+from torchtune_qwenvl.modules.attention import boundaries_of
 from torchtune_qwenvl.modules.batch import BatchLayout, labelled_positions, placeholder_positions
+from torchtune_qwenvl.modules.vision.plan import VisionPlanner, read_grids
 
 CHANNELS = 3
 
@@ -30,6 +32,7 @@ def collate(
     *,
     padding_free: bool = False,
     placeholders: Collection[int] | None = None,
+    planner: VisionPlanner | None = None,
 ) -> dict[str, Any]:
     """Pad and join samples of our transforms; also the ``collate_fn`` of torchtune's stock recipes.
 
@@ -41,6 +44,10 @@ def collate(
         ignore_idx: label of every position that is not trained on.
         padding_free: put all samples into one row, b = 1, as documents that do not see each other.
         placeholders: token ids of visual tokens, to find these in samples without ``visual``.
+        planner: of the model's vision encoder (``model.vision_encoder.planner``); plans for it here, so that
+            the plan can be pinned and sent with the batch.
+
+    A sample may have ``weights``, fp32 [s], of its tokens in the loss; without them all are 1.
 
     Returns:
         - ``tokens`` int64 [b, s].
@@ -48,10 +55,10 @@ def collate(
           never crosses documents.
         - ``input_pos`` int64 [b, s, 3], zero where padded.
         - ``encoder_input["vision"]``: ``pixel_values`` [n, c*t*p*p or c*p*p] and ``grid_thw`` int64 [m, 3],
-          both empty without media.
+          both empty without media; with ``planner`` also ``plan``, of the idle encoder without media.
         - ``layout``: :class:`~torchtune_qwenvl.modules.batch.BatchLayout` as a dict. ``visual`` is absent if
-          a sample does not have it and ``placeholders`` are unknown; ``document_lengths`` is there only
-          with ``padding_free``.
+          a sample does not have it and ``placeholders`` are unknown; ``document_lengths`` and ``boundaries``
+          are there only with ``padding_free``.
 
     Raises:
         ValueError: no samples, a :class:`~torchtune_qwenvl.data.SkippedSample`, a missing key, visual tokens
@@ -71,14 +78,24 @@ def collate(
         lengths=lengths.sum()[None] if padding_free else lengths,
         visual=_visual_positions(samples, tokens, starts, placeholders),
         document_lengths=lengths if padding_free else None,
+        weights=_weights(samples, tokens, join),
+        boundaries=boundaries_of(lengths.tolist()) if padding_free else None,
     )
+    vision = _join_vision(samples)
+    if planner is not None:
+        vision["plan"] = plan_for(planner, vision["grid_thw"])
     return {
         "tokens": join(tokens, padding_idx),
         "labels": labels,
         "input_pos": join([torch.as_tensor(s["input_pos"]) for s in samples], 0),
-        "encoder_input": {"vision": _join_vision(samples)},
+        "encoder_input": {"vision": vision},
         "layout": layout.as_dict(),
     }
+
+
+def plan_for(planner: VisionPlanner, grid_thw: Tensor) -> Tensor:
+    """The plan of a batch with these grids; without any, the one for the encoder's smallest input."""
+    return planner.pack(read_grids(grid_thw) or [(1, planner.merge, planner.merge)])
 
 
 def _visual_positions(
@@ -103,6 +120,23 @@ def _visual_positions(
             return None
         positions.append(visual + start)
     return torch.cat(positions)
+
+
+def _weights(
+    samples: Sequence[Mapping[str, Any]],
+    tokens: Sequence[Tensor],
+    join: Callable[[list[Tensor], int], Tensor],
+) -> Tensor | None:
+    """Weights of the tokens in the loss, fp32 [b, s]; None if no sample has any."""
+    if not any("weights" in sample for sample in samples):
+        return None
+    given = (sample.get("weights", torch.ones(len(row))) for sample, row in zip(samples, tokens, strict=True))
+    rows = [torch.as_tensor(one, dtype=torch.float32) for one in given]
+    if wrong := [(len(one), len(row)) for one, row in zip(rows, tokens, strict=True) if len(one) != len(row)]:
+        raise ValueError(
+            f"collate expected one weight per token, got {wrong[0][0]} for {wrong[0][1]} tokens: cut both"
+        )
+    return join(rows, 0)
 
 
 def _padded_rows(documents: list[Tensor], padding: int) -> Tensor:

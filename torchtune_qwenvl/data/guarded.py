@@ -19,22 +19,26 @@ class Guarded(Samples):
     Wraps any dataset of samples of our transforms, torchtune's ``SFTDataset`` included. If the dataset has a
     method ``where(index)`` (ours name file and record), messages use it.
 
-    A sample that is longer than ``max_seq_len`` even after truncation (:class:`SampleTooLong`) is not an
-    error: the truncation policy leaves it out. It becomes a :class:`SkippedSample` under both policies.
+    Every exception counts: one that is not a ValueError or OSError was not foreseen, and its message also
+    says where in the code it was raised.
 
     Args:
         dataset: map-style dataset, or a `Streamed` one.
         on_bad_sample: "raise" stops at the first bad sample; "skip" returns a :class:`SkippedSample` for it,
             which our loader leaves out, logs and counts.
+        on_too_long: the same for a sound sample that is longer than ``max_seq_len`` even after truncation
+            (:class:`SampleTooLong`).
 
     Raises:
         ValueError: an unknown policy.
     """
 
-    def __init__(self, dataset: Dataset, on_bad_sample: str = "raise") -> None:
-        if on_bad_sample not in POLICIES:
-            raise ValueError(f"on_bad_sample: expected one of {', '.join(POLICIES)}, got {on_bad_sample!r}")
-        self.dataset, self.on_bad_sample = as_samples(dataset), on_bad_sample
+    def __init__(self, dataset: Dataset, on_bad_sample: str = "raise", on_too_long: str = "raise") -> None:
+        policies = {"on_bad_sample": on_bad_sample, "on_too_long": on_too_long}
+        for name, policy in policies.items():
+            if policy not in POLICIES:
+                raise ValueError(f"{name}: expected one of {', '.join(POLICIES)}, got {policy!r}")
+        self.dataset, self.on_bad_sample, self.on_too_long = as_samples(dataset), on_bad_sample, on_too_long
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -50,10 +54,10 @@ class Guarded(Samples):
             if not isinstance(sample, SkippedSample) and (mask := sample.get("mask")) is not None:
                 check_trainable(mask, fix=FIX_UNTRAINED)
             return sample
-        # torchtune's own datasets raise these for a broken record or image file.
-        except (ValueError, OSError) as error:
+        except Exception as error:
             located = locate(error, lambda: self.where(key))
-            if isinstance(located, SampleTooLong) or self.on_bad_sample == "skip":
+            policy = self.on_too_long if isinstance(located, SampleTooLong) else self.on_bad_sample
+            if policy == "skip":
                 return SkippedSample(getattr(key, "number", key), str(located))
             if located is error:
                 raise
@@ -71,6 +75,9 @@ class Guarded(Samples):
 
     def member(self, key: Any) -> int:
         return self.dataset.member(key)
+
+    def notes(self, key: Any) -> tuple[str, ...]:
+        return self.dataset.notes(key)
 
     def check(self, key: Any, sample: Mapping[str, Any]) -> str | None:
         return self.dataset.check(key, sample)

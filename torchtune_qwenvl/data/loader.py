@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from torchtune_qwenvl.data.collate import collate as default_collate
+from torchtune_qwenvl.data.notes import first_notes, new_notes
 from torchtune_qwenvl.data.order.sampler import ResumableSampler
 from torchtune_qwenvl.data.reported import Drawn, Reported
 from torchtune_qwenvl.data.samples import Samples, SkippedSample, as_samples
@@ -35,6 +36,8 @@ class Batch:
         dropped_turns: number of turns that the truncation policy cut from these samples.
         drawn: number of samples taken from each dataset of a mix, by the number of the dataset.
         lost: how many of these were left out.
+        places: file and number of each sample.
+        notes: what is odd about records of the batch, each with the place of a sample.
     """
 
     inputs: dict[str, Any]
@@ -44,6 +47,8 @@ class Batch:
     dropped_turns: int = 0
     drawn: Mapping[int, int] = field(default_factory=dict)
     lost: Mapping[int, int] = field(default_factory=dict)
+    places: tuple[str, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def pin_memory(self) -> "Batch":
         """Called by torch's DataLoader."""
@@ -69,6 +74,7 @@ class Loader:
         self.is_stream = isinstance(order.sampler, StreamSampler)
         self.skipped: dict[str, int] = {}
         self.dropped_turns = 0
+        self._known_notes: set[str] = set()
         self._state = self.sampler.state_dict()
 
     def __len__(self) -> int:
@@ -84,6 +90,17 @@ class Loader:
         while self.is_stream:
             self._state = self.sampler.state_dict()
             yield self._batches.collate_fn([])
+
+    def notes_at_start(self) -> list[str]:
+        """What is odd about records, or not read of them, as lines; later, only what is new is logged.
+
+        A part of a map-style dataset is looked at; a stream is read only as it comes.
+        """
+        if self.is_stream:
+            return []
+        found = first_notes(self.dataset)
+        self._known_notes.update(found.counts)
+        return found.lines()
 
     def read(self, samples: Sequence[Any]) -> Batch:
         """Read these samples as one batch in this process, wherever the sampler is."""
@@ -110,6 +127,8 @@ class Loader:
 
     def _count(self, batch: Batch) -> None:
         self.dropped_turns += batch.dropped_turns
+        for line in new_notes(batch.notes, self._known_notes):
+            log.warning(line)
         for skipped in batch.skipped:
             if skipped.reason not in self.skipped:
                 log.warning(
@@ -127,6 +146,7 @@ def build_loader(
     padding_idx: int = 0,
     ignore_idx: int = -100,
     on_bad_sample: str = "raise",
+    on_too_long: str = "raise",
     num_workers: int = 0,
     prefetch_factor: int | None = None,
     pin_memory: bool | None = None,
@@ -146,6 +166,7 @@ def build_loader(
         padding_idx: pad token id (``transform.pad_id``).
         ignore_idx: label that is not trained on.
         on_bad_sample: "raise" or "skip", see :class:`~torchtune_qwenvl.data.Guarded`.
+        on_too_long: the same for samples that are longer than ``max_seq_len``.
         num_workers: processes that read, decode and collate; with 0 this process does.
         prefetch_factor: batches that each worker prepares ahead; None is torch's default (2).
         pin_memory: put batches into page-locked memory; None does so if there is a CUDA device.
@@ -157,7 +178,7 @@ def build_loader(
     sampler.set_batch_size(batch_size)
     order, samples = _Noted(sampler), as_samples(dataset)
     batches = DataLoader(
-        Reported(samples, on_bad_sample),
+        Reported(samples, on_bad_sample, on_too_long),
         batch_sampler=order,
         collate_fn=partial(
             _make_batch,
@@ -207,6 +228,8 @@ def _make_batch(
         dropped_turns=sum(sample.get("dropped_turns", 0) for sample in kept),
         drawn=Counter(one.member for one in drawn),
         lost=Counter(one.member for one in drawn if isinstance(one.outcome, SkippedSample)),
+        places=tuple(one.where for one in drawn if isinstance(one.outcome, Mapping)),
+        notes={note: place for one in reversed(drawn) for note, place in one.notes.items()},
     )
 
 

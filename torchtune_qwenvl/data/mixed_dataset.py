@@ -50,6 +50,9 @@ class Members(Samples):
     def size(self, key: int) -> SampleSize:
         return self.joined.size(key)
 
+    def notes(self, key: int) -> tuple[str, ...]:
+        return self.joined.notes(key)
+
     def fingerprint(self) -> str | None:
         return self.joined.fingerprint()
 

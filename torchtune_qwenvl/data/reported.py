@@ -1,7 +1,7 @@
 """Reads samples in a data worker, and reports for each key what came of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -18,17 +18,21 @@ class Drawn:
     Attributes:
         outcome: errors travel as values, so that the main process raises them without a worker's traceback.
         member: which dataset of a mix it belongs to.
+        where: file and number, for messages.
+        notes: what is odd about its record, each with the place of the sample.
     """
 
     outcome: Sample | ValueError
     member: int = 0
+    where: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 class Reported(Dataset):
     """Reads a dataset's samples and reports what came of each."""
 
-    def __init__(self, samples: Samples, on_bad_sample: str) -> None:
-        self.guarded = Guarded(samples, on_bad_sample)
+    def __init__(self, samples: Samples, on_bad_sample: str, on_too_long: str = "raise") -> None:
+        self.guarded = Guarded(samples, on_bad_sample, on_too_long)
 
     def __getitem__(self, key: Any) -> Drawn:
         if isinstance(key, ValueError):  # the stream broke off here
@@ -38,4 +42,8 @@ class Reported(Dataset):
         except BadSample as error:
             return Drawn(error, self.guarded.member(key))
         wrong = self.guarded.check(key, sample) if isinstance(sample, Mapping) else None
-        return Drawn(sample if wrong is None else BadSample(wrong), self.guarded.member(key))
+        outcome = sample if wrong is None else BadSample(wrong)
+        where, notes = self.guarded.where(key), {}
+        if isinstance(sample, Mapping) and sample.get("notes"):
+            notes = dict.fromkeys(sample["notes"], where)
+        return Drawn(outcome, self.guarded.member(key), where, notes)

@@ -69,7 +69,7 @@ class Samples(Dataset, ABC):
         """The sample.
 
         Raises:
-            ValueError, OSError: a bad sample.
+            ValueError, OSError: a bad sample. Any other exception is taken for one too.
         """
 
     @abstractmethod
@@ -95,6 +95,14 @@ class Samples(Dataset, ABC):
     def member(self, key: Any) -> int:
         """Which dataset of a mix the sample belongs to; 0 without a mix."""
         return 0
+
+    def notes(self, key: Any) -> tuple[str, ...]:
+        """What is odd about the sample's record or not read of it, without reading its images.
+
+        Raises:
+            ValueError, OSError: a bad sample.
+        """
+        return ()
 
     def check(self, key: Any, sample: Mapping[str, Any]) -> str | None:
         """What is wrong with a sample that was read, as a message that stops the run; None if nothing is."""
@@ -163,6 +171,10 @@ class JoinedSamples(Samples):
         part, index = self.places.find(key)
         return self.datasets[part].size(index)
 
+    def notes(self, key: int) -> tuple[str, ...]:
+        part, index = self.places.find(key)
+        return self.datasets[part].notes(index)
+
     def fingerprint(self) -> str | None:
         parts = [dataset.fingerprint() for dataset in self.datasets]
         return None if None in parts else Hasher.hash(parts)
@@ -190,7 +202,7 @@ def sample_size(samples: Samples, key: Any) -> SampleSize:
     """
     try:
         return samples.size(key)
-    except (ValueError, OSError):
+    except Exception:
         return SampleSize(0, 0)
 
 

@@ -11,6 +11,7 @@ thread of this process holds a lock. `benchmarks/workers.py` measures all of the
 """
 
 import multiprocessing
+import os
 import pickle
 import sys
 from collections.abc import Iterator
@@ -47,8 +48,23 @@ def worker_options(num_workers: int) -> dict[str, Any]:
         "num_workers": num_workers,
         # Its own, since starting workers draws a seed: that must not move the random numbers of training.
         "generator": torch.Generator(),
-        "worker_init_fn": end_worker_with_parent,
+        "worker_init_fn": _begin_worker,
     }
+
+
+def _begin_worker(worker: int) -> None:
+    _leave_signals_to_the_run()
+    end_worker_with_parent(worker)
+
+
+def _leave_signals_to_the_run() -> None:
+    """Leave the run's group of processes, to which a terminal sends Ctrl-C and torchrun SIGTERM.
+
+    The run finishes its step before it stops, and needs the workers' batches until then. It ends them itself;
+    a worker whose run has died ends by torch's own watch on its parent.
+    """
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
 
 
 def start_method() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torchtune.data import Message
 
-from torchtune_qwenvl.data.records.styles import conversations_style
+from torchtune_qwenvl.data.records.messages import MessageParser
 from torchtune_qwenvl.generation import generate
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
@@ -72,7 +72,7 @@ def ask(model: VisionLanguageModel, transform: Any, data: Path, batch_size: int 
 
 def _first_exchange(record: dict[str, Any], folder: Path) -> tuple[Message, Message]:
     """The first question (with its image first, as a path) and its answer."""
-    question, answer = conversations_style(record)[:2]
+    question, answer = MessageParser("conversations")(record)[:2]
     for part in question.content:
         if part["type"] == "image":
             part["content"] = folder / part["content"]

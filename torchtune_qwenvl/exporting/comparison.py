@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torchtune.data import Message
 
+from torchtune_qwenvl.checkpoints.adapters.peft_import import adapter_arguments, load_adapter
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.loading import load_model
-from torchtune_qwenvl.checkpoints.peft_import import adapter_arguments, load_adapter
 from torchtune_qwenvl.data import collate
 from torchtune_qwenvl.models import load_transform
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from torchtune_qwenvl.checkpoints.adapters.peft_export import ADAPTER_CONFIG, save_adapter_folder
+from torchtune_qwenvl.checkpoints.embedding_rows import resized_rows
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder, check_disk_space
 from torchtune_qwenvl.checkpoints.merged_weights import lora_scaling
-from torchtune_qwenvl.checkpoints.peft_export import ADAPTER_CONFIG, save_adapter_folder
 from torchtune_qwenvl.checkpoints.weight_plan import Weights, plan_weights
 from torchtune_qwenvl.checkpoints.writing import check_out_folder, folder_size, save_folder
 from torchtune_qwenvl.distributed import GatheredState, World
@@ -30,7 +31,7 @@ def export(
     output_dir: Path,
     dtype: str | None = None,
     merge_adapter: bool = True,
-) -> None:
+) -> dict[str, Path]:
     """Write `model/`, `adapter/` or both, and read them back. All ranks must call this; rank 0 writes.
 
     Args:
@@ -41,13 +42,18 @@ def export(
         dtype: "bf16" or "fp32" for all weights; None: those of `source`.
         merge_adapter: with LoRA, write `model/`, too.
 
+    Returns:
+        "model" and "adapter" to the folders written; empty on other ranks than 0.
+
     Raises:
         ValueError: on all ranks: the disk is too small, a file cannot be written, or what was written cannot
             be read back.
     """
+    written: dict[str, Path] = {}
     with world.together(), GatheredState(model, world) as trained:
         if world.is_main:
-            write_folders(trained, model, source, output_dir, dtype, merged=merge_adapter)
+            written = write_folders(trained, model, source, output_dir, dtype, merged=merge_adapter)
+    return written
 
 
 def check_export(
@@ -113,7 +119,8 @@ def write_folders(
             written["adapter"] = out
         if merged or not scaling:
             target = compute_dtype(dtype) if dtype else None
-            written["model"] = save_folder(state, output_dir / "model", source, scaling=scaling, dtype=target)
+            out, rows = output_dir / "model", resized_rows(model)
+            written["model"] = save_folder(state, out, source, scaling=scaling, dtype=target, rows=rows)
             with CheckpointFolder(written["model"]) as again:
                 plan_weights(again, table, shapes)
     return written

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from torchtune_qwenvl.checkpoints.peft_export import ADAPTER_CONFIG
+from torchtune_qwenvl.checkpoints.adapters.peft_export import ADAPTER_CONFIG
 from torchtune_qwenvl.exporting.trained import Trained, from_adapter, from_step
 from torchtune_qwenvl.json_files import read_json
 from torchtune_qwenvl.settings.config import require, resolve

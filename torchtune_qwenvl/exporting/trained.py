@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torchtune.config import instantiate
 
+from torchtune_qwenvl.checkpoints.adapters.peft_import import adapter_arguments, adapter_state
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.loading import load_model, load_weights
-from torchtune_qwenvl.checkpoints.peft_import import adapter_arguments, adapter_state
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.adapters.lora import is_adapter
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel

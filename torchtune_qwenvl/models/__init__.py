@@ -16,14 +16,16 @@ A `Family` has five entries. `examples/toy_family/` in the repository is a whole
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from torchtune_qwenvl.arguments import passes_on, takes_arguments_of
 from torchtune_qwenvl.json_files import read_config
-from torchtune_qwenvl.models.build import Slots
+from torchtune_qwenvl.models.build import Slots, build_moe_model
 from torchtune_qwenvl.models.family import Family
 from torchtune_qwenvl.models.glm4v._family import GLM4V, GLM46V
 from torchtune_qwenvl.models.glm4v_moe._family import GLM4V_MOE
@@ -38,8 +40,10 @@ from torchtune_qwenvl.models.qwen3_vl._family import QWEN3_VL
 from torchtune_qwenvl.models.qwen3_vl_moe._family import QWEN3_VL_MOE
 from torchtune_qwenvl.models.towers import TextShape, VisionShape
 from torchtune_qwenvl.models.weight_table import Slice, WeightTable
+from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
 from torchtune_qwenvl.transforms.processor_folder import read_processor_folder
+from torchtune_qwenvl.transforms.processor_settings import image_statistics
 from torchtune_qwenvl.transforms.videos.video_transform import VideoTransform
 
 # model_type of a folder of a vision encoder alone: its family's, with this at the end.
@@ -90,6 +94,7 @@ def get_family(config: Mapping[str, Any] | str | Path) -> Family:
     return known[model_type]
 
 
+@passes_on(lambda: [family.transform.load for family in (FAMILIES | _REGISTERED).values()])
 def load_transform(folder: str | Path, **overrides: Any) -> Any:
     """The transform of a checkpoint folder: tokenizer, chat template and image settings from its files.
 
@@ -101,6 +106,26 @@ def load_transform(folder: str | Path, **overrides: Any) -> Any:
         ValueError: the model type is not known, or a file is missing, broken or contradicts another.
     """
     return get_family(folder).transform.load(folder, **overrides)
+
+
+@takes_arguments_of(build_moe_model)
+def any_model(folder: str | Path, **arguments: Any) -> VisionLanguageModel:
+    """A model of the family and size of a checkpoint folder, with random weights, for YAML (`model: any`).
+
+    Args:
+        folder: has config.json, and the settings of images, from which `image_mean` and `image_std` come.
+
+    Raises:
+        ValueError: the folder's family is not known or has no such argument, or as its builder.
+    """
+    family = get_family(folder)
+    takes = inspect.signature(family.from_config).parameters
+    if unknown := [name for name in arguments if name not in takes]:
+        raise ValueError(
+            f"{folder}: a model of type {family.model_type!r} has no argument {unknown[0]!r}, which is for "
+            "mixtures of experts"
+        )
+    return family.from_config(folder, **{**image_statistics(folder), **arguments})
 
 
 def load_media_transforms(
@@ -134,6 +159,7 @@ __all__ = [
     "TextShape",
     "VisionShape",
     "WeightTable",
+    "any_model",
     "get_family",
     "image_defaults",
     "load_media_transforms",

@@ -15,11 +15,19 @@ from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.json_files import read_config
 from torchtune_qwenvl.models.rope_config import rope_scaling
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
-from torchtune_qwenvl.modules.trainable import Mode, Training, plan_experts, plan_training
+from torchtune_qwenvl.modules.trainable import (
+    Mode,
+    Training,
+    plan_embeddings,
+    plan_experts,
+    plan_training,
+)
 from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 Config = Mapping[str, Any]
+# Entry of a model's config: vocab_size of the folder that it was built for, if its embeddings were resized.
+RESIZED_FROM = "resized_from_vocab_size"
 # A builder's argument -> an entry of the normalised config, or a function that computes it from all entries.
 Entries = Mapping[str, str | Callable[[Config], Any]]
 
@@ -80,6 +88,8 @@ def build_model(
     image_std: Sequence[float] | None = None,
     tie_word_embeddings: bool | None = None,
     loss_chunk_tokens: int = 2048,
+    resize_embeddings: int | None = None,
+    embeddings_trainable: bool | None = None,
     **trainable: Any,
 ) -> VisionLanguageModel:
     """A model of the size that a config.json describes, with random weights.
@@ -92,17 +102,19 @@ def build_model(
         tie_word_embeddings: whether the head shares the embeddings' weight; None: as the config says. The
             recipe gives False for a folder that holds a head of its own all the same.
         loss_chunk_tokens: in training, compute logits for at most so many positions at once.
+        resize_embeddings: number of rows of token embeddings and head, if the tokenizer has more tokens than
+            config.json's vocab_size; when weights are loaded, new rows become the mean of the old ones.
+        embeddings_trainable: train token embeddings and head fully, or freeze them. None: as the decoder.
+            Next to LoRA they are frozen, or train fully if they are resized.
         **trainable: arguments of `plan_training`.
 
     Raises:
         ValueError: the config is missing, broken, incomplete or unsupported, or arguments contradict each
             other.
     """
-    training = plan_training(**trainable)
-    scale = (image_mean, image_std)
-    return _assemble(
-        slots, config, training, scale, tied=tie_word_embeddings, loss_chunk_tokens=loss_chunk_tokens
-    )
+    config = _read(slots, config, resize_embeddings, tie_word_embeddings)
+    training = plan_embeddings(plan_training(**trainable), embeddings_trainable, RESIZED_FROM in config)
+    return _assemble(slots, config, training, (image_mean, image_std), loss_chunk_tokens=loss_chunk_tokens)
 
 
 @takes_arguments_of(plan_training)
@@ -150,6 +162,8 @@ def build_moe_model(
     experts_trainable: Mode | bool | None = None,
     router_aux_loss_coef: float = 0.0,
     loss_chunk_tokens: int = 2048,
+    resize_embeddings: int | None = None,
+    embeddings_trainable: bool | None = None,
     **trainable: Any,
 ) -> VisionLanguageModel:
     """`build_model` for a mixture of experts.
@@ -160,14 +174,15 @@ def build_moe_model(
         router_aux_loss_coef: weight of the load-balance loss relative to the mean loss of a token. Published
             trainings use 0.001.
     """
-    training = plan_experts(plan_training(**trainable), experts_trainable)
+    config = _read(slots, config, resize_embeddings, tie_word_embeddings)
+    training = plan_embeddings(plan_training(**trainable), embeddings_trainable, RESIZED_FROM in config)
+    training = plan_experts(training, experts_trainable)
     options = {"loss_chunk_tokens": loss_chunk_tokens, "router_aux_loss_coef": router_aux_loss_coef}
     return _assemble(
         slots,
         config,
         training,
         (image_mean, image_std),
-        tied=tie_word_embeddings,
         text={"experts_adapter": training.experts_adapter},
         **options,
     )
@@ -242,18 +257,37 @@ def architecture(slots: Slots, config: Config) -> dict[str, Any]:
     }
 
 
+def resized_config(config: dict[str, Any], rows: int | None) -> dict[str, Any]:
+    """A normalised config with another number of rows of embeddings; the old one is noted in it.
+
+    Raises:
+        ValueError: fewer rows than the config has, or no whole number.
+    """
+    stored = config["text_config"]["vocab_size"]
+    if rows is None or rows == stored:
+        return config
+    if isinstance(rows, bool) or not isinstance(rows, int) or rows < stored:
+        raise ValueError(
+            f"resize_embeddings: expected at least the {stored} rows that config.json has (vocab_size), got "
+            f"{rows!r}"
+        )
+    return {**config, RESIZED_FROM: stored, "text_config": {**config["text_config"], "vocab_size": rows}}
+
+
+def _read(slots: Slots, config: Config | str | Path, rows: int | None, tied: bool | None) -> dict[str, Any]:
+    """The config in its normal form, with what the arguments of the builders change in it."""
+    changed = resized_config(slots.normalise(read_config(config)), rows)
+    return changed if tied is None else {**changed, "tie_word_embeddings": tied}
+
+
 def _assemble(
     slots: Slots,
-    config: Config | str | Path,
+    config: dict[str, Any],
     training: Training,
     scale: tuple[Sequence[float] | None, Sequence[float] | None],
     text: Config | None = None,
-    tied: bool | None = None,
     **options: Any,
 ) -> VisionLanguageModel:
-    config = slots.normalise(read_config(config))
-    if tied is not None:
-        config = {**config, "tie_word_embeddings": tied}
     of_encoder, of_decoder = _tower_arguments(slots, config)
     encoder = slots.vision_encoder(
         **of_encoder,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from torchtune_qwenvl.arguments import takes_arguments_of
+from torchtune_qwenvl.transforms.boxes.convention import BoxConvention
 from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat
 from torchtune_qwenvl.transforms.chat.tokenizer import WORDS, ExtraToken
 from torchtune_qwenvl.transforms.chat.video_format import VideoFormat
@@ -87,6 +88,8 @@ class Published:
         video_formats: how videos are written, by the name of their processor, if that depends on the
             processor and not on the chat format.
         words: how a vocab.json's text is split into words before BPE.
+        boxes: how boxes and points are written; None: records with boxes are refused.
+        grounding: the tokens of objects, boxes and points, which the setting `text_tokens: grounding` names.
     """
 
     chats: dict[str, ChatFormat]
@@ -97,6 +100,8 @@ class Published:
     video_limits_of_images: bool = False
     video_formats: dict[str, VideoFormat] = field(default_factory=dict)
     words: str = WORDS
+    boxes: BoxConvention | None = None
+    grounding: tuple[str, ...] = ()
 
     def chat(
         self, name: str | None, video_processor: str | None = None, enable_thinking: bool | None = None

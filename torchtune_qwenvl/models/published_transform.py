@@ -21,6 +21,7 @@ from torchtune_qwenvl.transforms.chat.template_check import (
     VIDEO_PROBES,
     check_template,
 )
+from torchtune_qwenvl.transforms.chat.text_tokens import text_tokens_of
 from torchtune_qwenvl.transforms.chat.tokenizer import BPETokenizer, ExtraToken
 from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
 from torchtune_qwenvl.transforms.processor_folder import extra_tokens, read_processor_folder
@@ -58,6 +59,7 @@ class PublishedTransform(VisionLanguageTransform):
         no_tools: str | None = None,
         special_tokens_path: str | Path | None = None,
         tokenizer: BPETokenizer | None = None,
+        text_tokens: Sequence[str] | str = (),
         **settings: Any,
     ) -> None:
         """An argument that is None leaves the family's value.
@@ -74,6 +76,9 @@ class PublishedTransform(VisionLanguageTransform):
             special_tokens_path: a tokenizer.json or tokenizer_config.json that lists the added tokens.
                 Default: the family's with a vocab.json, the file's own with a tokenizer.json.
             tokenizer: a ready one instead of `path`.
+            text_tokens: added tokens that text may hold: they become their single ids, as in transformers.
+                All other special tokens in text stay letters. "grounding" stands for the family's marks of
+                objects, boxes and points.
 
         Raises:
             ValueError: neither or both of `path` and `tokenizer`, or a value that does not exist or fit.
@@ -86,6 +91,12 @@ class PublishedTransform(VisionLanguageTransform):
         chat_format = self.published.chat(chat, video_processor, enable_thinking)
         if no_tools is not None:
             chat_format = replace(chat_format, tools=None, no_tools=no_tools)
+        ends = {
+            name for name, i in tokenizer.special_tokens.items() if i in (tokenizer.eos_id, tokenizer.pad_id)
+        }
+        reserved = {*chat_format.special_names, *chat_format.stops, *ends}
+        names = text_tokens_of(text_tokens, self.published.grounding, reserved)
+        tokenizer = tokenizer.with_text_tokens(names)
         image = {name: settings.pop(name) for name in _IMAGE_ARGUMENTS if name in settings}
         clips = VideoArguments(**{name: settings.pop(name) for name in _VIDEO_ARGUMENTS if name in settings})
         shared = {name: value for name, value in image.items() if name not in _STILLS_ONLY}
@@ -96,7 +107,7 @@ class PublishedTransform(VisionLanguageTransform):
             chat_format,
             self.published.image(**_given(image)),
             self.published.video_rules(video_processor)(**_given(video)),
-            **settings,
+            **{"boxes": self.published.boxes, **settings},
         )
 
     @classmethod

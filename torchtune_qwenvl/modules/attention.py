@@ -5,7 +5,7 @@ of 64, 64, 32 | 64 | 16 tokens are five segments in n = 240 tokens. Neighbouring
 share one batched call:
 
     lengths     64  64  32  64  16
-    runs        2x64    1x32  1x64  1x16        -> four SDPA calls, or one varlen kernel on CUDA in bf16/fp16
+    runs        2x64    1x32  1x64  1x16        -> four SDPA calls; on CUDA in bf16 one varlen kernel instead
 
 n tokens, b segments of one length l, h heads, g key/value heads, d head width.
 """
@@ -13,7 +13,7 @@ n tokens, b segments of one length l, h heads, g key/value heads, d head width.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import Any
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
+ATTENTION_BACKENDS = ("flash", "cudnn")
 _HALF_DTYPES = (torch.bfloat16, torch.float16)
 # On short segments torch's CPU kernel is slower in bf16 than in fp32. For 32 windows of 64 tokens and 8 heads
 # of width 64, forward and backward take 46 ms in bf16, 19 ms in fp32 including the casts. From 1,024 tokens
@@ -48,13 +49,25 @@ class Segments:
     runs: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device | str = "cpu") -> Segments:
-        """Segments of these lengths, each at least 1."""
+    def of(
+        cls,
+        lengths: Sequence[int],
+        device: torch.device | str = "cpu",
+        boundaries: Tensor | None = None,
+    ) -> Segments:
+        """Segments of these lengths, each at least 1.
+
+        Args:
+            lengths: tokens per segment.
+            device: where the tokens are.
+            boundaries: `boundaries_of(lengths)` if it is on the device already.
+        """
         if not lengths or min(lengths) < 1:
             raise ValueError(f"segments need one or more lengths of at least 1, got {list(lengths)}")
-        boundaries = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device="cpu")
+        if boundaries is None:
+            boundaries = boundaries_of(lengths).to(device, non_blocking=True)
         runs = tuple((len(list(same)), length) for length, same in groupby(lengths))
-        return cls(tuple(lengths), boundaries.to(device, non_blocking=True), max(lengths), runs)
+        return cls(tuple(lengths), boundaries, max(lengths), runs)
 
     @classmethod
     def rows(cls, b: int, s: int, device: torch.device | str = "cpu") -> Segments:
@@ -67,6 +80,28 @@ class Segments:
         device = self.cu_seqlens.device
         runs = [torch.arange(length, device=device).repeat(b) for b, length in self.runs]
         return torch.cat(runs)
+
+
+def use_attention_backend(name: str) -> None:
+    """Choose the kernel of attention on CUDA in bf16 and fp16, for the whole process.
+
+    From torch 2.15 on, its varlen kernel prefers cuDNN on Hopper and Blackwell. cuDNN may build its plans
+    again for a batch of another geometry (pytorch/pytorch#191576), and every packed batch has another one.
+
+    Args:
+        name: "flash" or "cudnn"; cuDNN is used where torch can, else flash.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name not in ATTENTION_BACKENDS:
+        raise ValueError(f"attention_backend: expected one of {', '.join(ATTENTION_BACKENDS)}, got '{name}'.")
+    torch.backends.cuda.enable_cudnn_sdp(name == "cudnn")
+
+
+def boundaries_of(lengths: Iterable[int]) -> Tensor:
+    """Where segments of these lengths begin and end, int32 [segments + 1] on the host: 0 .. n."""
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device="cpu")
 
 
 def segment_attention(
@@ -85,13 +120,20 @@ def segment_attention(
     Returns:
         [n, h, d], in q's dtype.
     """
+    if q.is_cuda:
+        _check_dtypes(q, k, v)
+    if is_one_kernel(q, dropout):
+        return _varlen(q, k, v, segments, causal)
     if len(segments.runs) == 1:
         return _equal_lengths(q, k, v, segments.runs[0], causal, dropout)
-    if q.is_cuda and q.dtype in _HALF_DTYPES and not dropout:  # torch's varlen kernel has no dropout
-        return _varlen(q, k, v, segments, causal)
     sizes = [b * length for b, length in segments.runs]
     parts = zip(q.split(sizes), k.split(sizes), v.split(sizes), segments.runs, strict=True)
     return torch.cat([_equal_lengths(*part, causal, dropout) for part in parts])
+
+
+def is_one_kernel(q: Tensor, dropout: float) -> bool:
+    """Whether one kernel takes segments of all lengths, so that their number changes nothing on the host."""
+    return q.is_cuda and q.dtype in _HALF_DTYPES and not dropout  # torch's varlen kernel has no dropout
 
 
 def _equal_lengths(
@@ -104,6 +146,12 @@ def _equal_lengths(
     shared = q.shape[1] != k.shape[1]
     out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal, enable_gqa=shared)
     return out.transpose(1, 2).flatten(0, 1).to(dtype)
+
+
+def _check_dtypes(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """A norm or a rotation that returns fp32 under autocast makes attention several times slower."""
+    expected = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else q.dtype
+    assert q.dtype == k.dtype == v.dtype == expected, (q.dtype, k.dtype, v.dtype, expected)
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, causal: bool) -> Tensor:

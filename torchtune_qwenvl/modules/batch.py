@@ -34,12 +34,16 @@ class BatchLayout:
         visual: int64 [v], flat positions of the placeholders of visual tokens, ascending.
         document_lengths: int64 [d], or a list: tokens of each document, in order. Given only if the rows
             consist of documents that must not see each other; without it a row is one document.
+        weights: fp32 [b, s], the weight of each token in the loss, in its place like its label; None: all 1.
+        boundaries: int32 [d + 1], where the documents begin and end, for attention on the device.
     """
 
     labelled: Tensor | None = None
     lengths: Tensor | None = None
     visual: Tensor | None = None
     document_lengths: Tensor | Sequence[int] | None = None
+    weights: Tensor | None = None
+    boundaries: Tensor | None = None
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any] | None) -> BatchLayout:
@@ -74,7 +78,11 @@ class BatchLayout:
                 f"layout['document_lengths'] add up to {sum(lengths)}, tokens are {tokens.numel()}: both "
                 "must come from the same collate, and a batch with documents has no padding"
             )
-        return Segments.of(lengths, tokens.device)
+        return Segments.of(lengths, tokens.device, self.boundaries)
+
+    def weights_of(self, labelled: Tensor) -> Tensor | None:
+        """The weights [k] of the labels after the positions `labelled` [k]; None: all 1."""
+        return None if self.weights is None else self.weights.flatten().index_select(0, labelled + 1)
 
     def real_tokens(self, s: int) -> Tensor | None:
         """Bool [b * s], false for padding; None if the lengths are unknown."""

@@ -22,4 +22,4 @@ class GatedAttention(Attention):
         """x [n, w] -> [n, w]. With a cache, n = b * s in the prompt and n = b afterwards."""
         q, gate = self.q_proj(x).unflatten(-1, (-1, 2 * self.head_dim)).chunk(2, dim=-1)
         k, v = (p(x).unflatten(-1, (-1, self.head_dim)) for p in (self.k_proj, self.v_proj))
-        return self._attend(*self._placed(q, k, rotation), v, segments, cache, gate.sigmoid())
+        return self._mix(*self._placed(q, k, rotation), v, segments, cache, gate.sigmoid())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchtune.modules import TransformerSelfAttentionLayer
 
-from torchtune_qwenvl.modules.attention import Segments, segment_attention
+from torchtune_qwenvl.modules.attention import Segments, is_one_kernel, segment_attention
 from torchtune_qwenvl.modules.experts.moe import SparseMoE
 from torchtune_qwenvl.modules.experts.routers import RouterStatistics
 from torchtune_qwenvl.modules.kv_cache import KVCache, LayerCache
@@ -63,7 +63,7 @@ class Attention(nn.Module):
         """x [n, w] -> [n, w]. With a cache, n = b * s in the prompt and n = b afterwards."""
         q, k = self._queries_and_keys(x, rotation)
         v = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
-        return self._attend(q, k, v, segments, cache)
+        return self._mix(q, k, v, segments, cache)
 
     def attention_weights(self, x: Tensor, *, rotation: Rotation | None, segments: Segments) -> list[Tensor]:
         """Who looks at whom, in fp32: a matrix [h, l, l] for each segment of l tokens, rows sum to 1."""
@@ -99,10 +99,7 @@ class Attention(nn.Module):
         """Room for keys and values of `capacity` tokens per row."""
         return LayerCache(cache, (rows, capacity, self.kv_heads, self.head_dim), dtype, device)
 
-    # Not compiled: the number and the lengths of segments differ from batch to batch. The projection is here
-    # too, because its input is a view of attention's result, and the compiler would guard that one's shape.
-    @torch.compiler.disable
-    def _attend(
+    def _mix(
         self,
         q: Tensor,
         k: Tensor,
@@ -112,14 +109,34 @@ class Attention(nn.Module):
         gate: Tensor | None = None,
     ) -> Tensor:
         """q [n, h, d], k and v [n, g, d], a factor of the result [n, h, d] -> [n, w]."""
+        dropout = self.dropout if self.training else 0.0
+        if cache is None and is_one_kernel(q, dropout):
+            return self._project(segment_attention(q, k, v, segments, self.causal), gate)
+        return self._attend(q, k, v, segments, cache, dropout, gate)
+
+    def _project(self, out: Tensor, gate: Tensor | None) -> Tensor:
+        return self.output_proj((out if gate is None else out * gate).flatten(1))
+
+    # Not compiled: the number of kernels differs from batch to batch. The projection is here too, because its
+    # input is a view of attention's result, and the compiler would guard that one's shape.
+    @torch.compiler.disable
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        segments: Segments,
+        cache: LayerCache | None,
+        dropout: float,
+        gate: Tensor | None,
+    ) -> Tensor:
         if cache is not None and not cache.cache.prefilling:
             out = cache.attend(q, k, v)
         else:
             if cache is not None:
                 cache.store_prompt(k, v)
-            dropout = self.dropout if self.training else 0.0
             out = segment_attention(q, k, v, segments, self.causal, dropout)
-        return self.output_proj((out if gate is None else out * gate).flatten(1))
+        return self._project(out, gate)
 
 
 class TransformerLayer(TransformerSelfAttentionLayer):

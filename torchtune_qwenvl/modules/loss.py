@@ -22,12 +22,13 @@ class Losses(NamedTuple):
     """What a batch with labels gives. Sums, so that those of several batches and ranks can be added.
 
     Attributes:
-        loss_sum: fp32 sum of the cross-entropies of the labelled tokens. Its gradient includes that of the
-            routers' load-balance loss, its value does not.
-        labelled: int64, number of labelled tokens.
+        loss_sum: fp32 sum of the cross-entropies of the labelled tokens, each times its weight. Its gradient
+            includes that of the routers' load-balance loss, its value does not.
+        labelled: number of labelled tokens, int64; with weights, their sum, fp64. The mean is
+            `loss_sum / labelled`.
         router_loss_sum: load-balance loss of the batch, times `labelled`, without gradient and before
             `router_aux_loss_coef`; None if the coefficient is 0.
-        mtp_loss_sum: sum of the cross-entropies of the tokens after the next ones, without gradient and before
+        mtp_loss_sum: sum of the cross-entropies of the tokens after the next ones, without gradient, before
             `mtp_loss_weight`; None without prediction layers.
     """
 
@@ -42,14 +43,14 @@ TokenLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 class _CrossEntropySum(torch.autograd.Function):
-    """Sum over k of logsumexp(logits) - logits[target], in fp32, a few rows at a time.
+    """Sum over k of weight * (logsumexp(logits) - logits[target]), in fp32, a few rows at a time.
 
     Keeps the logits in their own dtype and one fp32 number per row. The gradient is computed in fp32 and
     rounded once.
     """
 
     @staticmethod
-    def forward(ctx, logits: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
         scratch = _scratch(logits)
         sums = []
         for part in logits.split(len(scratch)):
@@ -57,20 +58,23 @@ class _CrossEntropySum(torch.autograd.Function):
             largest = values.amax(1, keepdim=True)
             sums.append(values.sub_(largest).exp_().sum(1).log_().add_(largest.squeeze(1)))
         normaliser = torch.cat(sums)
-        ctx.save_for_backward(logits, targets, normaliser)
-        return (normaliser - logits.gather(1, targets[:, None]).squeeze(1).float()).sum()
+        ctx.save_for_backward(logits, targets, normaliser, weights)
+        losses = normaliser - logits.gather(1, targets[:, None]).squeeze(1).float()
+        return losses.sum() if weights is None else (losses * weights).sum()
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        saved = ctx.saved_tensors  # under checkpointing they can be read only once
+        *saved, weights = ctx.saved_tensors  # under checkpointing they can be read only once
         scratch, gradient = _scratch(saved[0]), torch.empty_like(saved[0])
-        parts = (x.split(len(scratch)) for x in (gradient, *saved))
-        for out, logits, targets, normaliser in zip(*parts, strict=True):
+        # One factor for all rows, or one for each.
+        factors = grad.expand(len(gradient), 1) if weights is None else grad * weights[:, None]
+        parts = (x.split(len(scratch)) for x in (gradient, *saved, factors))
+        for out, logits, targets, normaliser, factor in zip(*parts, strict=True):
             chances = scratch[: len(logits)].copy_(logits).sub_(normaliser[:, None]).exp_()
             at_target = targets[:, None]
             chances.scatter_(1, at_target, chances.gather(1, at_target) - 1)
-            torch.mul(chances, grad, out=out)
-        return gradient, None
+            torch.mul(chances, factor, out=out)
+        return gradient, None, None
 
 
 def _scratch(logits: Tensor) -> Tensor:
@@ -85,6 +89,7 @@ def chunked_loss(
     head: Callable[[Tensor], Tensor],
     chunk_tokens: int,
     loss: TokenLoss | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Sum of the losses of k positions, fp32.
 
@@ -97,30 +102,35 @@ def chunked_loss(
         head: [.., w] -> [.., v].
         chunk_tokens: maximum number of positions in a chunk.
         loss: see `TokenLoss`; None is the cross-entropy.
+        weights: fp32 [k], by which the losses are multiplied; None: all 1.
 
     Raises:
         ValueError: `loss` returns something else than one number per position.
     """
 
-    def loss_of(states: Tensor, targets: Tensor) -> Tensor:
+    def loss_of(states: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
         logits = head(states)
-        return _CrossEntropySum.apply(logits, targets) if loss is None else _summed(loss, logits, targets)
+        if loss is None:
+            return _CrossEntropySum.apply(logits, targets, weights)
+        return _summed(loss, logits, targets, weights)
 
     if len(states) <= chunk_tokens:
-        return loss_of(states, targets)
-    chunks = zip(states.split(chunk_tokens), targets.split(chunk_tokens), strict=True)
+        return loss_of(states, targets, weights)
+    parts = [states.split(chunk_tokens), targets.split(chunk_tokens)]
+    parts.append([None] * len(parts[0]) if weights is None else weights.split(chunk_tokens))
+    chunks = zip(*parts, strict=True)
     losses = [checkpoint(loss_of, *chunk, use_reentrant=False) for chunk in chunks]
     return torch.stack(losses).sum()
 
 
-def _summed(loss: TokenLoss, logits: Tensor, targets: Tensor) -> Tensor:
+def _summed(loss: TokenLoss, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
     losses = loss(logits, targets)
     if losses.shape != targets.shape:
         raise ValueError(
             f"loss: expected one loss per position, [{len(targets)}], got {list(losses.shape)} from {loss}. "
             "The mean over a whole step is taken later: torch's losses need reduction: none"
         )
-    return losses.float().sum()
+    return losses.float().sum() if weights is None else (losses.float() * weights).sum()
 
 
 def only_gradient(term: Tensor) -> Tensor:

@@ -1,8 +1,12 @@
-"""RMSNorm that keeps only its input for the backward pass.
+"""Norms that return their input's dtype and keep only their input for the backward pass.
 
-torchtune's module casts to fp32 first, and autograd keeps that copy and another one: for bf16 activations
-four times what is needed. On CUDA torch's fused kernel takes bf16 directly. The CPU has no such kernel, so
-the gradient is written out here. Both compute in fp32 and round once.
+On CUDA, torch's fused kernels take bf16 activations and compute in fp32 inside. Two things keep them from it:
+autocast, which would cast the activations to fp32 before and return fp32, and a scale of another dtype, for
+which torch takes the slow path. So both norms turn autocast off and cast the scale.
+
+torchtune's RMSNorm casts to fp32 first, and autograd keeps that copy and another one: for bf16 activations
+four times what is needed. The CPU has no fused kernel, so the gradient is written out here. All of them
+compute in fp32 and round once.
 
 n tokens, w width. Source: Zhang and Sennrich 2019, arXiv:1910.07467.
 """
@@ -20,10 +24,11 @@ class RMSNorm(_RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., w] -> [..., w], in x's dtype."""
-        if x.is_cuda and x.dtype == self.scale.dtype:
-            return F.rms_norm(x, self.normalized_shape, self.scale, self.eps)
+        if x.is_cuda:
+            with torch.autocast("cuda", enabled=False):
+                return F.rms_norm(x, self.normalized_shape, self.scale.to(x.dtype), self.eps)
         # torch 2.11 compiles `_Normalise`, which works in place, to a gradient of zero.
-        if x.is_cuda or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             return super().forward(x)
         return _Normalise.apply(x, self.scale, self.eps)
 
@@ -47,6 +52,18 @@ class CentredRMSNorm(RMSNorm):
             wide = at_least_fp32(x)
             return F.rms_norm(wide, self.normalized_shape, scale.to(wide.dtype), self.eps).to(x.dtype)
         return _Normalise.apply(x, scale, self.eps)
+
+
+class LayerNorm(nn.LayerNorm):
+    """torch's LayerNorm, with its arguments."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., w] -> [..., w], in x's dtype."""
+        if not x.is_cuda:
+            return super().forward(x)
+        with torch.autocast("cuda", enabled=False):
+            weight, bias = (None if p is None else p.to(x.dtype) for p in (self.weight, self.bias))
+            return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
 
 
 class _Normalise(torch.autograd.Function):

@@ -7,8 +7,8 @@
 The state is that which the model's own head gets. Positions are those of token t. Servers use these layers to
 propose tokens; a model that is tuned without them proposes worse ones, not wrong ones.
 
-n tokens, k predicted positions, w model width. Source: DeepSeek-V3, arXiv:2412.19437, section 2.2; names and the
-order in `fc` as in vLLM's `Qwen3_5MultiTokenPredictor`.
+n tokens, k predicted positions, w model width. Source: DeepSeek-V3, arXiv:2412.19437, section 2.2; names and
+the order in `fc` as in vLLM's `Qwen3_5MultiTokenPredictor`.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from torchtune_qwenvl.modules.adapters.lora import (
 Part = Literal["encoder", "fusion", "decoder"]
 Mode = Literal["frozen", "lora", "full"]
 PARTS: tuple[Part, ...] = ("encoder", "fusion", "decoder")
+EMBEDDINGS = ("tok_embeddings", "output")  # modules of the decoder with one row per token
 NOT_BY_GRADIENTS = ("correction_bias",)  # a router's bias, learnt from the load of its experts
 
 
@@ -150,14 +151,31 @@ def plan_experts(training: Training, experts_trainable: Mode | bool | None) -> T
             "take the decoder's LoRA"
         )
     if mode != "lora" or not on_mlp:
-        return replace(training, exceptions={"experts": mode})
+        return replace(training, exceptions={**training.exceptions, "experts": mode})
     assert adapter is not None
     if adapter.use_dora:
         raise ValueError(
             "use_dora with LoRA on experts: experts take LoRA only, since PEFT has no DoRA for tensors of "
             "several experts. Set use_dora=False, or experts_trainable=False"
         )
-    return replace(training, exceptions={"experts": mode}, experts_adapter=adapter)
+    return replace(training, exceptions={**training.exceptions, "experts": mode}, experts_adapter=adapter)
+
+
+def plan_embeddings(training: Training, embeddings_trainable: bool | None, resized: bool) -> Training:
+    """Add to a plan how the token embeddings and the head train.
+
+    Args:
+        training: plan of the parts.
+        embeddings_trainable: train both fully, or freeze both. None: as the decoder; next to LoRA they are
+            frozen, or train fully if they were resized, since a new token has no row that was ever trained.
+        resized: whether they were resized.
+    """
+    lora = training.modes["decoder"] == "lora"
+    trains = lora and resized if embeddings_trainable is None else embeddings_trainable
+    if embeddings_trainable is None and not trains:
+        return training
+    mode = _mode("embeddings", trains)
+    return replace(training, exceptions={**training.exceptions, **dict.fromkeys(EMBEDDINGS, mode)})
 
 
 def _mode(part: str, value: Mode | bool) -> Mode:

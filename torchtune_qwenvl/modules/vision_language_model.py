@@ -154,7 +154,8 @@ class VisionLanguageModel(nn.Module):
             tokens: int64 [b, s], right-padded.
             labels: int64 [b, s], unshifted, -100 ignored.
             input_pos: int64 [b, s, 3] on the axes t, h, w; None for plain text.
-            encoder_input: {"vision": {"pixel_values": [n, values per patch], "grid_thw": [m, 3]}}.
+            encoder_input: {"vision": {"pixel_values": [n, values per patch], "grid_thw": [m, 3]}}; with
+                "plan", if collate has planned for the encoder.
             layout: entries of `BatchLayout`, computed by collate; what is missing is computed here.
             mask: must be None; attention stays within rows or documents by itself.
             cache: for generation, see `make_cache`.
@@ -167,7 +168,7 @@ class VisionLanguageModel(nn.Module):
 
         Raises:
             ValueError: the numbers of visual tokens and placeholders differ, positions are missing, or
-                documents do not add up to the tokens.
+                documents do not add up to the tokens, or there are weights without labels.
         """
         if mask is not None:
             raise ValueError(
@@ -184,6 +185,12 @@ class VisionLanguageModel(nn.Module):
         if labels is not None:
             losses = self._losses(decode, labels, known, return_router_loss, (x, positions, segments))
             return losses if return_router_loss else (losses.loss_sum, losses.labelled)
+        if known.weights is not None:
+            raise ValueError(
+                "answers with weights of their own need the loss of this model: pass the labels to it, as "
+                "torchtune_qwenvl/recipes/finetune.py does. torchtune's stock recipes know no weights: leave "
+                "them out of the data, or write 0 or 1"
+            )
         states = decode().view(b, s, -1)
         if self.num_output_chunks:
             return [self.output(chunk) for chunk in states.chunk(self.num_output_chunks, dim=1)]
@@ -202,25 +209,30 @@ class VisionLanguageModel(nn.Module):
         wanted = torch.is_grad_enabled() or return_router_loss
         watched = self.router_aux_loss_coef and wanted
         routers = RouterStatistics(layout.real_tokens(labels.shape[1])) if watched else None
+        weights = layout.weights_of(labelled)
         router_loss_sum = mtp_loss_sum = None
         if self.mtp is not None and wanted:
             states = decode(routers=routers)
-            loss_sum = self._loss_of(states.index_select(0, labelled), labels, labelled + 1)
+            loss_sum = self._loss_of(states.index_select(0, labelled), labels, labelled + 1, weights)
             keep, predicted = self._predict(self.mtp, states, labelled, given, routers)
-            mtp_loss_sum = self._loss_of(predicted, labels, keep + 2)
+            mtp_loss_sum = self._loss_of(predicted, labels, keep + 2, layout.weights_of(keep + 1))
             loss_sum = loss_sum + only_gradient(self.mtp_loss_weight * mtp_loss_sum)
         else:
-            loss_sum = self._loss_of(decode(keep=labelled, routers=routers), labels, labelled + 1)
+            states = decode(keep=labelled, routers=routers)
+            loss_sum = self._loss_of(states, labels, labelled + 1, weights)
+        if weights is None:
+            number = torch.full((), len(labelled), dtype=torch.int64, device=loss_sum.device)
+        else:
+            number = weights.sum(dtype=torch.float64)
         if routers is not None:
-            router_loss_sum = len(labelled) * routers.load_balance_loss()
+            router_loss_sum = number * routers.load_balance_loss()
             loss_sum = loss_sum + only_gradient(self.router_aux_loss_coef * router_loss_sum)
-        number = torch.full((), len(labelled), dtype=torch.int64, device=loss_sum.device)
         return Losses(loss_sum, number, detached(router_loss_sum), detached(mtp_loss_sum))
 
-    def _loss_of(self, states: Tensor, labels: Tensor, places: Tensor) -> Tensor:
+    def _loss_of(self, states: Tensor, labels: Tensor, places: Tensor, weights: Tensor | None) -> Tensor:
         """Sum of the losses of states [k, w] whose targets are at the flat `places` [k] of the labels."""
         targets = labels.flatten().index_select(0, places)
-        return chunked_loss(states, targets, self.output, self.loss_chunk_tokens, self.loss)
+        return chunked_loss(states, targets, self.output, self.loss_chunk_tokens, self.loss, weights)
 
     def _predict(
         self,
@@ -273,7 +285,7 @@ class VisionLanguageModel(nn.Module):
                 raise ValueError(
                     f"the tokens have {len(places)} placeholders of visual tokens, but no images were given"
                 )
-            return self._with_idle_encoder(x), None
+            return self._with_idle_encoder(x, (encoder_input or {}).get("vision") or {}), None
         features = self.vision_encoder(**vision, return_deepstack=True)
         if len(places) != len(features.tokens):
             raise ValueError(
@@ -284,7 +296,7 @@ class VisionLanguageModel(nn.Module):
         x = x.index_copy(0, places, features.tokens.to(x.dtype))
         return x, Deepstack(places, features.deepstack) if features.deepstack else None
 
-    def _with_idle_encoder(self, x: Tensor) -> Tensor:
+    def _with_idle_encoder(self, x: Tensor, vision: Mapping[str, Any]) -> Tensor:
         """For batches of text: run the encoder on one black visual token and add its output times zero.
 
         Every rank then runs the encoder's collectives, and its weights get gradients of zero instead of none.
@@ -293,16 +305,21 @@ class VisionLanguageModel(nn.Module):
         trains = self.training and any(p.requires_grad for p in self.vision_encoder.parameters())
         if not (distributed or trains):
             return x
-        features = self.vision_encoder(*self.vision_encoder.dummy_pixels(), return_deepstack=True)
+        encoder = self.vision_encoder
+        features = encoder(*encoder.dummy_pixels(), return_deepstack=True, plan=vision.get("plan"))
         return x + 0 * torch.stack([features.tokens, *features.deepstack]).sum().to(x.dtype)
 
 
 def _vision_input(encoder_input: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """pixel_values and grid_thw, or None if the batch has no images."""
+    """pixel_values, grid_thw and the plan, or None if the batch has no images."""
     vision = (encoder_input or {}).get("vision")
     if vision is None or len(vision["pixel_values"]) == 0:
         return None
-    return {"pixel_values": vision["pixel_values"], "grid_thw": vision["grid_thw"]}
+    return {
+        "pixel_values": vision["pixel_values"],
+        "grid_thw": vision["grid_thw"],
+        "plan": vision.get("plan"),
+    }
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

@@ -1,16 +1,18 @@
-"""Check a merged config: every key is known, every component exists and takes its arguments."""
+"""Check a merged config: every key is known and in its range, every component takes its arguments."""
 
 import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from torchtune.config._errors import InstantiationError
 from torchtune.config._utils import _get_component_from_path
 
-from torchtune_qwenvl.arguments import nearest
+from torchtune_qwenvl.arguments import nearest, passed_on, type_hints
 from torchtune_qwenvl.settings.datasets import COMPONENT, OF_THE_MIX
+from torchtune_qwenvl.settings.keys import argument_kind
+from torchtune_qwenvl.settings.kinds import Kind, kind_of_hint
 
 # Keys that take a component: `optimizer=torch.optim.SGD` on the command line is short for
 # `optimizer._component_=…`.
@@ -18,15 +20,15 @@ SLOTS = (
     *("model", "tokenizer", "dataset", "val_dataset"),
     *("loss", "optimizer", "lr_scheduler", "profiler", "metric_logger"),
 )
-# Keys that may be null although their default is not.
-NULLABLE = ("keep_last_n",)
+# Slots whose component the recipe gives nothing by position, so that the config has to name all it needs.
+_ALONE = ("model", "tokenizer", "profiler", "metric_logger")
+
+# Loggers of torchtune's that do nothing with the keywords that their signatures do not name.
+_SWALLOWING = ("DiskLogger", "TensorBoardLogger")
 
 
 def check_keys(schema: dict, tree: dict, prefix: str = "", base_name: str = "base.yaml") -> None:
-    """Raise a ValueError for a key that `schema` lacks, or a value of another type than its default.
-
-    Components may have any arguments here; `check_arguments` checks them.
-    """
+    """Raise a ValueError for a key that `schema` lacks or that is missing. Components may hold any."""
     for key, value in tree.items():
         name = prefix + str(key)
         if key not in schema:
@@ -35,24 +37,22 @@ def check_keys(schema: dict, tree: dict, prefix: str = "", base_name: str = "bas
                 f"Unknown config key '{name}'.{nearest(name, known)} {base_name} lists every key."
             )
         default = schema[key]
-        if name in SLOTS:
-            if value is not None and not (isinstance(value, dict) and COMPONENT in value):
-                raise ValueError(f"Config key '{name}' takes a component: name one by {name}._component_=….")
-        elif isinstance(default, dict) and isinstance(value, dict):
+        if name in SLOTS or not isinstance(default, dict):
+            continue
+        if isinstance(value, dict):
             check_keys(default, value, f"{name}.", base_name)
-        elif not (value is None and name in NULLABLE) and not _fits(value, default):
-            raise ValueError(f"Config key '{name}': expected a value like {default!r}, got {value!r}.")
+        elif not _is_open(value):
+            raise ValueError(f"Config key '{name}': expected the keys {', '.join(default)}, got {value!r}.")
+    if missing := [key for key in schema if key not in tree]:
+        raise ValueError(
+            f"Config key '{prefix}{missing[0]}' was removed: ~ removes arguments of components only. "
+            f"{base_name} has the key's default."
+        )
 
 
-def _fits(value: Any, default: Any) -> bool:
-    if default is None or (isinstance(value, str) and "${" in value):
-        return not isinstance(value, dict)
-    if isinstance(default, bool) or isinstance(value, bool):
-        # Strings are allowed, since `resume: false` also takes a folder.
-        return isinstance(default, bool) and isinstance(value, (bool, str))
-    if isinstance(default, (int, float)):
-        return isinstance(value, (int, type(default)))
-    return isinstance(value, type(default))
+def _is_open(value: Any) -> bool:
+    """Whether a value is an interpolation, which is known only once it is resolved."""
+    return isinstance(value, str) and "${" in value
 
 
 def _dotted(tree: dict, prefix: str) -> Iterator[str]:
@@ -60,6 +60,16 @@ def _dotted(tree: dict, prefix: str) -> Iterator[str]:
         yield f"{prefix}{key}"
         if isinstance(value, dict):
             yield from _dotted(value, f"{prefix}{key}.")
+
+
+def check_values(kinds: Mapping[str, Kind], tree: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise a ValueError for the first value, without interpolations, that is not what `kinds` says."""
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if name in kinds:
+            kinds[name].check(name, value)
+        elif isinstance(value, dict):
+            check_values(kinds, value, f"{name}.")
 
 
 def components(node: Any, path: str = "") -> Iterator[tuple[str, dict]]:
@@ -72,29 +82,90 @@ def components(node: Any, path: str = "") -> Iterator[tuple[str, dict]]:
 
 
 def check_arguments(path: str, node: dict) -> None:
-    """Raise a ValueError unless a node's component can be imported and takes the node's arguments."""
+    """Raise a ValueError unless a node's component can be imported and takes the node's arguments.
+
+    Args:
+        path: of the node, dotted.
+        node: its `_component_` and arguments, without interpolations.
+    """
+    component = find_component(path, node[COMPONENT])
+    given = {name: value for name, value in node.items() if name != COMPONENT}
+    if ".datasets." in path:
+        given = {name: value for name, value in given.items() if name not in OF_THE_MIX}
+    _check_names(path, node[COMPONENT], component, given)
+    hints = type_hints(component)
+    for name, value in given.items():
+        kind = argument_kind(path.partition(".")[0], node[COMPONENT], name) or kind_of_hint(hints.get(name))
+        if kind is not None:
+            kind.check(f"{path}.{name}", value)
+
+
+def _check_names(path: str, written: str, component: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Raise a ValueError for an argument that the component does not take."""
+    takes = _takes(component)
+    for name in given:
+        if takes is not None and name not in takes:
+            raise ValueError(
+                f"Config key '{path}.{name}': {written} has no such argument."
+                f"{nearest(name, takes)} ~{path}.{name} removes it."
+            )
+
+
+def needed_arguments(path: str, node: dict) -> list[str]:
+    """The arguments that a node's component needs and gets neither from the node nor from the recipe."""
+    return [
+        name
+        for name, parameter in _signature(find_component(path, node[COMPONENT])).items()
+        if parameter.default is parameter.empty
+        and name not in node
+        and (
+            parameter.kind is parameter.KEYWORD_ONLY
+            or (path in _ALONE and parameter.kind is parameter.POSITIONAL_OR_KEYWORD)
+        )
+        and name != "num_classes"  # which the recipe gives to `mixes`
+    ]
+
+
+def _signature(component: Any) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a component; none that are known of a few functions written in C."""
+    try:
+        return inspect.signature(component).parameters
+    except ValueError:
+        return {"args": inspect.Parameter("args", inspect.Parameter.VAR_KEYWORD)}
+
+
+def _takes(component: Any) -> Collection[str] | None:
+    """The arguments that a component takes, also through keywords that it passes on; None: anything."""
+    parameters = _signature(component)
+    rest = next((name for name, p in parameters.items() if p.kind is p.VAR_KEYWORD), None)
+    if rest is None or getattr(component, "__qualname__", "") in _SWALLOWING:
+        return parameters.keys() - {rest}
+    if rest == "load_dataset_kwargs":  # as our datasets and torchtune's call them
+        from torchtune_qwenvl.data.records.load_arguments import load_arguments  # brings datasets
+
+        return parameters.keys() | load_arguments()
+    passed = passed_on(component)
+    return None if passed is None else parameters.keys() | passed.keys()
+
+
+def takes_by_name(component: Any) -> set[str]:
+    """The arguments that a component's signature names, or the functions it passes them on to."""
+    named = {name for name, p in _signature(component).items() if p.kind is not p.VAR_KEYWORD}
+    return named | set(passed_on(component) or ())
+
+
+def find_component(path: str, name: str) -> Any:
+    """What the config key `path` names by a dotted path.
+
+    Raises:
+        ValueError: nothing of this name can be imported.
+    """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # for components of the user's, as torchtune's instantiate does
     try:
-        component = _get_component_from_path(node[COMPONENT])
-    except InstantiationError as error:
-        raise ValueError(f"Config key '{path}': no component '{node[COMPONENT]}'. {error}") from error
-    parameters = inspect.signature(component).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    of_the_mix = OF_THE_MIX if ".datasets." in path else set()
-    for name in node.keys() - {COMPONENT} - of_the_mix - parameters.keys():
-        hint = nearest(name, parameters)
-        raise ValueError(f"Config key '{path}.{name}': {node[COMPONENT]} has no such argument.{hint}")
-
-
-def check_function(path: str, name: str) -> None:
-    """Raise a ValueError unless the config key `path` names a function that can be imported."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
         found = _get_component_from_path(name)
-    except InstantiationError as error:
-        raise ValueError(f"Config key '{path}': nothing called '{name}'. {error}") from error
+    except (InstantiationError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"Config key '{path}': no component '{name}'. {error}") from error
     if not callable(found):
-        raise ValueError(f"Config key '{path}': expected a function, {name} is {found!r}")
+        raise ValueError(f"Config key '{path}': expected a function or class, {name} is {found!r}.")
+    return found

@@ -1,4 +1,4 @@
-"""The key `dataset:`: a file, a builder with its arguments, or a list of these with weights."""
+"""Keys with a short form: `model: any`, and `dataset:`, which is a file, a builder or a weighted list."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +10,8 @@ DATASETS = ("dataset", "val_dataset")
 MIXED = "torchtune_qwenvl.data.mixed_dataset"
 # Keys of a dataset in a list that belong to the mix, not to the dataset's builder.
 OF_THE_MIX = {"weight", "label"}
+# `model=any` is short for the builder that finds family and size in a checkpoint folder.
+ANY, ANY_MODEL = "any", "torchtune_qwenvl.models.any_model"
 
 
 def with_component(node: Any, default: str) -> Any:
@@ -22,6 +24,15 @@ def with_component(node: Any, default: str) -> Any:
     if node.get(COMPONENT) == MIXED and isinstance(members, list):
         node = {**node, "datasets": [with_component(member, default) for member in members]}
     return {COMPONENT: default, **node}
+
+
+def with_folder(node: Any) -> Any:
+    """A model's node; `any` gets its component, and the checkpoint folder where none is named."""
+    if node == ANY or (isinstance(node, dict) and node.get(COMPONENT) == ANY):
+        node = {**(node if isinstance(node, dict) else {}), COMPONENT: ANY_MODEL}
+    if isinstance(node, dict) and node.get(COMPONENT) == ANY_MODEL:
+        return {COMPONENT: ANY_MODEL, "folder": "${checkpoint_dir}", **node}
+    return node
 
 
 def check_mix(path: str, node: Mapping[str, Any]) -> None:

@@ -9,8 +9,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from torchtune_qwenvl.arguments import nearest
+from torchtune_qwenvl.settings.checks import find_component, takes_by_name
 from torchtune_qwenvl.settings.datasets import COMPONENT
 from torchtune_qwenvl.settings.recipes import recipe_of
 
@@ -54,24 +57,50 @@ def load_config(path: Path, chain: tuple[Path, ...] = ()) -> dict:
     path = path.resolve()
     if path in chain:
         raise ValueError(f"Config {path} includes itself, through {' -> '.join(p.name for p in chain)}.")
-    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ValueError(f"Config {path}: expected YAML, {error}") from error
     if not isinstance(content, dict):
         raise ValueError(
             f"Config {path}: expected `key: value` lines at the top, got a {type(content).__name__}."
         )
     parents = content.pop("include", [])
     merged: dict = {}
-    for parent in [parents] if isinstance(parents, str) else parents:
+    parents = [parents] if isinstance(parents, str) else parents
+    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        raise ValueError(f"Config {path}: include: expected a name or a list of names, got {parents!r}.")
+    for parent in parents:
         merged = merge(merged, load_config(find_config(parent, next_to=path.parent), (*chain, path)))
     return merge(merged, content)
 
 
 def merge(below: dict, above: dict) -> dict:
-    """Merge `above` over `below`, key by key. Lists and nodes of another component are replaced."""
-    if COMPONENT in above and above[COMPONENT] != below.get(COMPONENT, above[COMPONENT]):
-        return dict(above)
+    """Merge `above` over `below`, key by key; lists are replaced.
+
+    Where another component is named, the arguments of the old one stay: the new one takes them, or the check
+    of arguments refuses them by name.
+    """
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
+
+
+def over_defaults(defaults: dict, written: dict) -> dict:
+    """Merge what was written over the defaults of a base config.
+
+    Where another component is written than the default one, only those default arguments stay that it takes:
+    nobody has written the others. The optimizer's are AdamW's own (rate, fused kernel), so none stays.
+    """
+    fitting = dict(defaults)
+    for slot, default in defaults.items():
+        node = written.get(slot)
+        if not (isinstance(default, dict) and isinstance(node, dict) and COMPONENT in default):
+            continue
+        name = node.get(COMPONENT, default[COMPONENT])
+        if name != default[COMPONENT] and isinstance(name, str):
+            takes = set() if slot == "optimizer" else takes_by_name(find_component(slot, name))
+            fitting[slot] = {key: value for key, value in default.items() if key in takes}
+    return merge(fitting, written)

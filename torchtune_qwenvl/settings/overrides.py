@@ -3,6 +3,8 @@
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from torchtune_qwenvl.arguments import nearest
 from torchtune_qwenvl.settings.checks import SLOTS
@@ -22,10 +24,20 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
             f"Expected overrides of the form key=value, got '{text}'. Write {hint}=VALUE, no prefix."
         )
     path = tuple(key.split("."))
-    value: Any = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
+    if not all(path):
+        raise ValueError(f"Expected key=value with a key such as batch_size or optimizer.lr, got '{text}'.")
+    value = _value(key, text)
     for part in path:
         value = value[part]
     return ((key, COMPONENT), value) if key in SLOTS and isinstance(value, str) else (path, value)
+
+
+def _value(key: str, text: str) -> Any:
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist([text]))
+    except (YAMLError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"Config key '{key}': expected a value in YAML, got '{text}': {reason}") from error
 
 
 def remove(tree: dict, path: tuple[str, ...]) -> dict:

@@ -1,10 +1,12 @@
 """A table of the recipes that take a config, with the base config that lists the keys of each."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torchtune_qwenvl.arguments import nearest
+from torchtune_qwenvl.settings.keys import FINETUNE, TRAIN_VIT
+from torchtune_qwenvl.settings.kinds import Kind
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,8 @@ class RecipeSettings:
         source: an example of such a source, for error messages.
         folders: folders in configs/ with configs of this recipe; empty: all folders of no other recipe.
         functions: keys whose value is the path of a function.
+        kinds: what each key takes.
+        needed: keys without a default, which a run cannot do without.
     """
 
     base: str
@@ -24,6 +28,8 @@ class RecipeSettings:
     source: str
     folders: tuple[str, ...] = ()
     functions: tuple[str, ...] = ()
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    needed: tuple[str, ...] = ("model", "dataset")
 
 
 DEFAULT = "finetune"
@@ -33,9 +39,15 @@ RECIPES = {
         "torchtune_qwenvl.data.vision_chat_dataset",
         "data.json",
         functions=("collate_fn",),
+        kinds=FINETUNE,
+        needed=("checkpoint_dir", "model", "dataset"),
     ),
     "train_vit": RecipeSettings(
-        "vit/base.yaml", "torchtune_qwenvl.data.labelled.labelled_images", "photos/", folders=("vit",)
+        "vit/base.yaml",
+        "torchtune_qwenvl.data.labelled.labelled_images",
+        "photos/",
+        folders=("vit",),
+        kinds=TRAIN_VIT,
     ),
 }
 
@@ -47,7 +59,7 @@ def settings_of(config: Mapping[str, Any]) -> RecipeSettings:
         ValueError: a recipe that does not exist.
     """
     name = config.get("recipe", DEFAULT)
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         hint = nearest(str(name), RECIPES)
         raise ValueError(f"Config key 'recipe': expected one of {', '.join(RECIPES)}, got '{name}'.{hint}")
     return RECIPES[name]

@@ -18,6 +18,7 @@ import torch
 from torchtune_qwenvl.data.loader import Batch, Loader
 from torchtune_qwenvl.data.sizes import measure
 from torchtune_qwenvl.distributed import World
+from torchtune_qwenvl.training.step.memory_trial import MemoryTrial
 from torchtune_qwenvl.training.watch.flops import FlopCounter
 from torchtune_qwenvl.training.watch.metrics import peak_memory_gib
 from torchtune_qwenvl.transforms.size import SampleSize
@@ -38,6 +39,8 @@ class Forecast:
         data_wait_seconds: how many of these are spent waiting for data.
         text_tokens, visual_tokens: mean per step, over all processes, without padding.
         epochs: of the run.
+        recompute: the smallest share of the decoder's layers to recompute with which the largest batch fits
+            the device; None if it is unknown.
     """
 
     steps: int
@@ -48,9 +51,15 @@ class Forecast:
     text_tokens: float
     visual_tokens: float
     epochs: int
+    recompute: float | None = None
 
     def __str__(self) -> str:
         hours = self.steps * self.seconds_per_step / 3600
+        advice = (
+            []
+            if self.recompute is None
+            else [f"fits the device   activation_checkpointing.decoder={self.recompute:g}, by estimate"]
+        )
         return "\n".join(
             (
                 f"dry run: {self.steps:,} steps per epoch, nothing was written",
@@ -59,6 +68,7 @@ class Forecast:
                 f"seconds per step  {self.seconds_per_step:.4f}, {self.data_wait_seconds:.4f} for data",
                 f"tokens per step   {self.text_tokens:,.0f} text, {self.visual_tokens:,.0f} visual",
                 f"hours per epoch   {hours:.4f}, {self.epochs} epochs {self.epochs * hours:.4f}",
+                *advice,
             )
         )
 
@@ -82,7 +92,14 @@ class Schedule:
     padded: bool = True
 
 
-def forecast(loader: Loader, step: Step, flops: FlopCounter, world: World, run: Schedule) -> Forecast:
+def forecast(
+    loader: Loader,
+    step: Step,
+    flops: FlopCounter,
+    world: World,
+    run: Schedule,
+    memory: MemoryTrial | None = None,
+) -> Forecast:
     """Run a few steps and predict what the first epoch takes. They change the weights: end the run after it.
 
     All ranks must call.
@@ -93,6 +110,7 @@ def forecast(loader: Loader, step: Step, flops: FlopCounter, world: World, run: 
         flops: of the model.
         world: whose ranks train together.
         run: the run that is predicted.
+        memory: finds out how many layers have to be recomputed; None: it is not found out.
 
     Raises:
         ValueError: a stream, whose samples are not known in advance, or a batch that does not fit into the
@@ -104,13 +122,14 @@ def forecast(loader: Loader, step: Step, flops: FlopCounter, world: World, run: 
             "Leave streaming off, or dry_run."
         )
     epoch = _Epoch(loader, flops, world, run)
-    trial = _Trial(loader, step, epoch.batches)
+    trial = _Trial(loader, step, epoch.batches, world.device)
     accumulates = run.batches_per_step > 1
     least, largest = epoch.spread()[0], epoch.largest()
     trial.seconds(least)  # creates the optimizer's state, so that it is in memory for the largest batches
     for index in largest:
         trial.seconds(*([least] if accumulates else []), index)
     peak = peak_memory_gib(world.device)
+    recompute = None if memory is None else memory.share(lambda: trial.seconds(*largest[:1]), world)
     times = [trial.seconds(index) for index in epoch.spread()]
     saved = trial.saved_by_accumulation(epoch.spread()) if accumulates else 0.0
     compute = epoch.total([time.compute for time in times]) - (len(epoch.work) - epoch.steps) * saved
@@ -128,6 +147,7 @@ def forecast(loader: Loader, step: Step, flops: FlopCounter, world: World, run: 
         text_tokens=(tokens - visual) / epoch.steps,
         visual_tokens=visual / epoch.steps,
         epochs=run.epochs,
+        recompute=recompute,
     )
 
 
@@ -187,8 +207,10 @@ class _Seconds(NamedTuple):
 class _Trial:
     """Times steps with chosen batches."""
 
-    def __init__(self, loader: Loader, step: Step, batches: Sequence[list[Any]]) -> None:
-        self.loader, self.step, self.batches = loader, step, batches
+    def __init__(
+        self, loader: Loader, step: Step, batches: Sequence[list[Any]], device: torch.device
+    ) -> None:
+        self.loader, self.step, self.batches, self.device = loader, step, batches, device
 
     def seconds(self, *indexes: int) -> _Seconds:
         """Take one optimizer step with these batches."""
@@ -196,8 +218,9 @@ class _Trial:
         batches = [self.loader.read(self.batches[index]) for index in indexes]
         read = time.perf_counter()
         try:
-            loss, *_ = self.step(batches)
-            loss.item()  # waits for the device
+            self.step(batches)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # the optimizer is still at work
         except torch.OutOfMemoryError as error:
             tokens = max(batch.inputs["tokens"].numel() for batch in batches)
             patches = max(len(b.inputs["encoder_input"]["vision"]["pixel_values"]) for b in batches)

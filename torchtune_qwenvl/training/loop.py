@@ -4,74 +4,48 @@ A recipe sets up what is listed below, and says what a batch holds (`work_of`), 
 and what is done at a validation (`validate`).
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
-import torch
-from omegaconf import DictConfig
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch import nn
+from torchtune.utils import get_logger
 from tqdm import tqdm
 
-from torchtune_qwenvl.data.loader import Batch, Loader
-from torchtune_qwenvl.distributed import World
+from torchtune_qwenvl.data.loader import Loader
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.epochs import Epochs
+from torchtune_qwenvl.training.one_step import TakesSteps
 from torchtune_qwenvl.training.profiling import build_profiler
-from torchtune_qwenvl.training.resume.lock import Lock
-from torchtune_qwenvl.training.step.optim import current_learning_rates, gradients_of
-from torchtune_qwenvl.training.step.optim_in_bwd import OptimizerInBackward
-from torchtune_qwenvl.training.step.parts import GradientCheck, gradient_norm
+from torchtune_qwenvl.training.resume.folders import step_folders
+from torchtune_qwenvl.training.step.nonfinite import check_finite
+from torchtune_qwenvl.training.step.optim import current_learning_rates
 from torchtune_qwenvl.training.watch.history import History
-from torchtune_qwenvl.training.watch.metrics import Meter, Step, Work
+from torchtune_qwenvl.training.watch.metrics import Meter, Step
+from torchtune_qwenvl.training.watch.tally import Tally
+
+log = get_logger("INFO")
+# Counters of the steps that changed nothing: without samples, and skipped because of NaN or infinity.
+UNTAKEN = ("empty_steps", "nonfinite_steps")
 
 
-class TrainingLoop(ABC):
+class TrainingLoop(TakesSteps):
     """Base of the recipes.
 
     Attributes:
-        cfg: the resolved config.
-        world: the ranks that train together.
-        output_dir: of the run.
-        model: what trains.
         loader: this rank's batches.
         epochs: where each epoch ends.
-        progress: where the run stands.
-        identity: what its checkpoints depend on.
-        lock: on `output_dir`; None on other ranks than 0, and in a dry run.
-        optimizer: over the trainable parameters.
-        scheduler: of the learning rates, or None.
-        check_gradients: asked after each backward pass.
         meter: of speed and memory.
         logger: keeps the figures; None on other ranks than 0, and in a dry run.
         nothing_trained: what an epoch without a single label is an error of.
     """
 
-    cfg: DictConfig
-    world: World
-    output_dir: Path
-    model: nn.Module
     loader: Loader
     epochs: Epochs
-    progress: resume.Progress
-    identity: resume.Identity
-    lock: Lock | None = None
-    optimizer: Optimizer | OptimizerInBackward
-    scheduler: LRScheduler | None
-    check_gradients: GradientCheck
     meter: Meter
     logger: History | None = None
     nothing_trained = "trained on no token at all: there is no sample, or every sample was skipped"
-
-    @abstractmethod
-    def work_of(self, batch: Batch) -> Work:
-        """What a batch holds, counted on the host."""
-
-    @abstractmethod
-    def loss_of(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum of a batch's losses over its labels, and other sums over them to be logged."""
 
     @abstractmethod
     def validate(self) -> None:
@@ -88,17 +62,24 @@ class TrainingLoop(ABC):
         return self.epochs.total_steps(self.progress)
 
     def train(self) -> None:
-        """All epochs, from where the progress stands."""
+        """All epochs, from where the progress stands.
+
+        Raises:
+            Stopped: a signal has asked any rank to stop.
+        """
         bar = tqdm(total=self.total_steps, initial=self.progress.step, disable=not self.world.is_main)
-        with bar as self.bar, build_profiler(self.cfg.profiler) as self.profiler:
+        self.tally = Tally(self.progress.step)
+        with bar as self.bar, build_profiler(self.cfg.profiler) as self.profiler, self.signals.noted():
             for epoch in range(self.progress.epoch, self.cfg.epochs):
                 self.train_epoch(epoch)
+            if self.world.any(self.signals.received is not None):
+                self.stop()
 
     def train_epoch(self, epoch: int) -> None:
         """The steps of an epoch, from the first sample that no step has seen."""
         self.epochs.begin(epoch, self.progress)
         batches, over = iter(self.loader), self.epochs.is_over(self.progress)
-        first_step, labelled = self.progress.step, torch.zeros((), device=self.world.device)
+        first_step, taken = self.progress.step, 0
         while not over:
             with self.meter.waiting():
                 step_batches = list(islice(batches, self.cfg.gradient_accumulation_steps))
@@ -107,47 +88,45 @@ class TrainingLoop(ABC):
             self.progress.step += 1
             self.progress.data = self.loader.state_dict()
             over = self.epochs.is_over(self.progress)
-            labelled = labelled + step.work.labelled  # stays on the device
-            self.meter.add(step.work)
+            taken += step.taken
+            self.count(step)
             self.bar.update()
             self.profiler.step()
-            if self.is_due(self.cfg.log_every_n_steps):
+            if step.taken and self.is_due(self.cfg.log_every_n_steps):
                 self.log_step(step, rates)
+            if step.asked_to_stop:
+                self.stop()
             with self.meter.paused():
+                if self.is_due(self.cfg.save_every_n_steps):
+                    self.check_gradients.read()
                 if self.is_due(self.cfg.run_val_every_n_steps):
                     self.validate()
                 if self.is_due(self.cfg.save_every_n_steps):
                     self.save()
-        if self.progress.step > first_step and not labelled.item():
+        if self.progress.step > first_step and not taken:
             raise ValueError(
                 f"epoch {epoch} {self.nothing_trained}. The reasons are logged above; on_bad_sample=raise "
-                "stops at the first bad sample."
+                "stops at the first bad sample, on_nonfinite=raise at the first NaN or infinity."
             )
 
-    def step(self, batches: list[Batch]) -> Step:
-        """One optimizer step."""
-        work = Work.total((self.work_of(batch) for batch in batches), self.world)
-        labelled = work.labelled.clamp(min=1).float()
-        loss = torch.zeros((), device=self.world.device)
-        others: dict[str, Tensor] = {}
-        for batch in batches:
-            loss_sum, more = self.loss_of(batch)
-            # Sharded gradients are averaged over the ranks, ours are to be summed.
-            (loss_sum * self.world.size / labelled).backward()
-            loss += loss_sum.detach()
-            for name, value in more.items():
-                others[name] = others.get(name, torch.zeros_like(loss)) + value.detach()
-        gradients = gradients_of(self.optimizer)
-        self.check_gradients(gradients, labelled=work.labelled, images=work.images)
-        norm = gradient_norm(gradients.values())
-        if self.cfg.clip_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.cfg.clip_grad_norm, norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.scheduler is not None:
-            self.scheduler.step()
-        means = {name: self.world.sum(total) / labelled for name, total in {"loss": loss, **others}.items()}
-        return Step(means.pop("loss"), norm, work, means)
+    def count(self, step: Step) -> None:
+        """Add a step to all counters."""
+        self.meter.add(step.work)
+        self.tally.add(step)
+        if not step.taken:
+            name = UNTAKEN[bool(step.work.labelled)]
+            setattr(self.progress, name, getattr(self.progress, name) + 1)
+
+    def stop(self) -> None:
+        """Save, if the config says so, and end the run.
+
+        Raises:
+            Stopped: always.
+        """
+        if self.cfg.save_on_signal and self.save_folder not in step_folders(self.output_dir):
+            self.save()
+        done = f"after step {self.progress.step} of {self.total_steps}"
+        raise self.signals.stopped(f"{done}. {self.last_saved()} Add resume=true to the command to go on.")
 
     def is_due(self, every: int | None) -> bool:
         """Whether something that happens every so many steps, and after the last one, happens now."""
@@ -156,12 +135,22 @@ class TrainingLoop(ABC):
 
     def log_step(self, step: Step, rates: dict[str, float]) -> None:
         """Losses, gradient norm before clipping and learning rates of this step, and the meter's figures."""
+        self.check_gradients.read()
         figures = {"loss": step.loss.item(), "grad_norm": step.grad_norm.item()}
         figures |= {name: value.item() for name, value in step.others.items()}
         figures |= {f"lr_{part}": rate for part, rate in rates.items()} | self.meter.report()
+        counts = {name: getattr(self.progress, name) for name in UNTAKEN}
+        figures |= {name: count for name, count in counts.items() if count}
         self.bar.set_postfix(loss=f"{figures['loss']:.4f}")
         if self.logger is not None:
             self.logger.log_dict(figures, step=self.progress.step)
+
+    def say_end(self, files: Mapping[str, Path]) -> None:
+        """Print what was trained and left out, and where the results are. All ranks must call."""
+        notes = {name: getattr(self.progress, name) for name in UNTAKEN}
+        lines = self.tally.lines(self.progress.step, self.loader.skipped, self.world, notes, files)
+        if self.world.is_main:
+            log.info("\n".join(lines))
 
     def log_validation(self, figures: dict[str, float]) -> None:
         """What was measured at a validation, to the logger and the terminal."""
@@ -170,8 +159,18 @@ class TrainingLoop(ABC):
             shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
             self.bar.write(f"step {self.progress.step}: {shown}")
 
+    @property
+    def save_folder(self) -> Path:
+        """Where the present step is saved."""
+        return self.output_dir / f"step_{self.progress.step}"
+
     def save(self) -> Path:
-        """Everything that a resumed run needs, in the folder that is returned."""
+        """Everything that a resumed run needs, in the folder that is returned.
+
+        Raises:
+            ValueError: a trained weight is not finite; older folders stay as they are.
+        """
+        check_finite(self.saved, self.world, f"{self.save_folder}")
         return resume.save(
             self.output_dir,
             self.world,

@@ -1,5 +1,6 @@
 """What all recipes do before their first step and say at it."""
 
+from abc import abstractmethod
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from omegaconf import DictConfig
 from torchtune.config import instantiate
 
 from torchtune_qwenvl.distributed import join_world
+from torchtune_qwenvl.modules.attention import use_attention_backend
 from torchtune_qwenvl.training import resume
 from torchtune_qwenvl.training.epochs import Epochs
 from torchtune_qwenvl.training.loop import TrainingLoop
@@ -26,9 +28,22 @@ class Recipe(TrainingLoop):
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg = cfg
         self.world = join_world(cfg.device)
+        use_attention_backend(cfg.attention_backend)
         self.output_dir = Path(cfg.output_dir)
         self.compute = compute_dtype(cfg.dtype)
         self.autocast = partial(autocast, self.world.device, self.compute)
+
+    @abstractmethod
+    def setup(self) -> None:
+        """Build everything that a step needs."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Write the results."""
+
+    def dry_run(self) -> None:
+        """Measure instead of training; under `dry_run: true`."""
+        raise ValueError("This recipe has no dry run.")
 
     def prepare(self) -> None:
         """Call the components of `prepare:` on rank 0, and seed torch alike on all ranks."""

@@ -11,7 +11,11 @@ fault names its part of the sample (`where`, `at`). The dataset puts file and nu
 from __future__ import annotations
 
 import math
+import os
+import reprlib
+import sys
 from collections.abc import Callable, Sequence
+from traceback import extract_tb
 from typing import Any
 
 MAX_RATE = 10_000.0  # frames per second; above it, sampling by time would take forever
@@ -33,7 +37,9 @@ class BadSample(ValueError):
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
         place = f"{where}: " if where else ""
         advice = f" ({fix})" if fix else ""
-        super().__init__(f"{place}{what}{advice}")
+        message = f"{place}{what}{advice}"
+        # Half of a character in a record could not be printed or logged.
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
         self.what = what
         self.located = False
 
@@ -52,14 +58,27 @@ def locate(error: Exception, where: Callable[[], str]) -> BadSample:
     """The error as a BadSample whose message begins with the sample's place.
 
     Args:
-        error: whatever a dataset raised; one that is located already is returned as it is.
+        error: whatever a dataset raised; one that is located already is returned as it is. An error that is
+            no ValueError or OSError was not foreseen: the message says where in the code it came from.
         where: gives file and number; only called if they are needed.
     """
     if isinstance(error, BadSample) and error.located:
         return error
-    located = (error if isinstance(error, BadSample) else BadSample(str(error))).at(where())
+    located = (error if isinstance(error, BadSample) else BadSample(_said(error))).at(where())
     located.located = True
     return located
+
+
+def _said(error: Exception) -> str:
+    """The message of an error; of one that nobody raised on purpose, also its type and the line of code."""
+    if isinstance(error, (ValueError, OSError)) and not isinstance(error, UnicodeError):
+        return str(error) or type(error).__name__
+    lines = extract_tb(error.__traceback__)
+    own = [line for line in lines if f"{os.sep}{__package__.partition('.')[0]}{os.sep}" in line.filename]
+    place = ""
+    if last := (own or lines)[-1:]:
+        place = f" (an error of the code, at {last[0].filename}:{last[0].lineno} in {last[0].name})"
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def check_trainable(mask: Sequence[bool], fix: str) -> None:
@@ -78,14 +97,19 @@ def check_trainable(mask: Sequence[bool], fix: str) -> None:
 def check_rate(name: str, value: Any) -> None:
     """BadSample unless `value`, the frame rate called `name`, is above 0 and at most MAX_RATE."""
     if not (_is_number(value) and 0 < value <= MAX_RATE):
-        raise BadSample(f"expected {name} to be a positive number, at most {MAX_RATE:,.0f}, got {value!r}")
+        raise BadSample(
+            f"expected {name} to be a positive number, at most {MAX_RATE:,.0f}, got {reprlib.repr(value)}"
+        )
 
 
 def check_seconds(name: str, value: Any) -> None:
     """BadSample unless `value`, called `name`, is a finite number or None."""
     if value is not None and not _is_number(value):
-        raise BadSample(f"expected {name} to be a number of seconds, got {value!r}")
+        raise BadSample(f"expected {name} to be a number of seconds, got {reprlib.repr(value)}")
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # A whole number may have more digits than a float can hold.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < sys.float_info.max if isinstance(value, int) else math.isfinite(value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,8 +17,13 @@ from torchtune.data import Message, PromptTemplateInterface
 from torchtune.modules.transforms import Transform
 from torchtune.modules.transforms.tokenizers import ModelTokenizer
 
+from torchtune_qwenvl.transforms.boxes.convention import BoxConvention
+from torchtune_qwenvl.transforms.boxes.places import ImageSize, Place
+from torchtune_qwenvl.transforms.boxes.reading import read_places
+from torchtune_qwenvl.transforms.boxes.writing import BoxWriter, has_boxes
 from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat, has_media
 from torchtune_qwenvl.transforms.chat.positions import mrope_positions, visual_positions
+from torchtune_qwenvl.transforms.chat.text_tokens import SpelledTokens
 from torchtune_qwenvl.transforms.chat.tokenizer import BPETokenizer
 from torchtune_qwenvl.transforms.chat.tools import Tools, calls_of
 from torchtune_qwenvl.transforms.chat.truncation import Policy, turns_that_fit
@@ -27,8 +33,10 @@ from torchtune_qwenvl.transforms.chat.turn_encoder import (
     TurnTokens,
     join_turns,
     media_numbers,
+    token_weights,
     visual_blocks,
 )
+from torchtune_qwenvl.transforms.chat.weights import with_weights
 from torchtune_qwenvl.transforms.errors import BadSample, check_trainable
 from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
 from torchtune_qwenvl.transforms.media_planner import MediaPlanner, PlannedMedia
@@ -40,7 +48,8 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
     """A torchtune ModelTokenizer and Transform for one model family.
 
     Trained on are an assistant's content, the end-of-turn token and the newline after it (the Qwen team's
-    rule). A message with `masked=True` is not trained on; `masked=False` has no effect on other roles.
+    rule). A message with `masked=True` is not trained on; `masked=False` has no effect on other roles. The
+    tokens of a `WeightedMessage` count with its weight.
 
     Args:
         tokenizer, chat, image_transform, video_transform: the parts.
@@ -52,6 +61,7 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         prompt_template: torchtune's, applied to the messages first.
         stop_tokens: ids that end generation; default: end of turn, padding and `chat.stops`.
         context_length: the model's `max_position_embeddings`; longer samples cause a warning.
+        boxes: how boxes and points of records are written; None: they are refused.
     """
 
     def __init__(
@@ -68,6 +78,7 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         prompt_template: PromptTemplateInterface | None = None,
         stop_tokens: Sequence[int] | None = None,
         context_length: int | None = None,
+        boxes: BoxConvention | None = None,
     ) -> None:
         if truncation not in ("drop_turns", "drop"):
             raise ValueError(f'expected truncation to be "drop_turns" or "drop", got {truncation!r}')
@@ -83,6 +94,8 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         self.stop_tokens = ends if stop_tokens is None else list(stop_tokens)
         self._plan = MediaPlanner(image_transform, video_transform, chat.video, tokens_per_second, no_video)
         self._encode_turn = TurnEncoder(chat, tokenizer)
+        self.write_boxes = BoxWriter(boxes)
+        self.spelled = SpelledTokens(tokenizer)
         self.image_token_id = self._encode_turn.image_token_id
         self.video_token_id = self._encode_turn.video_token_id
 
@@ -113,12 +126,14 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         self, message: Message, tokenize_header: bool = True, tokenize_end: bool = True
     ) -> list[int]:
         """Ids of one message as a turn, without the default system turn."""
+        planned = self._plan([message])
+        (message,), _ = self._write_boxes([message], planned)
         turn = self.chat.render([Message("system", ""), message])[1]
         if not tokenize_header:
             turn.header = []
         if not tokenize_end:
             turn.ending = []
-        return self._encode_turn(turn, [planned.grid for planned in self._plan([message])]).tokens
+        return self._encode_turn(turn, [one.grid for one in planned]).tokens
 
     def tokenize_messages(
         self, messages: Sequence[Message], *, add_eos: bool = True, tools: Tools = ()
@@ -149,7 +164,10 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
             `tokens` list[int] of length s · `mask` list[bool], True = not trained on · `input_pos` int64
             [s, 3] · `visual` int64 [v], indices of the visual tokens in `tokens` ·
             `encoder_input["vision"]`: `images` list of [n, features], one per image or video in the
-            order of the text, `grid_thw` int64 [m, 3] · `dropped_turns`, if the policy dropped any.
+            order of the text, `grid_thw` int64 [m, 3] · `dropped_turns`, if the policy dropped any ·
+            `boxes`, if there are any: a `Place` of each in pixels of its resized image, whose number is that
+            in `images`.
+            `weights` fp32 [s], of each token in the loss, if an answer has a weight other than 0 and 1.
 
         Raises:
             BadSample: an image, a video or the conversation cannot be used, or there is nothing to train on.
@@ -165,6 +183,7 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         if not inference:
             check_trainable(mask, fix="give an answer, or call with inference=True for a prompt")
         self._warn_if_long(len(tokens))
+        self.spelled.warn(messages)
         blocks = visual_blocks(kept, [one.grid for one in planned])
         encoded = [planned[number].patches() for number in media_numbers(kept)]
         result: dict[str, Any] = {
@@ -179,9 +198,30 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
                 }
             },
         }
+        if (weights := token_weights(kept)) is not None:
+            result["weights"] = weights
         if dropped:
             result["dropped_turns"] = dropped
+        if has_boxes(messages):
+            _, places = self._write_boxes(messages[: len(messages) - dropped], planned)
+            result["boxes"] = _in_resized_images(places, planned)
         return result
+
+    def read_boxes(self, text: str, image: Any, **options: Any) -> list[Place]:
+        """The boxes and points in a generated answer, in pixels of the original image.
+
+        Args:
+            text: the answer, in the family's convention; special tokens may be left out.
+            image: the image that they belong to, see `ImageTransform.plan`.
+            **options: the limits that the image had in the prompt, `max_pixels` and the like.
+
+        Raises:
+            ValueError: the family has no convention for boxes.
+        """
+        if self.write_boxes.convention is None:
+            raise ValueError("read_boxes: this model's family has no convention for boxes")
+        size = ImageSize.of(self.image_transform.plan(image, **options))
+        return read_places(text, self.write_boxes.convention, size)
 
     def size(self, sample: Mapping[str, Any]) -> SampleSize:
         """Tokens and patches that `self(sample)` would have; nothing is decoded. See `SampleSize`.
@@ -201,8 +241,10 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
         """The turns that fit, all planned images and videos, and the number of dropped turns."""
         planned = self._plan(messages)
         media = [one.grid for one in planned]
+        messages, _ = self._write_boxes(messages, planned)
         if self.prompt_template is not None:
-            messages = self.prompt_template(list(messages), inference=inference)
+            made = self.prompt_template(list(messages), inference=inference)
+            messages = with_weights(made, messages)
         turns = kept = self._encode_turns(messages, tools, media, inference, add_eos)
         policy = "drop" if inference else self.truncation
         while (n := self._n_fitting(kept, policy)) < len(kept):
@@ -211,6 +253,12 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
             messages = messages[: len(messages) - (len(kept) - n)]
             kept = self._encode_turns(messages, tools, media, inference, add_eos)
         return kept, planned, len(turns) - len(kept)
+
+    def _write_boxes(
+        self, messages: Sequence[Message], planned: Sequence[PlannedMedia]
+    ) -> tuple[Sequence[Message], list[Place]]:
+        """The messages with boxes as text, and the boxes in pixels of the original images."""
+        return self.write_boxes(messages, _image_sizes(planned)) if has_boxes(messages) else (messages, [])
 
     def _encode_turns(
         self,
@@ -240,10 +288,22 @@ class VisionLanguageTransform(ModelTokenizer, Transform):
             )
 
 
+def _image_sizes(planned: Sequence[PlannedMedia]) -> list[ImageSize]:
+    return [ImageSize.of(one.plan) for one in planned if isinstance(one.transform, ImageTransform)]
+
+
+def _in_resized_images(places: Sequence[Place], planned: Sequence[PlannedMedia]) -> list[Place]:
+    """Places in pixels of the resized images, which are numbered together with videos."""
+    sizes = _image_sizes(planned)
+    numbers = [i for i, one in enumerate(planned) if isinstance(one.transform, ImageTransform)]
+    return [replace(p.resized(sizes[p.image]), image=numbers[p.image]) for p in places]
+
+
 def _without_open_answer(messages: list[Message]) -> list[Message]:
     if not messages or messages[-1].role != "assistant":
         return messages
-    if has_media(messages[-1]) or messages[-1].text_content or calls_of(messages[-1]):
+    last = messages[-1]
+    if has_media(last) or has_boxes([last]) or last.text_content or calls_of(last):
         raise BadSample(
             "the conversation ends with an answer; inference=True opens the next one",
             fix="leave the last assistant message out",

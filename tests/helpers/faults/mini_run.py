@@ -32,6 +32,7 @@ from torchtune_qwenvl.training.loop import TrainingLoop
 from torchtune_qwenvl.training.order import Order, order_of
 from torchtune_qwenvl.training.resume import digests
 from torchtune_qwenvl.training.step.optim import build_optimizer, build_scheduler
+from torchtune_qwenvl.training.step.parts import GradientCheck
 from torchtune_qwenvl.training.watch.history import FILE, History
 from torchtune_qwenvl.training.watch.metrics import Meter, Work
 from torchtune_qwenvl.transforms.size import SampleSize
@@ -136,7 +137,7 @@ class MiniRun(TrainingLoop):
         torch.manual_seed(cfg.seed + world.rank)
         if saved is not None:
             saved.restore(self.model, self.optimizer, self.scheduler, self.progress)
-        self.check_gradients = lambda *args, **kwargs: None  # type: ignore[assignment]
+        self.check_gradients = GradientCheck({})
         self.meter = Meter(world, None)
         if world.is_main:
             folder = saved and saved.folder

@@ -1,4 +1,4 @@
-"""Multi-token prediction against an independent transcription, its loss, and `mtp.*` from folder to folder."""
+"""Multi-token prediction against an independent transcription, its loss, and `mtp.*` in folders."""
 
 import json
 
@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from torchtune_qwenvl import load_model, save_model
-from torchtune_qwenvl.checkpoints.peft_export import save_adapter
-from torchtune_qwenvl.checkpoints.peft_import import adapter_arguments, load_adapter
+from torchtune_qwenvl.checkpoints.adapters.peft_export import save_adapter
+from torchtune_qwenvl.checkpoints.adapters.peft_import import adapter_arguments, load_adapter
 from torchtune_qwenvl.data import collate
 
 LORA = {"lora_attn_modules": ["q_proj", "v_proj"], "lora_rank": 2, "lora_alpha": 4}
@@ -149,25 +149,14 @@ def test_loss_and_every_gradient_equal_the_transcription(source):
             one, sample = case.only(row), case.samples[row]
             inputs = widened(one.reference_inputs())
             labels = inputs.pop("labels")[0]
-            seen = {}
-            hooks = [
-                hf.model.language_model.register_forward_pre_hook(
-                    lambda _, args, kwargs: seen.update(x=kwargs["inputs_embeds"][0]), with_kwargs=True
-                ),
-                hf.model.language_model.norm.register_forward_hook(
-                    lambda *args: seen.update(states=args[-1][0])
-                ),
-            ]
-            logits = hf(**inputs).logits[0]
-            for hook in hooks:
-                hook.remove()
+            logits, embeddings, hidden = watched(hf, inputs)
             main = main + F.cross_entropy(logits[:-1], labels[1:], reduction="sum")
             n += int((labels[1:] != -100).sum())
             if len(labels) > 2:
                 positions = torch.as_tensor(sample["input_pos"])
                 rotary = hf.model.language_model.rotary_emb
                 text = hf.config.text_config
-                states = transcription(mtp, text, seen["x"], seen["states"], positions, rotary)
+                states = transcription(mtp, text, embeddings, hidden, positions, rotary)
                 predicted = hf.lm_head(states)
                 further = further + F.cross_entropy(predicted[:-2], labels[2:], reduction="sum")
         ((main + weight * further) / n).backward()
@@ -181,6 +170,21 @@ def test_loss_and_every_gradient_equal_the_transcription(source):
     embedding = hf.model.language_model.embed_tokens.weight.grad
     assert relative(ours.decoder.tok_embeddings.weight.grad, embedding) <= 1e-6
     assert relative(ours.decoder.output.weight.grad, hf.lm_head.weight.grad) <= 1e-6
+
+
+def watched(hf, inputs):
+    """Logits, embeddings with visual tokens in their places, and what the head gets, of one row."""
+    seen, text = {}, hf.model.language_model
+    hooks = [
+        text.register_forward_pre_hook(
+            lambda _, args, kwargs: seen.update(x=kwargs["inputs_embeds"][0]), with_kwargs=True
+        ),
+        text.norm.register_forward_hook(lambda *args: seen.update(states=args[-1][0])),
+    ]
+    logits = hf(**inputs).logits[0]
+    for hook in hooks:
+        hook.remove()
+    return logits, seen["x"], seen["states"]
 
 
 def ours_of(model, name):

@@ -1,10 +1,15 @@
 """Plans of the vision encoder against windows cut one patch at a time."""
 
+import pickle
+from itertools import accumulate
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchtune_qwenvl.modules.vision.plan import plan_vision, read_grids
+from torchtune_qwenvl.modules.vision.learned_positions import bilinear
+from torchtune_qwenvl.modules.vision.plan import LearnedTable, VisionPlanner, read_grids
 
 MERGE, WINDOW = 2, 4
 CPU = torch.device("cpu")
@@ -31,7 +36,7 @@ def places(all_grids):
 @settings(max_examples=50, deadline=None)
 @given(grids)
 def test_windows_frames_and_positions(all_grids):
-    plan = plan_vision(all_grids, MERGE, WINDOW, CPU)
+    plan = VisionPlanner(MERGE, WINDOW).plan(all_grids, CPU)
     given_order = list(places(all_grids))
     blocks = torch.arange(len(given_order)).view(-1, MERGE * MERGE)[plan.order]
     placed = [given_order[i] for i in blocks.flatten().tolist()]
@@ -65,20 +70,49 @@ def _split(plan):
 
 
 def test_the_example_of_the_docstring():
-    plan = plan_vision([(1, 10, 12)], MERGE, WINDOW, CPU)
+    plan = VisionPlanner(MERGE, WINDOW).plan([(1, 10, 12)], CPU)
     assert plan.windows.lengths == (64, 32, 16, 8)
     assert plan.order.tolist()[:6] == [0, 1, 2, 3, 6, 7]
 
 
 def test_whole_multiples_have_no_empty_window():
-    assert plan_vision([(1, 16, 24)], MERGE, WINDOW, CPU).windows.runs == ((6, 64),)
+    assert VisionPlanner(MERGE, WINDOW).plan([(1, 16, 24)], CPU).windows.runs == ((6, 64),)
 
 
 def test_without_windows_nothing_moves():
-    plan = plan_vision([(2, 4, 6), (1, 2, 2)], MERGE, None, CPU)
+    plan = VisionPlanner(MERGE, None).plan([(2, 4, 6), (1, 2, 2)], CPU)
     assert plan.order is None and plan.restore is None and plan.windows is plan.frames
     assert plan.positions.tolist() == [[row, column] for _, row, column in places([(2, 4, 6), (1, 2, 2)])]
 
 
 def test_grids_come_as_tensors_or_lists():
     assert read_grids(torch.tensor([[1, 2, 4]])) == read_grids([[1, 2, 4]]) == ((1, 2, 4),)
+
+
+@pytest.mark.parametrize(
+    "planner",
+    [
+        VisionPlanner(MERGE, WINDOW),
+        VisionPlanner(MERGE, extra=1),
+        VisionPlanner(MERGE, table=LearnedTable(6, bilinear)),
+    ],
+)
+def test_a_packed_plan_is_the_plan(planner):
+    all_grids = [(2, 4, 6), (1, 2, 10)]
+    packed = pickle.loads(pickle.dumps(planner)).pack(all_grids)
+    assert packed.dtype == torch.int32
+    ours, whole = planner.plan(all_grids, CPU, packed), planner.plan(all_grids, CPU)
+    for name in ("positions", "order", "restore"):
+        one, other = getattr(ours, name), getattr(whole, name)
+        assert one is other is None or torch.equal(one, other)
+    for name in ("frames", "windows"):
+        segments = getattr(ours, name)
+        assert segments.cu_seqlens.tolist() == [0, *accumulate(segments.lengths)]
+    assert all(torch.equal(ours.stretched[n], bilinear(n, 6)) for n in ours.stretched)
+    assert sorted(ours.stretched) == ([2, 4, 6, 10] if planner.table else [])
+
+
+def test_a_plan_of_another_batch_is_refused():
+    planner = VisionPlanner(MERGE, WINDOW)
+    with pytest.raises(ValueError, match=r"expected 64 numbers for the grids .*, got 14"):
+        planner.plan([(1, 4, 6)], CPU, planner.pack([(1, 2, 2)]))

@@ -8,7 +8,8 @@ from torch._dynamo.utils import counters
 
 from torchtune_qwenvl.data import collate
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
-from torchtune_qwenvl.training.step.layers import checkpoint_activations, compile_layers
+from torchtune_qwenvl.training.step.checkpointing import checkpoint_activations
+from torchtune_qwenvl.training.step.layers import compile_layers
 
 Batch = dict
 # Warm-up: an image alone, text alone, and rows without padding. Then every other length and number of images.

@@ -12,7 +12,7 @@ from torch import nn
 
 from torchtune_qwenvl.data import collate
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
-from torchtune_qwenvl.training.step.layers import checkpoint_activations
+from torchtune_qwenvl.training.step.checkpointing import checkpoint_activations
 from torchtune_qwenvl.training.step.optim import (
     build_optimizer,
     build_scheduler,
@@ -122,6 +122,21 @@ def test_all_zero_is_found(setup: SimpleNamespace) -> None:
     merger.forward = lambda x: 0 * merge(x)
     with pytest.raises(ValueError, match="All gradients of the encoder are zero"):
         GradientCheck(trainable_by_part(setup.model))(*backward(setup.model, setup.images))
+
+
+def test_what_is_measured_on_a_gpu_is_read_later(setup: SimpleNamespace) -> None:
+    merger = setup.model.vision_encoder.merger
+    merge = merger.forward
+    check = GradientCheck(trainable_by_part(setup.model), at_once=False)
+    check(*backward(setup.model, setup.text))
+    check.read()  # the decoder learns; of the visual parts nothing is known yet
+    setup.model.zero_grad()
+    merger.forward = lambda x: 0 * merge(x)
+    check(*backward(setup.model, setup.images))
+    merger.forward = merge
+    check(*backward(setup.model, setup.images))  # the first step with images counts, not the last
+    with pytest.raises(ValueError, match="All gradients of the encoder are zero"):
+        check.read()
 
 
 @pytest.mark.parametrize("masters", [True, False])

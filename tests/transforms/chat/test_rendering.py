@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from campaign import campaign_size
+from faults.campaign import campaign_size
 
 from torchtune_qwenvl.transforms.chat import rendering
 from torchtune_qwenvl.transforms.chat.rendering import Rendering, render_all
@@ -41,6 +41,11 @@ GROWING = [
     *(f"{{{{ 'x'.{name}(10**{n}) }}}}" for name in ("zfill", "ljust", "center") for n in (9, 10, 12)),
     *(f"{{{{ {value} * 10**{n} }}}}" for value in ("'xy'", "[1]", "(1, 2)") for n in (9, 10, 12)),
     *(f"{{{{ lipsum(n=10**{n}) }}}}" for n in (6, 7)),
+    *(
+        f"{{{{ ('x' * 10**{n}) | {name} | length }}}}"
+        for n in (7, 8)
+        for name in ("urlize", "escape", "title")
+    ),
     *(f"{{{{ ('x' * 10**{n}).replace('', 'y' * 10**{n}) }}}}" for n in (5, 6)),
     *(f"{{{{ ('x' * 10**{n}) | list | batch(1) | list | string | length }}}}" for n in (7, 8)),
 ]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 from chats import mask_by_search
-from tool_chats import processed, random_tool_chat, sample_of
+from record_sets.tool_chats import processed, random_tool_chat, sample_of
 from torchtune.data import Message
 from transformers import AutoProcessor
 

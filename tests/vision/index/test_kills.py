@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from campaign import campaign_size
+from faults.campaign import campaign_size
 from launch import FORKS
 from stand_in import StandIn, build_and_die, write_files
 

@@ -6,12 +6,13 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from torchtune_qwenvl.arguments import nearest
+from torchtune_qwenvl.arguments import nearest, passes_on
 from torchtune_qwenvl.data.labelled.dataset import LabelledImages
 from torchtune_qwenvl.data.labelled.files import TABLES, image_folder, image_table
 from torchtune_qwenvl.data.labelled.hub import hub_images
 
 
+@passes_on(lambda: (image_table, image_folder, hub_images))
 def labelled_images(source: str, **options: Any) -> LabelledImages:
     """Labelled images from a table, a folder of folders, or a data set of the `datasets` library.
 

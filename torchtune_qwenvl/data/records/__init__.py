@@ -8,7 +8,9 @@ Files:
     table_records   records of an Arrow table
     chat_reader     record -> sample: parses, finds media, transforms
     messages        record -> messages: its style, its columns, its checks
-    styles          the three styles of records
+    styles/         the styles of records: other trainers' and ours
+    columns         what becomes of columns that nobody reads
+    text            text and JSON, or a bad sample
     parts           typed content parts, and the columns of images and videos
     tools           tools and calls in their several forms
     media           what a record names as image or video -> a checked path or bytes

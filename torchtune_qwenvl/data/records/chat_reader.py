@@ -1,13 +1,14 @@
 """Turns the record of a conversation into a sample: parse it, find its images and videos, transform it."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from torchtune.data import CROSS_ENTROPY_IGNORE_IDX
 
 from torchtune_qwenvl.data.records.media import MediaFinder
-from torchtune_qwenvl.data.records.messages import MessageParser
+from torchtune_qwenvl.data.records.messages import Conversation, MessageParser
 from torchtune_qwenvl.transforms.chat.chat_format import MEDIA
 from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.size import SampleSize
@@ -55,22 +56,40 @@ class ChatReader:
         self.transform = cast(Transform, sized)
 
     def sample(self, record: Any, folder: Path | None) -> dict[str, Any]:
-        """The transform's sample with ``labels`` (its tokens, ignored where masked)."""
-        sample = dict(self.transform(self._parsed(record, folder)))
+        """The transform's sample with ``labels`` (its tokens, ignored where masked).
+
+        It has ``notes``, a tuple of texts, if something about the record is odd or not read.
+        """
+        parsed, notes = self._parsed(record, folder)
+        sample = dict(self.transform(parsed))
         pairs = zip(sample["tokens"], sample["mask"], strict=True)
         sample["labels"] = [CROSS_ENTROPY_IGNORE_IDX if masked else token for token, masked in pairs]
+        if notes:
+            sample["notes"] = notes
         return sample
 
     def size(self, record: Any, folder: Path | None) -> SampleSize:
         """Tokens and patches of the sample; our transforms decode nothing for it."""
-        return self.transform.size(self._parsed(record, folder))
+        return self.transform.size(self._parsed(record, folder)[0])
 
-    def _parsed(self, record: Any, folder: Path | None) -> dict[str, Any]:
-        if not isinstance(record, Mapping):
-            raise BadSample(f"expected an object with the columns of a sample, got {type(record).__name__}")
-        messages, tools = self.parse(record), self.parse.tools(record)
-        for message in messages:
+    def notes(self, record: Any, folder: Path | None) -> tuple[str, ...]:
+        """What is odd about a record or not read of it; no image is looked for."""
+        return self._read(record, folder).notes
+
+    def _parsed(self, record: Any, folder: Path | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+        said = self._read(record, folder)
+        for message in said.messages:
             for part in message.content:
                 if part["type"] in MEDIA:
                     part["content"] = self.find(part["content"], folder, part["type"])
-        return {"messages": messages, "tools": tools} if tools else {"messages": messages}
+        parsed = (
+            {"messages": said.messages, "tools": said.tools} if said.tools else {"messages": said.messages}
+        )
+        return parsed, said.notes
+
+    def _read(self, record: Any, folder: Path | None) -> Conversation:
+        if not isinstance(record, Mapping):
+            packed = "write packed records one by one; pack_to packs" if isinstance(record, list) else None
+            came = type(record).__name__
+            raise BadSample(f"expected an object with the columns of a sample, got {came}", fix=packed)
+        return self.parse.read(record, partial(self.find.is_file, folder=folder))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.data.records.text import parse_json
 
 _SPACE = re.compile(r"\s*")
 _COMMA = re.compile(r"\s*,\s*|\s*(?=\])")
@@ -54,10 +54,7 @@ class JsonRecords:
         with self.path.open("rb") as file:
             file.seek(self._starts[index])
             data = file.read(self._lengths[index])
-        try:
-            return json.loads(data)
-        except ValueError as error:
-            raise BadSample(f"not valid JSON: {error}", fix="correct or remove the line") from error
+        return parse_json(data)
 
     def where(self, index: int) -> str:
         return f"{self.path}, sample {index} (from 0; line {self._lines[index]})"
@@ -98,7 +95,9 @@ def _index_array(path: Path) -> Iterator[Span]:
         )
     try:
         yield from _elements(text, bom)
-    except json.JSONDecodeError as error:
+    except RecursionError as error:
+        raise ValueError(f"{path}: JSON that is nested too deeply; correct the file") from error
+    except ValueError as error:
         raise ValueError(
             f"{path}: not a valid JSON array, perhaps truncated: {error}; correct the file"
         ) from error

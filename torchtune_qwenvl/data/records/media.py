@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from torchtune_qwenvl.data.records.inline_media import read_base64, read_data_url
+from torchtune_qwenvl.data.records.text import shown
 from torchtune_qwenvl.data.records.urls import MAX_BYTES, UrlPolicy, fetch
 from torchtune_qwenvl.transforms.errors import BadSample
 
@@ -70,8 +71,9 @@ class MediaFinder:
         if isinstance(source, (bytes, Image.Image, np.ndarray, torch.Tensor)):
             return source
         if not isinstance(source, (str, os.PathLike)) or not str(source):
+            came = f"{type(source).__name__} {shown(source)}"
             raise BadSample(
-                f"expected {_A[kind]} as path, URL or bytes, got {type(source).__name__} {source!r:.50}",
+                f"expected {_A[kind]} as path, URL or bytes, got {came}",
                 fix=f"name the {kind}, or remove the part",
             )
         scheme = _SCHEME.match(str(source))
@@ -80,6 +82,11 @@ class MediaFinder:
         if scheme is None:
             return self._find(Path(source), folder, kind)
         return self._open_url(str(source), (scheme[1] or scheme[2]).lower(), folder, kind)
+
+    def is_file(self, text: str, folder: Path | None = None) -> bool:
+        """Whether a text names a file, from `root`, the data file's folder or the working directory."""
+        bases = {str(self.root or ""), str(folder or "")}
+        return any(os.path.isfile(os.path.join(base, text)) for base in bases)
 
     def _open_url(self, url: str, scheme: str, folder: Path | None, kind: str) -> Path | bytes:
         if scheme == "file":
@@ -94,7 +101,15 @@ class MediaFinder:
 
     def _find(self, path: Path, folder: Path | None, kind: str) -> Path:
         base = self.root or folder or Path()
-        found = (base / path).resolve()
+        try:
+            found = (base / path).resolve()
+            found.stat()
+        except FileNotFoundError:
+            pass
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name too long, a NUL in it
+            raise BadSample(
+                f"{str(path)!r:.200} cannot be {_A[kind]} file: {error}", fix="correct it"
+            ) from error
         if self.root is not None and not found.is_relative_to(self.root.resolve()):
             raise BadSample(
                 f"{path} leaves image_root ({self.root})", fix=f"keep {kind}s below image_root, or change it"

@@ -1,5 +1,6 @@
 """Records by number: what every source provides, several sources as one, and a slice of one."""
 
+import mimetypes
 import zlib
 from array import array
 from collections.abc import Sequence
@@ -55,6 +56,48 @@ class JoinedRecords:
 
     def fingerprint(self) -> object:
         return [source.fingerprint() for source in self._sources]
+
+
+class FolderMetadata:
+    """Records of an image folder's ``metadata`` file, as `datasets` reads them.
+
+    ``file_name`` and ``file_names`` are the record's image or images; a file with the name of a video is one.
+
+    Args:
+        source: records of the file.
+    """
+
+    def __init__(self, source: Records) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Any:
+        record = self._source[index]
+        if not isinstance(record, dict):
+            return record
+        for theirs, ours in (("file_name", ("image", "video")), ("file_names", ("images", "videos"))):
+            named = record.get(theirs)
+            column = ours[_names_video(named)]
+            if named is not None and column not in record:
+                record[column] = record.pop(theirs)
+        return record
+
+    def where(self, index: int) -> str:
+        return self._source.where(index)
+
+    def folder(self, index: int) -> Path | None:
+        return self._source.folder(index)
+
+    def fingerprint(self) -> object:
+        return "folder", self._source.fingerprint()
+
+
+def _names_video(named: Any) -> bool:
+    names = named if isinstance(named, list) else [named]
+    kinds = [mimetypes.guess_type(name)[0] or "" for name in names if isinstance(name, str)]
+    return bool(kinds) and all(kind.startswith("video/") for kind in kinds)
 
 
 class SlicedRecords:

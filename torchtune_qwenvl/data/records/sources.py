@@ -9,7 +9,8 @@ import datasets
 from omegaconf import OmegaConf
 
 from torchtune_qwenvl.data.records.json_records import JsonRecords
-from torchtune_qwenvl.data.records.records import JoinedRecords, Records, SlicedRecords
+from torchtune_qwenvl.data.records.load_arguments import check_load_arguments, check_unused
+from torchtune_qwenvl.data.records.records import FolderMetadata, JoinedRecords, Records, SlicedRecords
 from torchtune_qwenvl.data.records.table_records import ArrowRecords
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
@@ -35,14 +36,18 @@ def open_source(
         **load_dataset_kwargs: passed on to ``datasets.load_dataset``.
 
     Raises:
-        ValueError: nothing found, an unknown kind of file, or a dataset that streams.
+        ValueError: nothing found, an unknown kind of file, a dataset that streams, or an argument that nobody
+            reads.
     """
     source, data_files = plain(source), plain(data_files)
+    check_load_arguments(load_dataset_kwargs)
     if isinstance(source, datasets.Dataset):
+        check_unused(load_dataset_kwargs, "a Dataset")
         return ArrowRecords(source, "the dataset")
     files = list_local_files(source, data_files, split)
     if files is None:
         return _load(source, split, data_files, load_dataset_kwargs)
+    check_unused(load_dataset_kwargs, files[0])
     return _slice(_open_files(files, split.split("[")[0]), split)
 
 
@@ -119,8 +124,17 @@ def _open_file(file: Path, name: str) -> Records:
         saved = datasets.load_from_disk(str(file))
         table = saved[name] if isinstance(saved, datasets.DatasetDict) else saved
         return ArrowRecords(table, str(file))
-    if file.suffix != ".parquet":
-        return JsonRecords(file)
+    if is_folder_metadata(file):
+        return FolderMetadata(_open_table(file) if file.suffix == ".parquet" else JsonRecords(file))
+    return _open_table(file) if file.suffix == ".parquet" else JsonRecords(file)
+
+
+def is_folder_metadata(file: Path) -> bool:
+    """Whether a file is what `datasets` takes for the list of a folder's images."""
+    return file.name in ("metadata.jsonl", "metadata.parquet")
+
+
+def _open_table(file: Path) -> Records:
     try:
         table = datasets.load_dataset("parquet", data_files=[str(file)], split="train")
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:

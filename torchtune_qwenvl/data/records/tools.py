@@ -8,10 +8,10 @@
 The transform gets tools in the first form; keys and their order are kept.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from torchtune_qwenvl.data.records.text import from_json, shown, whole_characters
 from torchtune_qwenvl.transforms.chat.tools import TOOL_CALL, parse_arguments, to_json
 from torchtune_qwenvl.transforms.errors import BadSample
 
@@ -24,7 +24,7 @@ def parse_tools(value: Any) -> list[Mapping[str, Any]]:
     Raises:
         BadSample: broken JSON, anything but functions, or a function without a name.
     """
-    tools = _from_json(value, "tools") if not _is_blank(value) else []
+    tools = from_json(value, "tools") if not _is_blank(value) else []
     if not isinstance(tools, list):
         raise BadSample(
             f"expected a list of functions, or the JSON of one, got {type(tools).__name__}",
@@ -40,7 +40,7 @@ def parse_calls(value: Any, where: str) -> list[dict[str, Any]]:
     Raises:
         BadSample: broken JSON, a call without a name, or arguments that are not an object.
     """
-    calls = _from_json(value, where)
+    calls = from_json(value, where)
     if isinstance(calls, Mapping):
         calls = [calls]
     if not isinstance(calls, list):
@@ -59,26 +59,27 @@ def tool_calls(turn: Mapping[str, Any], role: str, where: str) -> list[dict[str,
 
 
 def _parse_tool(tool: Any, where: str) -> Mapping[str, Any]:
-    tool, function = _function(_from_json(tool, where), where)
+    tool, function = _function(from_json(tool, where), where)
     parameters = function.get("parameters")
     if parameters is not None and not isinstance(parameters, Mapping):
         came = type(parameters).__name__
         raise BadSample(f"parameters: expected an object, a JSON schema, got {came}", where=where)
     try:
-        to_json(tool)
-    except (TypeError, ValueError) as error:
+        whole_characters(to_json(tool), where)
+    except (TypeError, RecursionError) as error:
         raise BadSample(f"cannot be written as JSON: {error}", where=where, fix="make it text") from error
     return tool
 
 
 def _parse_call(call: Any, where: str) -> dict[str, Any]:
-    _, function = _function(_from_json(call, where), where)
+    _, function = _function(from_json(call, where), where)
     # Some records have "" for a function without parameters.
     arguments: Any = function.get("arguments")
     arguments = {} if _is_blank(arguments) else arguments
     try:
-        to_json(parse_arguments(arguments, where))
-    except TypeError as error:
+        whole_characters(to_json(parse_arguments(arguments, where)), where)
+        whole_characters(function["name"], where)
+    except (TypeError, RecursionError) as error:
         raise BadSample(f"arguments that are not JSON: {error}", where=where, fix="make them text") from error
     return {"type": TOOL_CALL, "content": {"name": function["name"], "arguments": arguments}}
 
@@ -89,22 +90,15 @@ def _function(entry: Any, where: str) -> tuple[Mapping[str, Any], Mapping[str, A
         raise BadSample(f"expected an object, got {type(entry).__name__}", where=where)
     kind = entry.get("type", _FUNCTION)
     if kind != _FUNCTION:
-        raise BadSample(f"unknown type {kind!r}", where=where, fix="only functions can be written")
+        raise BadSample(f"unknown type {shown(kind)}", where=where, fix="only functions can be written")
     if _FUNCTION not in entry:
         entry = {_FUNCTION: {key: value for key, value in entry.items() if key != "type"}}
     function = entry[_FUNCTION]
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(name, str) or not name:
-        raise BadSample(f"a function without a name: {str(function)[:80]}", where=where, fix="name it")
+        raise BadSample(f"a function without a name: {shown(function)}", where=where, fix="name it")
     return entry if "type" in entry else {"type": _FUNCTION, **entry}, function
 
 
 def _is_blank(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
-
-
-def _from_json(value: Any, where: str) -> Any:
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except ValueError as error:
-        raise BadSample(f"not valid JSON: {error}", where=where, fix="correct or remove it") from error

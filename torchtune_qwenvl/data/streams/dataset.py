@@ -5,7 +5,6 @@ A stream cannot be asked for a number, so its keys are items: `dataset[item]` ma
 other dataset as one of these.
 """
 
-import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -16,6 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from torchtune_qwenvl.data.guarded import Guarded
 from torchtune_qwenvl.data.records.chat_reader import ChatReader
+from torchtune_qwenvl.data.records.text import parse_json
 from torchtune_qwenvl.data.samples import Item, Sample, Samples, sample_size
 from torchtune_qwenvl.data.streams.kinds import AnyStream, NumberedStream, TableStream
 from torchtune_qwenvl.data.streams.stream import Cursor, Share, State, Stream
@@ -58,6 +58,9 @@ class StreamedDataset(Streamed):
     def size(self, key: Item) -> SampleSize:
         return sample_size(self.samples, key)
 
+    def notes(self, key: Item) -> tuple[str, ...]:
+        return self.samples.notes(key)
+
 
 class ChatItems(Samples):
     """Samples of items whose records are conversations."""
@@ -74,6 +77,9 @@ class ChatItems(Samples):
     def size(self, key: Item) -> SampleSize:
         """Tokens and patches; nothing is decoded."""
         return self.reader.size(_parsed(key.record), key.folder)
+
+    def notes(self, key: Item) -> tuple[str, ...]:
+        return self.reader.notes(_parsed(key.record), key.folder)
 
 
 class FinishedItems(Samples):
@@ -127,25 +133,22 @@ def as_streamed(dataset: Any) -> Streamed:
     return StreamedDataset(NumberedStream(None, len(dataset)), NumberedItems(dataset))
 
 
-def in_order(dataset: Any, on_bad_sample: str) -> Iterator[Sample]:
+def in_order(dataset: Any, on_bad_sample: str, on_too_long: str) -> Iterator[Sample]:
     """The samples of a dataset or stream in their own order, read one by one."""
     if is_streamed(dataset):
         streamed = as_streamed(dataset)
-        guarded = Guarded(streamed, on_bad_sample)
+        guarded = Guarded(streamed, on_bad_sample, on_too_long)
         return (guarded[item] for item in streamed.open(Share(shuffle=False), 0))
-    guarded = Guarded(dataset, on_bad_sample)
+    guarded = Guarded(dataset, on_bad_sample, on_too_long)
     return (guarded[index] for index in range(len(guarded)))
 
 
-def first_samples(dataset: Any, count: int, on_bad_sample: str) -> list[Sample]:
+def first_samples(dataset: Any, count: int, on_bad_sample: str, on_too_long: str) -> list[Sample]:
     """The first samples of a dataset or stream, in their own order."""
-    return list(islice(in_order(dataset, on_bad_sample), count))
+    return list(islice(in_order(dataset, on_bad_sample, on_too_long), count))
 
 
 def _parsed(record: Any) -> Any:
-    if not isinstance(record, bytes):
-        return record
-    try:
-        return json.loads(record)
-    except ValueError as error:
-        raise BadSample(f"not valid JSON: {error}", fix="correct or remove the line") from error
+    if isinstance(record, Exception):  # it could not be read
+        raise record
+    return parse_json(record) if isinstance(record, bytes) else record

@@ -184,7 +184,15 @@ class _NumberedCursor(CursorBase):
             if records is None:
                 yield Item(number, number, "")
             else:
-                yield Item(records[number], number, records.where(number), records.folder(number))
+                yield Item(_read(records, number), number, records.where(number), records.folder(number))
+
+
+def _read(records: Records, number: int) -> Any:
+    """The record, or the error of reading it: that belongs to this sample, and must not end the stream."""
+    try:
+        return records[number]
+    except Exception as error:
+        return error
 
 
 def common_folder(files: Sequence[Path]) -> Path | None:

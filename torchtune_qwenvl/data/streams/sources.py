@@ -8,7 +8,8 @@ from omegaconf import OmegaConf
 from torch.utils.data import IterableDataset
 from torchtune.config import instantiate
 
-from torchtune_qwenvl.data.records.sources import list_local_files, open_source, plain
+from torchtune_qwenvl.data.records.load_arguments import check_load_arguments, check_unused
+from torchtune_qwenvl.data.records.sources import is_folder_metadata, list_local_files, open_source, plain
 from torchtune_qwenvl.data.streams.kinds import (
     AnyStream,
     LinesStream,
@@ -41,11 +42,14 @@ def open_stream(
         split, data_files, **load_dataset_kwargs: as for `open_source`; no slices.
 
     Raises:
-        ValueError: nothing found, or a slice of a split.
+        ValueError: nothing found, a slice of a split, or an argument that nobody reads.
     """
     source, data_files = plain(source), plain(data_files)
+    check_load_arguments(load_dataset_kwargs)
     if isinstance(source, dict):
         source = instantiate(OmegaConf.create(source))
+    if is_stream(source):
+        check_unused(load_dataset_kwargs, "a stream")
     if isinstance(source, datasets.IterableDataset):
         return TableStream(source, "the dataset")
     if isinstance(source, IterableDataset):
@@ -58,7 +62,9 @@ def open_stream(
     if files is None:
         table = _load(source, split=split, data_files=data_files, **load_dataset_kwargs)
         return TableStream(table, f"{source} ({split})")
-    suffixes = {file.suffix for file in files}
+    check_unused(load_dataset_kwargs, files[0])
+    # A list of a folder's images is short, and indexed all the same.
+    suffixes = {"" if is_folder_metadata(file) else file.suffix for file in files}
     if suffixes == {".jsonl"}:
         return LinesStream(files)
     if suffixes == {".parquet"}:
@@ -66,7 +72,7 @@ def open_stream(
         return TableStream(
             table, ", ".join(map(str, files[:2])) + ", …" * (len(files) > 2), common_folder(files)
         )
-    records = open_source(source, split=split, data_files=data_files, **load_dataset_kwargs)
+    records = open_source(source, split=split, data_files=data_files)
     return NumberedStream(records, len(records))
 
 

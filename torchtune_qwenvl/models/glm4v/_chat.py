@@ -21,7 +21,7 @@ from itertools import pairwise, takewhile
 from torchtune.data import Message
 
 from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat, Turn, has_media
-from torchtune_qwenvl.transforms.chat.pieces import Marks, Piece, Special
+from torchtune_qwenvl.transforms.chat.pieces import Marks, Piece, Special, with_text
 from torchtune_qwenvl.transforms.chat.tools import Arguments, ToolFormat, Tools, parse_arguments, to_json
 from torchtune_qwenvl.transforms.chat.video_format import VideoFormat
 from torchtune_qwenvl.transforms.errors import BadSample
@@ -143,7 +143,8 @@ class ReasoningChat(RoleTokenChat):
         turn = super().turn(messages, number, content)
         if turn.role == "assistant":
             last_question = max((i for i, m in enumerate(messages) if m.role == "user"), default=-1)
-            turn.content = [_with_reasoning("".join(map(str, content)), shown=number > last_question)]
+            shown = number > last_question
+            turn.content = with_text(content, lambda text: _with_reasoning(text, shown=shown))
         elif turn.role == "user" and self.question_mark is not None:
             turn.content = [*_without_ending(content, self.question_mark), Special(self.question_mark)]
         elif turn.role == "ipython":

@@ -12,7 +12,7 @@ from torchtune_qwenvl.models.glm4v._weights import GLM4V_WEIGHTS
 from torchtune_qwenvl.models.parts import swiglu, text_rotary
 from torchtune_qwenvl.models.towers import TextShape, VisionShape, decoder, vision_encoder
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
-from torchtune_qwenvl.modules.norm import RMSNorm
+from torchtune_qwenvl.modules.norm import LayerNorm, RMSNorm
 from torchtune_qwenvl.modules.rope import chunked_axes
 from torchtune_qwenvl.modules.vision.layers import GatedPatchMerger
 from torchtune_qwenvl.modules.vision.learned_positions import LearnedPositions, bicubic
@@ -50,7 +50,7 @@ def glm4v_vision_encoder(
             norm=norm(width),
             downsample=nn.Linear(width * shape.merge_size**2, out),
             proj=nn.Linear(out, out, bias=False),
-            proj_norm=nn.LayerNorm(out),
+            proj_norm=LayerNorm(out),
             mlp=swiglu(out, shape.inner_width, bias=False, adapter=shape.merger_adapter),
             merge=shape.merge_size,
         ),

@@ -6,6 +6,7 @@ decides.
 
 from __future__ import annotations
 
+from torchtune_qwenvl.models.glm4v._boxes import BOXED, GROUNDING
 from torchtune_qwenvl.models.glm4v._chat import TENTHS_OF_SECONDS, WHOLE_SECONDS, ReasoningChat, RoleTokenChat
 from torchtune_qwenvl.models.glm4v._sizes import IMAGE_MEAN, IMAGE_STD
 from torchtune_qwenvl.models.glm4v._video import GLM4VVideoTransform, GLM46VVideoTransform
@@ -53,6 +54,8 @@ class GLM4VTransform(PublishedTransform):
         added_tokens=(),
         image=GLM4VImageTransform,
         videos={"Glm4vVideoProcessor": GLM4VVideoTransform, "Glm46VVideoProcessor": GLM46VVideoTransform},
+        boxes=BOXED,
+        grounding=GROUNDING,
         video_formats={"Glm4vVideoProcessor": WHOLE_SECONDS, "Glm46VVideoProcessor": TENTHS_OF_SECONDS},
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchtune_qwenvl.arguments import takes_arguments_of
+from torchtune_qwenvl.models.glm4v._boxes import BOXED, GROUNDING
 from torchtune_qwenvl.models.glm4v._chat import ReasoningChat, RoleTokenChat
 from torchtune_qwenvl.models.glm4v._transform import GLM4VImageTransform
 from torchtune_qwenvl.models.glm4v._video import GLM4VVideoTransform, GLM46VVideoTransform
@@ -40,6 +41,8 @@ class GLM4VMoeTransform(PublishedTransform):
         added_tokens=(),
         image=GLM4VImageTransform,
         videos={"Glm4vVideoProcessor": GLM4VVideoTransform, "Glm46VVideoProcessor": GLM46VVideoTransform},
+        boxes=BOXED,
+        grounding=GROUNDING,
     )
 
     @classmethod

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torchtune_qwenvl.models.published import Published, image_defaults
 from torchtune_qwenvl.models.published_transform import PublishedTransform
+from torchtune_qwenvl.models.qwen2_5_vl._boxes import GROUNDING, PIXELS
 from torchtune_qwenvl.models.qwen2_5_vl._sizes import IMAGE_MEAN, IMAGE_STD
 from torchtune_qwenvl.models.qwen2_5_vl._video import Qwen2_5_VLVideoTransform
 from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat
@@ -72,6 +73,8 @@ class Qwen2_5_VLTransform(PublishedTransform):
         videos={"Qwen2VLVideoProcessor": Qwen2_5_VLVideoTransform},
         tokens_per_second=2,
         video_limits_of_images=True,
+        boxes=PIXELS,
+        grounding=GROUNDING,
     )
 
 

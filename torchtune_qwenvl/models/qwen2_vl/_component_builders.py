@@ -5,13 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from torch import nn
-
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.models.parts import VISION_EPS, merger, two_linears
 from torchtune_qwenvl.models.qwen2_5_vl import qwen2_5_vl_decoder as qwen2_vl_decoder
 from torchtune_qwenvl.models.qwen2_vl._weights import QWEN2_VL_WEIGHTS
 from torchtune_qwenvl.models.towers import VisionShape, vision_encoder
+from torchtune_qwenvl.modules.norm import LayerNorm
 from torchtune_qwenvl.modules.vision.layers import QuickGELU
 from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
 
@@ -27,7 +26,7 @@ def qwen2_vl_vision_encoder(**sizes: Any) -> VisionTransformer:
     """
     shape = VisionShape(**sizes)
     width, inner = shape.width, shape.inner_width
-    norm = partial(nn.LayerNorm, eps=VISION_EPS)
+    norm = partial(LayerNorm, eps=VISION_EPS)
     return vision_encoder(
         shape,
         weights=QWEN2_VL_WEIGHTS,

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from torchtune_qwenvl.models.published import Published
 from torchtune_qwenvl.models.published_transform import PublishedTransform
+from torchtune_qwenvl.models.qwen2_5_vl._boxes import GROUNDING
 from torchtune_qwenvl.models.qwen2_5_vl._transform import ADDED_TOKENS, CHAT, Qwen2_5_VLImageTransform
+from torchtune_qwenvl.models.qwen2_vl._boxes import PER_MILLE
 from torchtune_qwenvl.models.qwen2_vl._video import Qwen2VLVideoTransform
 
 
@@ -30,6 +32,8 @@ class Qwen2VLTransform(PublishedTransform):
         image=Qwen2VLImageTransform,
         videos={"Qwen2VLVideoProcessor": Qwen2VLVideoTransform},
         video_limits_of_images=True,
+        boxes=PER_MILLE,
+        grounding=GROUNDING,
     )
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from torchtune.data import Message
 
 from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat, Turn
-from torchtune_qwenvl.transforms.chat.pieces import Piece, Special
+from torchtune_qwenvl.transforms.chat.pieces import Piece, Special, with_text
 from torchtune_qwenvl.transforms.chat.tools import Arguments, ToolFormat, to_json
 from torchtune_qwenvl.transforms.chat.video_format import VideoFormat
 from torchtune_qwenvl.transforms.errors import BadSample
@@ -72,7 +72,7 @@ class Qwen3Chat(ChatFormat):
         if message.role == "ipython":
             return self._tool_result(messages, number, content)
         if message.role == "assistant" and self.thinking:
-            content = [self._thought(messages, number, "".join(str(piece) for piece in content))]
+            content = with_text(content, lambda text: self._thought(messages, number, text))
         return super().turn(messages, number, content)
 
     def before_calls(self, message: Message, turn: Turn) -> str:

@@ -18,6 +18,7 @@ from torchtune_qwenvl.models.parts import VISION_EPS, merger, swiglu, text_rotar
 from torchtune_qwenvl.models.qwen3_vl._weights import QWEN3_VL_WEIGHTS
 from torchtune_qwenvl.models.towers import TextShape, VisionShape, decoder, vision_encoder
 from torchtune_qwenvl.modules.decoder import VisionLanguageDecoder
+from torchtune_qwenvl.modules.norm import LayerNorm
 from torchtune_qwenvl.modules.rope import interleaved_axes
 from torchtune_qwenvl.modules.vision.learned_positions import LearnedPositions, bilinear
 from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
@@ -38,7 +39,7 @@ def qwen3_vl_vision_encoder(
     """
     shape = VisionShape(**sizes)
     width, inner = shape.width, shape.inner_width
-    norm = partial(nn.LayerNorm, eps=VISION_EPS)
+    norm = partial(LayerNorm, eps=VISION_EPS)
     make_merger = partial(merger, width, shape.out_width, shape.merge_size, adapter=shape.merger_adapter)
     return vision_encoder(
         shape,

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from torchtune_qwenvl.models.published import Published, image_defaults
 from torchtune_qwenvl.models.published_transform import PublishedTransform
+from torchtune_qwenvl.models.qwen2_5_vl._boxes import GROUNDING
 from torchtune_qwenvl.models.qwen2_5_vl._transform import ADDED_TOKENS as QWEN2_5_TOKENS
+from torchtune_qwenvl.models.qwen3_vl._boxes import JSON_PER_MILLE
 from torchtune_qwenvl.models.qwen3_vl._chat import INSTRUCT, THINKING
 from torchtune_qwenvl.models.qwen3_vl._sizes import IMAGE_MEAN, IMAGE_STD
 from torchtune_qwenvl.models.qwen3_vl._video import Qwen3VLVideoTransform
@@ -47,6 +49,8 @@ class Qwen3VLTransform(PublishedTransform):
         added_tokens=ADDED_TOKENS,
         image=Qwen3VLImageTransform,
         videos={"Qwen3VLVideoProcessor": Qwen3VLVideoTransform},
+        boxes=JSON_PER_MILLE,
+        grounding=GROUNDING,
     )
 
 

@@ -12,6 +12,7 @@ from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.models.parts import VISION_EPS, two_linears
 from torchtune_qwenvl.models.towers import VisionShape, vision_encoder
 from torchtune_qwenvl.modules.adapters.lora import Adapter
+from torchtune_qwenvl.modules.norm import LayerNorm
 from torchtune_qwenvl.modules.vision.cls_token import ClsToken
 from torchtune_qwenvl.modules.vision.learned_positions import LearnedPositions, bicubic
 from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
@@ -64,7 +65,7 @@ def vit(
         **{"dropout": dropout, "num_classes": num_classes, "global_pool": global_pool},
     }
     shape = _shape(config, image_mean, image_std, adapter)
-    norm = partial(nn.LayerNorm, eps=VISION_EPS)
+    norm = partial(LayerNorm, eps=VISION_EPS)
     table = position_side and LearnedPositions(side=position_side, width=embed_dim, stretch=bicubic)
     encoder = vision_encoder(
         shape,
@@ -139,13 +140,13 @@ def classic_vit(
     encoder = vision_encoder(
         shape,
         head_dim=head_dim,
-        norm=nn.LayerNorm,
+        norm=LayerNorm,
         mlp=lambda: _mlp(shape, dropout),
         merger=nn.Identity(),
         qkv_bias=False,
         patch_bias=True,
-        pixel_norm=nn.LayerNorm(in_channels * patch_size**2),
-        patch_norm=nn.LayerNorm(embed_dim),
+        pixel_norm=LayerNorm(in_channels * patch_size**2),
+        patch_norm=LayerNorm(embed_dim),
         rotary=False,
         position_embed=table,
         cls_token=ClsToken(embed_dim, std=_CLASSIC_STD),

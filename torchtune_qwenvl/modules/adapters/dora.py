@@ -3,14 +3,14 @@
 torchtune's DoRALinear scales its whole output, bias included. Its own merge and PEFT scale only the weight.
 With Qwen's biased projections, a merged checkpoint or an exported adapter would then differ from the trained
 model. Apart from that this is torchtune's module, without the identity matrix that it sends through lora_a
-and lora_b.
+and lora_b, and with the update added as in `lora_linear`.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchtune.modules.peft import DoRALinear as _DoRALinear
 
+from torchtune_qwenvl.modules.adapters.lora_linear import base_linear, lora_linear
 from torchtune_qwenvl.modules.adapters.nf4 import dequantised
 
 
@@ -20,10 +20,10 @@ class DoRALinear(_DoRALinear):
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_dim] -> [..., out_dim]."""
         if self.disabled:
-            return F.linear(x, self.weight, self.bias)
-        base = F.linear(x, self.weight)
-        update = self.scaling * self.lora_b(self.lora_a(self.dropout(x)))
+            return base_linear(x, self.weight, self.bias)
+        a, b = self.lora_a.weight, self.lora_b.weight
+        out = lora_linear(x, self.dropout(x), self.weight, None, a, b, self.scaling)
         with torch.no_grad():
-            norm = self._get_weight_norm(dequantised(self.weight), self.lora_b.weight @ self.lora_a.weight)
-        out = (self.magnitude / norm * (base + update)).to(base.dtype)
-        return out if self.bias is None else out + self.bias.to(base.dtype)
+            norm = self._get_weight_norm(dequantised(self.weight), b @ a)
+        out = (self.magnitude / norm * out).to(out.dtype)
+        return out if self.bias is None else out + self.bias.to(out.dtype)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import nn
-from torchtune.modules.low_precision import FrozenNF4Linear
-from torchtune.modules.peft import LoRALinear
 
 from torchtune_qwenvl.modules.adapters.dora import DoRALinear
+from torchtune_qwenvl.modules.adapters.lora_linear import FrozenNF4Linear, LoRALinear
 from torchtune_qwenvl.modules.adapters.nf4 import takes_nf4
 
 ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "output_proj")
@@ -23,7 +22,7 @@ def is_adapter(parameter_name: str) -> bool:
 
 @dataclass(frozen=True)
 class Adapter:
-    """LoRA on the linears named in `targets`: torchtune's LoRALinear, or our DoRALinear.
+    """LoRA on the linears named in `targets`: LoRALinear or DoRALinear.
 
     With `quantize_base` the frozen weights are in NF4, also those of linears that are not in `targets`.
     """

@@ -60,8 +60,8 @@ class GroupedLoRALinear(GroupedLinear):
 
     def forward(self, x: Tensor, counts: Tensor) -> Tensor:
         """As `GroupedLinear`."""
-        update = self.lora_b(self.lora_a(self.dropout(x), counts), counts)
-        return super().forward(x, counts) + (self.alpha / self.rank) * update
+        down = (self.alpha / self.rank) * self.lora_a(self.dropout(x), counts)  # scaled where it is thin
+        return super().forward(x, counts).add_(self.lora_b(down, counts))
 
 
 def make_grouped_linear(
@@ -87,6 +87,8 @@ def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """
     weight = weight.to(x.dtype)  # autocast does not cover the grouped product
     if x.is_cuda and grouped_mm_takes(weight):
+        half = not torch.is_autocast_enabled("cuda") or x.dtype == torch.get_autocast_dtype("cuda")
+        assert half, f"under autocast the experts get {x.dtype}: what is before them must not return fp32"
         return F.grouped_mm(x, weight.transpose(1, 2), offs=counts.cumsum(0, dtype=torch.int32))
     out: Tensor = _ProductPerExpert.apply(x, weight, counts.tolist())
     return out

@@ -75,7 +75,8 @@ class SparseMoE(nn.Module):
         if statistics is not None:
             statistics.record(self, logits.softmax(-1, dtype=torch.float32), chosen)
         order = chosen.flatten().argsort(stable=True)
-        counts = torch.bincount(chosen.flatten(), minlength=logits.shape[-1])
+        # Not torch.bincount, for whose result the host would wait.
+        counts = order.new_zeros(logits.shape[-1]).scatter_add_(0, chosen.flatten(), torch.ones_like(order))
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         token, places = order // chosen.shape[-1], back.view_as(chosen)
         sorted_weights = spread(weights.flatten(), order, back[:, None])

@@ -10,7 +10,7 @@ t frames, h, w rows and columns of patches, m merge size, d width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import torch
@@ -37,26 +37,38 @@ class LearnedPositions(nn.Module):
         nn.init.normal_(self.weight, std=std)
         self.side, self.stretch = side, stretch
 
-    def forward(self, grids: Sequence[Grid], merge: int, device: torch.device) -> Tensor:
+    def forward(
+        self,
+        grids: Sequence[Grid],
+        merge: int,
+        device: torch.device,
+        stretched: Mapping[int, Tensor] | None = None,
+    ) -> Tensor:
         """Positions of all patches; all frames of a grid have the same.
 
         Args:
             grids: (t, h, w) per image or clip.
             merge: m.
             device: where the patches are.
+            stretched: length -> `stretch(length, side)` on the device; made here if left out.
 
         Returns:
             [sum of t * h * w, d] in fp32, in merge-block order.
         """
         with torch.autocast(device.type, enabled=False):
             table = self.weight.float().view(self.side, self.side, -1)
-            frames = {(h, w): self._frame(table, h, w, merge) for _, h, w in grids}
+            if stretched is None:
+                lengths = {length for _, *sides in grids for length in sides}
+                stretched = {n: self.stretch(n, self.side).to(device, non_blocking=True) for n in lengths}
+            shapes = {(h, w) for _, h, w in grids}
+            frames = {(h, w): _stretch(table, stretched[h], stretched[w], merge) for h, w in shapes}
             return torch.cat([frames[h, w] for t, h, w in grids for _ in range(t)])
 
-    def _frame(self, table: Tensor, h: int, w: int, merge: int) -> Tensor:
-        rows, columns = (self.stretch(n, self.side).to(table.device, non_blocking=True) for n in (h, w))
-        grid = torch.einsum("hi,ijd,wj->hwd", rows, table, columns)
-        return grid.unflatten(1, (-1, merge)).unflatten(0, (-1, merge)).transpose(1, 2).flatten(0, 3)
+
+def _stretch(table: Tensor, rows: Tensor, columns: Tensor, merge: int) -> Tensor:
+    """[side, side, d], [h, side], [w, side] -> [h * w, d] in merge-block order."""
+    grid = torch.einsum("hi,ijd,wj->hwd", rows, table, columns)
+    return grid.unflatten(1, (-1, merge)).unflatten(0, (-1, merge)).transpose(1, 2).flatten(0, 3)
 
 
 @lru_cache(maxsize=1024)

@@ -15,14 +15,15 @@ m merge size, n patches, t, h, w frames, rows and columns of patches in one imag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from torchtune_qwenvl.modules.attention import Segments
+from torchtune_qwenvl.modules.attention import Segments, boundaries_of
 
 Grid = tuple[int, int, int]
 
@@ -38,6 +39,7 @@ class VisionPlan:
         patches_per_frame: how many patches each frame has.
         order: [n / m^2] indices that sort visual tokens window by window; None without windows.
         restore: inverse of `order`.
+        stretched: length -> interpolation matrix [length, side] of the table of learned positions.
     """
 
     positions: Tensor
@@ -46,6 +48,7 @@ class VisionPlan:
     patches_per_frame: tuple[int, ...]
     order: Tensor | None = None
     restore: Tensor | None = None
+    stretched: Mapping[int, Tensor] = field(default_factory=dict)
 
     def restore_tokens(self, tokens: Tensor) -> Tensor:
         """Visual tokens [n / m^2, ..] from the encoder's order to the order of the grids."""
@@ -64,41 +67,132 @@ def read_grids(grid_thw: Tensor | Sequence[Sequence[int]]) -> tuple[Grid, ...]:
     return tuple((int(t), int(h), int(w)) for t, h, w in rows)
 
 
-def plan_vision(
-    grids: Sequence[Grid], merge: int, window: int | None, device: torch.device, extra: int = 0
-) -> VisionPlan:
-    """Plan for a batch of grids (t, h, w) in patches.
+@dataclass(frozen=True)
+class LearnedTable:
+    """How an encoder's table of learned positions is stretched, see `LearnedPositions`.
+
+    Attributes:
+        side: rows and columns of the table.
+        stretch: (length, side) -> fp32 interpolation matrix [length, side] on the host.
+    """
+
+    side: int
+    stretch: Callable[[int, int], Tensor]
+
+
+@dataclass(frozen=True)
+class VisionPlanner:
+    """Makes the plans of one encoder. Small and picklable, so that data workers can plan for the device.
+
+    All numbers of a plan are in one int32 tensor, made by `pack`: that is one copy to the device, which the
+    host does not wait for if the tensor is pinned with its batch. Fractions are in it bit by bit.
 
     Args:
-        grids: one per image or clip.
         merge: m.
         window: side of an attention window in visual tokens, or None.
-        device: for the tensors of the plan.
         extra: tokens that the encoder puts in front of every frame; they attend with it.
-
-    Raises:
-        ValueError: a grid is empty, or a side is not a multiple of m.
+        table: of the encoder's learned positions, or None.
     """
-    for t, h, w in grids:
-        if min(t, h, w) < 1 or h % merge or w % merge:
+
+    merge: int
+    window: int | None = None
+    extra: int = 0
+    table: LearnedTable | None = None
+
+    def pack(self, grids: Sequence[Grid]) -> Tensor:
+        """The numbers of a plan, int32 on the host.
+
+        Args:
+            grids: (t, h, w) in patches, one per image or clip.
+
+        Raises:
+            ValueError: a grid is empty, or a side is not a multiple of m.
+        """
+        frames = self._frames(grids)
+        parts = [torch.cat([frame.positions for frame in frames]).flatten()]
+        parts += [boundaries_of(lengths) for lengths in self._segments(frames)]
+        if self.window is not None:
+            starts = accumulate((len(frame.order) for frame in frames[:-1]), initial=0)
+            order = torch.cat([frame.order + start for frame, start in zip(frames, starts, strict=True)])
+            parts += [order, torch.argsort(order)]
+        packed = [part.to(torch.int32) for part in parts]
+        if self.table is not None:
+            matrices = [self.table.stretch(n, self.table.side) for n in _lengths(grids)]
+            packed += [matrix.flatten().view(torch.int32) for matrix in matrices]
+        return torch.cat(packed)
+
+    def plan(self, grids: Sequence[Grid], device: torch.device, packed: Tensor | None = None) -> VisionPlan:
+        """The plan for a batch of grids.
+
+        Args:
+            grids: as in `pack`.
+            device: for the tensors of the plan.
+            packed: what `pack` returned for these grids, already on the device; made here if left out.
+
+        Raises:
+            ValueError: see `pack`; or `packed` is of other grids or of another encoder.
+        """
+        frames = self._frames(grids)
+        if packed is None:
+            packed = self.pack(grids).to(device, non_blocking=True)
+        sizes = self._sizes(frames, grids)
+        if sum(sizes.values()) != len(packed):
             raise ValueError(
-                f"grid_thw has an entry {(t, h, w)}: expected positive numbers of frames, rows and "
-                f"columns of patches, rows and columns in multiples of the merge size {merge}"
+                f"plan: expected {sum(sizes.values())} numbers for the grids {tuple(grids)}, got "
+                f"{len(packed)}: pack and plan must be of the same encoder and get the same batch"
             )
-    frames = [_frame(h, w, merge, window) for t, h, w in grids for _ in range(t)]
-    positions = torch.cat([frame.positions for frame in frames])
-    lengths = tuple(len(frame.positions) for frame in frames)
-    full = Segments.of([extra + length for length in lengths], device)
-    if window is None:
-        return VisionPlan(positions.to(device, non_blocking=True), full, full, lengths)
-    starts, total = [], 0
-    for frame in frames:
-        starts.append(total)
-        total += len(frame.order)
-    order = torch.cat([frame.order + start for frame, start in zip(frames, starts, strict=True)])
-    windows = Segments.of([length for frame in frames for length in frame.windows], device)
-    on_device = [x.to(device, non_blocking=True) for x in (positions, order, torch.argsort(order))]
-    return VisionPlan(on_device[0], full, windows, lengths, on_device[1], on_device[2])
+        parts = dict(zip(sizes, packed.split(list(sizes.values())), strict=True))
+        segments = [
+            Segments.of(lengths, device, parts[name])
+            for name, lengths in zip(("frames", "windows"), self._segments(frames), strict=False)
+        ]
+        stretched = {
+            length: parts[length].view(torch.float32).view(length, -1)
+            for length in sizes
+            if isinstance(length, int)
+        }
+        return VisionPlan(
+            parts["positions"].view(-1, 2),
+            segments[0],
+            segments[-1],
+            tuple(len(frame.positions) for frame in frames),
+            parts.get("order"),
+            parts.get("restore"),
+            stretched,
+        )
+
+    def _sizes(self, frames: Sequence[_Frame], grids: Sequence[Grid]) -> dict[str | int, int]:
+        """What a packed plan consists of, and how many numbers each has; matrices are named by length."""
+        patches = sum(len(frame.positions) for frame in frames)
+        sizes: dict[str | int, int] = {"positions": 2 * patches}
+        for name, lengths in zip(("frames", "windows"), self._segments(frames), strict=False):
+            sizes[name] = len(lengths) + 1
+        if self.window is not None:
+            sizes |= dict.fromkeys(("order", "restore"), patches // self.merge**2)
+        if self.table is not None:
+            sizes |= {length: length * self.table.side for length in _lengths(grids)}
+        return sizes
+
+    def _frames(self, grids: Sequence[Grid]) -> list[_Frame]:
+        for t, h, w in grids:
+            if min(t, h, w) < 1 or h % self.merge or w % self.merge:
+                raise ValueError(
+                    f"grid_thw has an entry {(t, h, w)}: expected positive numbers of frames, rows and "
+                    f"columns of patches, rows and columns in multiples of the merge size {self.merge}"
+                )
+        return [_frame(h, w, self.merge, self.window) for t, h, w in grids for _ in range(t)]
+
+    def _segments(self, frames: Sequence[_Frame]) -> list[list[int]]:
+        """Lengths of the segments of full attention, and those of windowed attention if there is any."""
+        whole = [self.extra + len(frame.positions) for frame in frames]
+        if self.window is None:
+            return [whole]
+        return [whole, [length for frame in frames for length in frame.windows]]
+
+
+def _lengths(grids: Sequence[Grid]) -> tuple[int, ...]:
+    """All different numbers of rows and columns."""
+    return tuple(sorted({side for _, *sides in grids for side in sides}))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from torchtune_qwenvl.modules.rope import AxialRotary, Rotation
 from torchtune_qwenvl.modules.vision.cls_token import ClsToken
 from torchtune_qwenvl.modules.vision.features import LayerFeatures, frames_in_reading_order
 from torchtune_qwenvl.modules.vision.layers import PatchEmbed
-from torchtune_qwenvl.modules.vision.plan import Grid, VisionPlan, plan_vision, read_grids
+from torchtune_qwenvl.modules.vision.learned_positions import LearnedPositions
+from torchtune_qwenvl.modules.vision.plan import Grid, LearnedTable, VisionPlan, VisionPlanner, read_grids
 from torchtune_qwenvl.modules.vision.timm_names import TimmNames
 
 Grids = Tensor | Sequence[Sequence[int]]
@@ -62,7 +63,7 @@ class VisionTransformer(TimmNames):
         window: side of an attention window in visual tokens; None for full attention everywhere.
         full_attention: indices of the layers that attend to the whole frame in an encoder with windows.
         patch_norm: acts on embedded patches [n, d].
-        position_embed: (grids, m, device) -> [n, d], added to the patches; not with windows.
+        position_embed: `LearnedPositions`, [n, d] added to the patches; not with windows.
         cls_token: adds a token in front of every frame; not with windows, `rotary` or m > 1.
         embed_dropout: acts on the input of the first layer.
         deepstack_mergers: layer index -> merger of the output of that layer.
@@ -114,7 +115,12 @@ class VisionTransformer(TimmNames):
         self.global_pool = "mean" if cls_token is None else "cls"
 
     def forward(
-        self, pixel_values: Tensor, grid_thw: Grids, *, return_deepstack: bool = False
+        self,
+        pixel_values: Tensor,
+        grid_thw: Grids,
+        *,
+        return_deepstack: bool = False,
+        plan: Tensor | None = None,
     ) -> Tensor | VisualFeatures:
         """Encode images and clips.
 
@@ -123,6 +129,7 @@ class VisionTransformer(TimmNames):
             grid_thw: [m, 3] frames, rows and columns of patches per image or clip; a list avoids a
                 device sync.
             return_deepstack: return `VisualFeatures` instead of the visual tokens alone.
+            plan: `planner.pack(grids)` on the device, which collate can make; made here if left out.
 
         Returns:
             Visual tokens [n / m^2, w], in the order of the grids, or `VisualFeatures`. With a
@@ -132,7 +139,7 @@ class VisionTransformer(TimmNames):
             ValueError: a grid is invalid, or the grids do not add up to the number of patches.
         """
         if return_deepstack:
-            kept = self.features(pixel_values, grid_thw, (), whole=True)
+            kept = self.features(pixel_values, grid_thw, (), whole=True, plan=plan)
             assert kept.tokens is not None
             return VisualFeatures(kept.tokens, kept.deepstack)
         if isinstance(self.head, nn.Identity):
@@ -149,6 +156,7 @@ class VisionTransformer(TimmNames):
         norm: bool = False,
         whole: bool = False,
         deepstack: bool = True,
+        plan: Tensor | None = None,
     ) -> LayerFeatures:
         """The outputs of some layers, by one pass.
 
@@ -160,8 +168,9 @@ class VisionTransformer(TimmNames):
             norm: apply the final norm to what is kept.
             whole: run all layers; otherwise none above the last one that is kept.
             deepstack: run the deepstack mergers.
+            plan: as in `forward`.
         """
-        begun = self._begin(pixel_values, grid_thw)
+        begun = self._begin(pixel_values, grid_thw, plan)
         stop = self.depth if whole else max(layers) + 1
         x = begun.x
         patches: dict[int, Tensor] = {}
@@ -216,15 +225,21 @@ class VisionTransformer(TimmNames):
         """The norm on patches [n, d] after the last layer: the merger's own, or the merger if it is one."""
         return getattr(self.merger, "norm", self.merger)
 
-    def _begin(self, pixel_values: Tensor, grid_thw: Grids) -> _Begun:
+    @property
+    def planner(self) -> VisionPlanner:
+        """Plans batches for this encoder, also in another process."""
+        learned = self.position_embed
+        table = LearnedTable(learned.side, learned.stretch) if isinstance(learned, LearnedPositions) else None
+        return VisionPlanner(self.merge, self.window, 0 if self.cls_token is None else 1, table)
+
+    def _begin(self, pixel_values: Tensor, grid_thw: Grids, packed: Tensor | None = None) -> _Begun:
         grids = read_grids(grid_thw)
         expected = sum(t * h * w for t, h, w in grids)
         if expected != len(pixel_values):
             raise ValueError(
                 f"grid_thw {grids} describes {expected} patches, pixel_values has {len(pixel_values)}"
             )
-        extra = 0 if self.cls_token is None else 1
-        plan = plan_vision(grids, self.merge, self.window, pixel_values.device, extra)
+        plan = self.planner.plan(grids, pixel_values.device, packed)
         if plan.order is not None:  # the pixels are moved, not their embeddings: fewer bytes, no gradient
             blocks = pixel_values.unflatten(0, (-1, self.merge**2))
             pixel_values = blocks.index_select(0, plan.order).flatten(0, 1)
@@ -232,7 +247,8 @@ class VisionTransformer(TimmNames):
         if self.patch_norm is not None:
             x = self.patch_norm(x)
         if self.position_embed is not None:
-            x = x + self.position_embed(grids, self.merge, x.device).to(x.dtype)
+            positions = self.position_embed(grids, self.merge, x.device, plan.stretched)
+            x = x + positions.to(x.dtype)
         if self.cls_token is not None:
             x = self.cls_token(x, plan.patches_per_frame)
         if self.embed_dropout is not None:

@@ -16,6 +16,8 @@ class Progress:
             samples, so a resumed run may have other batches.
         planned_steps: steps that the settings give for a whole run; 0 at the start.
         schedule_steps: steps that the learning rate schedule spans.
+        empty_steps: how many of `step` had no sample, so that nothing was updated.
+        nonfinite_steps: how many of `step` were skipped because of NaN or infinity (on_nonfinite=skip).
     """
 
     step: int = 0
@@ -24,3 +26,5 @@ class Progress:
     data: dict[str, Any] | None = None
     planned_steps: int = 0
     schedule_steps: int = 0
+    empty_steps: int = 0
+    nonfinite_steps: int = 0

@@ -27,24 +27,27 @@ RULES: dict[str, Rule] = {
     **_rules(Rule.REFUSED, "global_pool train last_n lora ema_decay val_share"),
     **_rules(Rule.HONOURED, "model.lora_dropout model.router_aux_loss_coef lora.dropout"),
     # Places may move: what lies there is compared by its content.
-    **_rules(Rule.HONOURED, "output_dir checkpoint_dir tokenizer.folder model.config model.folder"),
+    **_rules(Rule.HONOURED, "output_dir checkpoint_dir base_dir tokenizer.folder model.config model.folder"),
     **_rules(Rule.HONOURED, "dataset.source dataset.data_files dataset.image_root dataset.datasets.*.source"),
     **_rules(Rule.HONOURED, "dataset.datasets.*.data_files dataset.datasets.*.image_root device prepare"),
-    **_rules(Rule.HONOURED, "dataset.on_bad_sample dataset.url_timeout dataset.url_max_bytes"),
+    **_rules(Rule.HONOURED, "dataset.on_bad_sample dataset.on_too_long"),
+    **_rules(Rule.HONOURED, "dataset.url_timeout dataset.url_max_bytes"),
     # Which samples a batch holds, and how they are read
     **_rules(Rule.HONOURED, "batch_size gradient_accumulation_steps pack_to batch_tokens padding_free"),
-    **_rules(Rule.HONOURED, "shuffle_buffer num_workers keep_lengths collate_fn on_bad_sample"),
+    **_rules(Rule.HONOURED, "shuffle_buffer num_workers keep_lengths collate_fn on_bad_sample on_too_long"),
     **_rules(Rule.HONOURED, "train_transforms mixes mix_share label_smoothing"),
     # How it trains
     **_rules(Rule.HONOURED, "epochs max_steps_per_epoch loss clip_grad_norm learning_rates lr_scheduler"),
     **_rules(Rule.HONOURED, "head_lr layer_decay optimizer.lr optimizer.weight_decay optimizer.betas"),
     **_rules(Rule.HONOURED, "optimizer.eps optimizer.fused optimizer.foreach"),
-    **_rules(Rule.HONOURED, "activation_checkpointing activation_offloading compile"),
+    **_rules(Rule.HONOURED, "activation_checkpointing activation_offloading attention_backend compile"),
     # What is watched and written
     **_rules(Rule.HONOURED, "val_dataset val_transforms run_val_every_n_steps val_answers val_answer_tokens"),
     **_rules(Rule.HONOURED, "evaluate dry_run save_every_n_steps keep_last_n resume accept_changed_data"),
-    **_rules(Rule.HONOURED, "merge_adapter export_dtype metric_logger log_every_n_steps log_samples"),
-    **_rules(Rule.HONOURED, "device_peak_tflops profiler finish shown_predictions"),
+    **_rules(
+        Rule.HONOURED, "merge_adapter export_dtype metric_logger log_every_n_steps log_samples on_nonfinite"
+    ),
+    **_rules(Rule.HONOURED, "device_peak_tflops profiler finish shown_predictions save_on_signal"),
 }
 
 # Keys that set the rates of parameters or their course.

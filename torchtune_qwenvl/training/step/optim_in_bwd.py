@@ -23,6 +23,7 @@ class OptimizerInBackward(OptimizerInBackwardWrapper):
     Attributes:
         gradient_norms: parameter -> 2-norm of its gradient since `zero_grad`.
         leader: the optimizer for the scheduler; the others use its learning rate.
+        paused: whether gradients are dropped without a step, as in a step without samples.
     """
 
     def __init__(self, names: Mapping[nn.Parameter, str], make: Callable[[nn.Parameter], Optimizer]) -> None:
@@ -30,6 +31,7 @@ class OptimizerInBackward(OptimizerInBackwardWrapper):
         super().__init__({name: optimizers[parameter] for parameter, name in names.items()})
         self.leader = next(iter(optimizers.values()))
         self.gradient_norms: dict[nn.Parameter, Tensor] = {}
+        self.paused = False
         self._optimizers = optimizers
         for parameter in optimizers:
             parameter.register_post_accumulate_grad_hook(self._before_step)
@@ -57,6 +59,9 @@ class OptimizerInBackward(OptimizerInBackwardWrapper):
         assert parameter.grad is not None
         # For a sharded gradient this is a partial norm. Ranks communicate when it is read, not here.
         self.gradient_norms[parameter] = torch.linalg.vector_norm(parameter.grad)
+        if self.paused:
+            parameter.grad = None  # which its optimizer, called next, leaves alone
+            return
         group = self._optimizers[parameter].param_groups[0]
         if isinstance(group["lr"], Tensor):  # torchao's optimizers do not accept another object
             group["lr"].fill_(self.rate)

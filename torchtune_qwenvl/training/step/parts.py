@@ -75,10 +75,18 @@ class GradientCheck:
     """Checks at the first step that every trainable part learns; visual parts at the first step with images.
 
     Otherwise a part without gradients (a detached graph, an adapter that is never called) would go unnoticed.
+
+    Args:
+        parts: what trains, by part and name.
+        at_once: read what is measured at once. Otherwise it stays on the device until `read` is called, so
+            that no step waits for a GPU; None: at once for parameters on the CPU.
     """
 
-    def __init__(self, parts: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
+    def __init__(self, parts: Mapping[str, Mapping[str, nn.Parameter]], at_once: bool | None = None) -> None:
         self._unchecked = dict(parts)
+        on_cpu = all(p.device.type == "cpu" for part in parts.values() for p in part.values())
+        self._at_once = on_cpu if at_once is None else at_once
+        self._measured: dict[str, Tensor] = {}  # part -> [2], whether it was measured, and the norm
 
     def __call__(self, gradients: Mapping[nn.Parameter, Tensor], labelled: Tensor, images: Tensor) -> None:
         """Call it after backward. Does nothing once every part is checked.
@@ -91,26 +99,51 @@ class GradientCheck:
         Raises:
             ValueError: a trainable parameter without a gradient, or a part whose gradients are all zero.
         """
-        for part in list(self._unchecked):
-            if labelled.item() and (images.item() or part not in VISUAL):
-                self._check(part, self._unchecked.pop(part), gradients)
+        for part, parameters in self._unchecked.items():
+            counts = labelled * images if part in VISUAL else labelled
+            if not self._at_once or counts.item():
+                self._measure(part, parameters, gradients, counts > 0)
+        if self._at_once:
+            self.read()
 
-    @staticmethod
-    def _check(
-        part: str, parameters: Mapping[str, nn.Parameter], gradients: Mapping[nn.Parameter, Tensor]
+    def read(self) -> None:
+        """Read what was measured; waits for the device if there is something new.
+
+        Raises:
+            ValueError: see `__call__`.
+        """
+        for part, measured in list(self._measured.items()):
+            counted, norm = measured.tolist()
+            if not counted:
+                continue
+            del self._measured[part], self._unchecked[part]
+            if norm == 0:
+                raise ValueError(
+                    f"All gradients of the {part} are zero at the first step: the loss does not depend on "
+                    "it. Freeze it, or correct the model (a detached graph, a LoRA whose factors are both "
+                    "zero)."
+                )
+
+    def _measure(
+        self,
+        part: str,
+        parameters: Mapping[str, nn.Parameter],
+        gradients: Mapping[nn.Parameter, Tensor],
+        counts: Tensor,
     ) -> None:
         missing = [name for name, parameter in parameters.items() if parameter not in gradients]
-        if missing:
+        if missing and counts.item():
             raise ValueError(
                 f"{len(missing)} of {len(parameters)} trainable tensors of the {part} got no gradient at the "
                 f"first step, '{missing[0]}' first: nothing they compute reaches the loss. Freeze this "
                 "part, or correct the model."
             )
-        if gradient_norm(gradients[parameter] for parameter in parameters.values()) == 0:
-            raise ValueError(
-                f"All gradients of the {part} are zero at the first step: the loss does not depend on it. "
-                "Freeze it, or correct the model (a detached graph, a LoRA whose factors are both zero)."
-            )
+        if missing:
+            return
+        norm = gradient_norm(gradients[parameter] for parameter in parameters.values()).float()
+        now = torch.stack([counts.to(norm.device).float(), norm])
+        before = self._measured.get(part)
+        self._measured[part] = now if before is None else torch.where(before[:1] > 0, before, now)
 
 
 def gradient_norm(gradients: Iterable[Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torchtune.training.metric_logging import WandBLogger
 
+from torchtune_qwenvl.pictures.boxes import Mark, draw_boxes
 from torchtune_qwenvl.pictures.cards import Card, draw_page
 from torchtune_qwenvl.pictures.style import GREEN, GREY, ORANGE
 from torchtune_qwenvl.pictures.text import Span, printable
@@ -50,7 +51,10 @@ def as_text(answers: Sequence[Answer], width: int | None = None) -> str:
 
 
 def draw_answers(answers: Sequence[Answer], step: int, path: Path) -> None:
-    """Draw a page with images and texts; answers that are right word for word are green."""
+    """Draw a page with images and texts; answers that are right word for word are green.
+
+    Boxes are drawn into their image, expected ones green, generated ones orange.
+    """
     right = sum(answer.right for answer in answers)
     title = [
         Span(f"Step {step}", bold=True),
@@ -72,9 +76,14 @@ def log_answers(answers: Sequence[Answer], step: int) -> None:
 
 def _card(answer: Answer) -> Card:
     asked = answer.question
+    images = list(asked.images)
+    if asked.box_image is not None:
+        marks = [Mark(place.values, GREEN, place.label) for place in asked.boxes]
+        marks += [Mark(place.values, ORANGE, place.label) for place in answer.boxes]
+        images[asked.box_image] = draw_boxes(images[asked.box_image], marks)
     given = Span(answer.given or "(nothing)", GREEN if answer.right else ORANGE)
     return Card(
-        asked.images,
+        images,
         [
             *(Span("question\n", GREY), Span(f"{asked.text}\n\n", bold=True)),
             *(Span("expected\n", GREY), Span(f"{asked.expected}\n\n")),

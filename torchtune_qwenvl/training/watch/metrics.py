@@ -58,22 +58,24 @@ class Work:
     """What one rank's batches of a step hold.
 
     Attributes:
-        labelled: labelled tokens, which the loss is the mean over.
+        labelled: labelled tokens, which the loss is the mean over, each counted with its weight.
         tokens: tokens, padding left out.
         images: images and clips.
         flops: floating-point operations, see `FlopCounter`.
         skipped: samples left out.
         dropped_turns: turns that truncation cut.
+        samples: samples trained on.
         drawn: samples taken of each member of a mix.
         lost: how many of these were left out.
     """
 
-    labelled: int = 0
+    labelled: float = 0
     tokens: int = 0
     images: int = 0
     flops: float = 0.0
     skipped: int = 0
     dropped_turns: int = 0
+    samples: int = 0
     drawn: tuple[int, ...] = ()
     lost: tuple[int, ...] = ()
 
@@ -82,7 +84,7 @@ class Work:
         """Sum over batches and ranks, without waiting for the device."""
         rows = [(*astuple(part)[:-2], *part.drawn, *part.lost) for part in parts]
         counts = torch.tensor(rows, dtype=torch.float64).sum(dim=0)
-        return TotalWork(world.sum(counts.to(world.device, non_blocking=True)))
+        return TotalWork(world.sum(world.send(counts)))
 
 
 @dataclass(frozen=True)
@@ -90,14 +92,15 @@ class TotalWork:
     """The sum of the work of several batches, on the device.
 
     Attributes:
-        counts: float64, the fields of `Work` in their order, `drawn` and `lost` with one number per member.
+        counts: float64, the fields of `Work` in their order, `drawn` and `lost` with one number per member;
+            on the device until the step's figures are read.
     """
 
     counts: torch.Tensor
 
     @property
     def labelled(self) -> torch.Tensor:
-        """Labelled tokens, a scalar."""
+        """Labelled tokens, each counted with its weight, a scalar."""
         return self.counts[0]
 
     @property
@@ -118,19 +121,23 @@ class TotalWork:
 
 
 class Step(NamedTuple):
-    """What an optimizer step gives, over all ranks; tensors stay on the device until they are logged.
+    """What an optimizer step gives, over all ranks, on the host.
 
     Attributes:
         loss: mean over the labels: labelled tokens, or images.
         grad_norm: norm of the gradients before clipping.
         work: what the batches held.
         others: name -> mean over the labels of what else is logged.
+        taken: whether the weights were updated. A step without samples, or with NaN that is skipped, is not.
+        asked_to_stop: whether a signal has asked any rank to stop after this step.
     """
 
     loss: torch.Tensor
     grad_norm: torch.Tensor
     work: TotalWork
     others: dict[str, torch.Tensor]
+    taken: bool = True
+    asked_to_stop: bool = False
 
 
 class Meter:

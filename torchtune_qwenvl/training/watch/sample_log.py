@@ -12,14 +12,16 @@ from torchtune_qwenvl.data.streams.dataset import first_samples
 from torchtune_qwenvl.transforms.images.unpatch import images_of
 
 
-def log_samples(dataset: Dataset, transform: Any, on_bad_sample: str, count: int = 4) -> None:
+def log_samples(
+    dataset: Dataset, transform: Any, on_bad_sample: str, on_too_long: str = "raise", count: int = 4
+) -> None:
     """Log text, trained text and images of the first `count` samples as a wandb table.
 
     Raises:
         ValueError: no wandb run is open; samples can be logged only there.
     """
     wandb = running_wandb()
-    samples = first_samples(dataset, count, on_bad_sample)
+    samples = first_samples(dataset, count, on_bad_sample, on_too_long)
     rows = [_row(s, transform) for s in samples if not isinstance(s, SkippedSample)]
     n_images = max((len(images) for _, _, images in rows), default=0)
     table = wandb.Table(columns=["text", "trained on", *(f"image {i + 1}" for i in range(n_images))])

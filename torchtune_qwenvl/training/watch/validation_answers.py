@@ -20,6 +20,8 @@ from torchtune_qwenvl.generation import generate
 from torchtune_qwenvl.modules.batch import placeholder_positions
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.training.watch.sample_log import shortened
+from torchtune_qwenvl.transforms.boxes.places import Place
+from torchtune_qwenvl.transforms.boxes.reading import boxes_in, says_boxes
 from torchtune_qwenvl.transforms.images.unpatch import images_of
 
 
@@ -33,6 +35,8 @@ class Question:
         expected: the answer in the dataset.
         images: the images; a video is represented by its first frame.
         clips: how many of `images` are first frames of videos.
+        boxes: expected boxes and points, in pixels of the image that all of them belong to.
+        box_image: number of that image; None if there is none, or more than one.
     """
 
     prompt: dict[str, Any]
@@ -40,14 +44,23 @@ class Question:
     expected: str
     images: tuple[Image.Image, ...]
     clips: int = 0
+    boxes: tuple[Place, ...] = ()
+    box_image: int | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer that the model gave to a question."""
+    """The answer that the model gave to a question.
+
+    Attributes:
+        question: what was asked.
+        given: the answer.
+        boxes: boxes and points in the answer, in pixels of the question's image.
+    """
 
     question: Question
     given: str
+    boxes: tuple[Place, ...] = ()
 
     @property
     def right(self) -> bool:
@@ -64,7 +77,7 @@ class ValidationAnswers:
         model: gives the ids of the placeholders of images and videos.
         count: number of questions.
         max_new_tokens: maximum length of an answer.
-        on_bad_sample: "raise" or "skip", as in training.
+        on_bad_sample, on_too_long: "raise" or "skip", as in training.
     """
 
     def __init__(
@@ -75,10 +88,11 @@ class ValidationAnswers:
         count: int,
         max_new_tokens: int,
         on_bad_sample: str = "raise",
+        on_too_long: str = "raise",
     ) -> None:
         self.transform, self.max_new_tokens = transform, max_new_tokens
         ids = (model.image_token_id, model.video_token_id)
-        samples = in_order(dataset, on_bad_sample) if dataset is not None else iter(())
+        samples = in_order(dataset, on_bad_sample, on_too_long) if dataset is not None else iter(())
         good = (sample for sample in samples if not isinstance(sample, SkippedSample))
         self.questions = [question_of(sample, transform, ids) for sample in islice(good, count)]
 
@@ -96,7 +110,16 @@ class ValidationAnswers:
             max_new_tokens=self.max_new_tokens,
         )
         model.train(was_training)
-        return [Answer(q, self.transform.decode(row)) for q, row in zip(self.questions, rows, strict=True)]
+        return [answer_of(q, row, self.transform) for q, row in zip(self.questions, rows, strict=True)]
+
+
+def answer_of(question: Question, tokens: Sequence[int], transform: Any) -> Answer:
+    """Generated tokens as an answer."""
+    places: list[Place] = []
+    if question.box_image is not None:
+        text = transform.decode(tokens, skip_special_tokens=False)
+        places = boxes_in(text, question.images[question.box_image], transform)
+    return Answer(question, transform.decode(tokens), tuple(places))
 
 
 def question_of(sample: Mapping[str, Any], transform: Any, visual_ids: Collection[int]) -> Question:
@@ -121,6 +144,10 @@ def question_of(sample: Mapping[str, Any], transform: Any, visual_ids: Collectio
         seen -= int(vision["grid_thw"][kept].prod()) // merge
         kept += 1
     images, grids = list(vision["images"][:kept]), vision["grid_thw"][:kept]
+    pictures = tuple(images_of(images, grids, transform))
+    marked = transform.decode(tokens[start:end], skip_special_tokens=False)
+    box_image = _box_image(sample, marked, len(pictures))
+    boxes = () if box_image is None else boxes_in(marked, pictures[box_image], transform)
     return Question(
         prompt={
             "tokens": tokens[:start],
@@ -131,9 +158,19 @@ def question_of(sample: Mapping[str, Any], transform: Any, visual_ids: Collectio
         },
         text=_asked(tokens[:start], transform),
         expected=transform.decode(tokens[start:end]),
-        images=tuple(images_of(images, grids, transform)),
+        images=pictures,
         clips=len(re.findall(transform.chat.video.pattern, shortened(tokens[:start], transform))),
+        boxes=tuple(boxes),
+        box_image=box_image,
     )
+
+
+def _box_image(sample: Mapping[str, Any], expected: str, n_images: int) -> int | None:
+    """The image that all boxes of an answer belong to: the record says it, or there is only one."""
+    if "boxes" in sample:
+        numbers = {place.image for place in sample["boxes"] if place.image < n_images}
+        return numbers.pop() if len(numbers) == 1 else None
+    return 0 if n_images == 1 and says_boxes(expected) else None
 
 
 def _asked(tokens: Sequence[int], transform: Any) -> str:

@@ -16,9 +16,11 @@ from typing import Any
 
 from torchtune.data import Message
 
+from torchtune_qwenvl.transforms.boxes.writing import MARK
 from torchtune_qwenvl.transforms.chat.pieces import Marks, MediaSlot, Piece, Placeholders, Special
 from torchtune_qwenvl.transforms.chat.tools import TOOL_CALL, ToolFormat, Tools, calls_of
 from torchtune_qwenvl.transforms.chat.video_format import ONE_BLOCK, VideoFormat
+from torchtune_qwenvl.transforms.chat.weights import weight_of
 from torchtune_qwenvl.transforms.errors import BadSample
 
 MEDIA = ("image", "video")
@@ -108,9 +110,10 @@ class ChatFormat:
 
     def turn(self, messages: Sequence[Message], number: int, content: list[Piece]) -> Turn:
         """The turn of `messages[number]` with the pieces `content`; families may override this."""
-        message = messages[number]
-        trained = message.role == "assistant" and not message.masked
-        return self._turn(message.role, content, trained=trained, where=f"message {number}")
+        message, weight = messages[number], weight_of(messages[number])
+        turn = self._turn(message.role, content, trained=weight > 0, where=f"message {number}")
+        turn.weight = weight
+        return turn
 
     def expand(self, slot: MediaSlot, n_patches: int, timestamps: Sequence[float] = ()) -> list[Piece]:
         """Replace the slot of an image, or of a video of `n_patches` temporal patches, by its tokens."""
@@ -186,6 +189,7 @@ class Turn:
         role: torchtune's role.
         header, content, ending: the pieces, in this order.
         trained: whether content and ending count in the loss.
+        weight: of their tokens in it.
         calls: whether the turn is an answer that calls tools.
     """
 
@@ -195,6 +199,7 @@ class Turn:
     ending: list[Piece] = field(default_factory=list)
     trained: bool = False
     calls: bool = False
+    weight: float = 1.0
 
     @property
     def pieces(self) -> list[Piece]:
@@ -225,6 +230,8 @@ def _content_pieces(message: Message, number: int, n_media: int) -> list[Piece]:
             n_media += 1
         elif kind == "text" and isinstance(part.get("content"), str):
             pieces.append(part["content"])
+        elif kind == MARK:
+            pieces.append(Special(part["content"]))
         elif kind != TOOL_CALL:
             came = f"{kind!r} with {type(part.get('content')).__name__} content"
             raise BadSample(

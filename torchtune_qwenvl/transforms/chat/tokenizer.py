@@ -1,12 +1,14 @@
 """The byte-level BPE tokenizer of the Qwen models, using the `tokenizers` library.
 
-`encode` never returns a special token, whatever the text contains, like transformers with
-`split_special_tokens=True`. Added tokens that the checkpoint does not mark as special, such as `<tool_call>`,
-are still encoded as one id, as in transformers.
+`encode` returns no special token, whatever the text contains, like transformers with
+`split_special_tokens=True`; those named by `with_text_tokens` are the exception. Added tokens that the
+checkpoint does not mark as special, such as `<tool_call>`, are still encoded as one id, as in transformers.
 """
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,6 +63,8 @@ class BPETokenizer:
         _add_tokens(self._tokenizer, extra_tokens, Path(path))
         added = self._tokenizer.get_added_tokens_decoder()
         self.special_tokens: dict[str, int] = {token.content: i for i, token in sorted(added.items())}
+        # Added tokens that `encode` splits into letters.
+        self.split_tokens: frozenset[str] = frozenset(t.content for t in added.values() if t.special)
         self.base_vocab_size: int = self._tokenizer.get_vocab_size(with_added_tokens=False)
         self.vocab_size: int = self._tokenizer.get_vocab_size()
         self.eos_id = self.special_id(eos_token)
@@ -73,8 +77,29 @@ class BPETokenizer:
             raise ValueError(f"the tokenizer has no added token {name!r}; its added tokens: {known}")
         return self.special_tokens[name]
 
+    def with_text_tokens(self, names: Iterable[str]) -> BPETokenizer:
+        """A copy that encodes these added tokens in text as their single ids, and keeps them in decoded text.
+
+        Raises:
+            ValueError: one of them is no added token.
+        """
+        allowed = frozenset(names)
+        for name in allowed:
+            self.special_id(name)
+        if not allowed & self.split_tokens:
+            return self
+        # The library fixes a token's flags when it is added, so they are changed in its JSON.
+        state = json.loads(self._tokenizer.to_str())
+        for token in state["added_tokens"]:
+            token["special"] = token["special"] and token["content"] not in allowed
+        changed = copy.copy(self)
+        changed._tokenizer = Tokenizer.from_str(json.dumps(state))
+        changed._tokenizer.encode_special_tokens = True
+        changed.split_tokens = self.split_tokens - allowed
+        return changed
+
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`; special tokens in it are encoded as ordinary text."""
+        """Ids of `text`; special tokens in it are encoded as ordinary text, see `with_text_tokens`."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:

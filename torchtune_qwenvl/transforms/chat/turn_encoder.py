@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat, Turn
 from torchtune_qwenvl.transforms.chat.pieces import MediaSlot, Piece, Placeholders, Special
 from torchtune_qwenvl.transforms.chat.positions import VisualBlock
@@ -40,6 +42,7 @@ class TurnTokens:
         role: torchtune's role.
         tokens: ids.
         mask: True = not trained on.
+        weight: of the tokens that are trained on, in the loss.
         media: the runs of placeholders, each with the index of its first token in `tokens`.
     """
 
@@ -47,6 +50,7 @@ class TurnTokens:
     tokens: list[int]
     mask: list[bool]
     media: list[tuple[int, Placeholders]]
+    weight: float = 1.0
 
 
 class TurnEncoder:
@@ -70,7 +74,7 @@ class TurnEncoder:
             # with the header's newline into one token, which belongs to the header by the Qwen team's rule.
             n_header = len(self._encode(turn.header, media)[0])
             mask[n_header:] = [False] * (len(tokens) - n_header)
-        return TurnTokens(turn.role, tokens, mask, placed)
+        return TurnTokens(turn.role, tokens, mask, placed, turn.weight)
 
     def _encode(
         self, pieces: Sequence[Piece], media: Sequence[MediaGrid]
@@ -83,7 +87,7 @@ class TurnEncoder:
                 placed.append((len(tokens), piece))
                 tokens += [self._ids[piece.name]] * (len(piece.patches) * grid.rows * grid.columns)
             elif isinstance(piece, Special):
-                tokens.append(self._ids[piece.name])
+                tokens.append(self._tokenizer.special_id(piece.name))
             elif isinstance(piece, str):
                 tokens += self._tokenizer.encode(piece)
         return tokens, placed
@@ -103,6 +107,17 @@ def join_turns(turns: Sequence[TurnTokens]) -> tuple[list[int], list[bool]]:
     """(tokens, mask) of all turns, concatenated."""
     tokens = [token for turn in turns for token in turn.tokens]
     return tokens, [masked for turn in turns for masked in turn.mask]
+
+
+def token_weights(turns: Sequence[TurnTokens]) -> torch.Tensor | None:
+    """The weight of each token in the loss, fp32 [s], 0 where it is not trained on.
+
+    None if all others are 1.
+    """
+    if all(turn.weight in (0, 1) for turn in turns):
+        return None
+    weights = [0.0 if masked else turn.weight for turn in turns for masked in turn.mask]
+    return torch.tensor(weights, dtype=torch.float32)
 
 
 def visual_blocks(turns: Sequence[TurnTokens], media: Sequence[MediaGrid]) -> list[VisualBlock]:

@@ -37,10 +37,11 @@ _DAMAGE = (
     ValueError,
     RuntimeError,
     EOFError,
+    MemoryError,  # a header that promises more than there is room for
     struct.error,
     Image.DecompressionBombError,
 )
-_FIX = "repair or remove the file, or set on_bad_sample: skip"
+_FIX = "repair or remove the file; training leaves it out with on_bad_sample: skip"
 
 ImageSource = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor
 
@@ -144,14 +145,13 @@ class _Header:
 
 def _read_header(source: str | Path | bytes | Image.Image, max_image_pixels: int, where: str) -> _Header:
     with opened_picture(source) as image:
-        check_cost(image, max_image_pixels, "max_image_pixels", where)
+        deep = image.format == "PNG" and _raw_mode(image) in ("RGB;16B", "RGBA;16B")
+        check_cost(image, max_image_pixels, "max_image_pixels", where, deep=deep)
         orientation = _orientation(image)
         width, height = image.size
-        decode: Callable[[Any, int], torch.Tensor] = _decode_pillow
+        decode: Callable[[Any, int], torch.Tensor] = _decode_deep_png if deep else _decode_pillow
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
             decode = _decode_jpeg
-        if image.format == "PNG" and _raw_mode(image) in ("RGB;16B", "RGBA;16B"):
-            decode = _decode_deep_png
     return _Header(
         *((width, height) if orientation in (5, 6, 7, 8) else (height, width)), orientation, decode
     )

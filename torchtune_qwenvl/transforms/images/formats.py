@@ -50,7 +50,9 @@ def opened_picture(source: str | Path | bytes | Image.Image) -> Iterator[Image.I
         yield image
 
 
-def check_cost(image: Image.Image, max_pixels: int, name: str, where: str | None = None) -> None:
+def check_cost(
+    image: Image.Image, max_pixels: int, name: str, where: str | None = None, deep: bool = False
+) -> None:
     """BadSample if an image has too many pixels, or decoding it needs too much memory.
 
     Args:
@@ -58,10 +60,12 @@ def check_cost(image: Image.Image, max_pixels: int, name: str, where: str | None
         max_pixels: the limit.
         name: the argument that the limit comes from.
         where: location for the error.
+        deep: whether it has colours of 16 bits, which take more than the table says.
     """
     width, height = image.size
     check_size(width, height, max_pixels, name, where)
-    peak = _PEAK_BYTES.get(image.format or "PNG", _PEAK_BYTES_OF_OTHERS) * width * height
+    per_pixel = _PEAK_BYTES.get(image.format or "PNG", _PEAK_BYTES_OF_OTHERS)
+    peak = (_PEAK_BYTES_OF_OTHERS if deep else per_pixel) * width * height
     budget = BUDGET_BYTES * max_pixels
     if peak > budget:
         raise BadSample(

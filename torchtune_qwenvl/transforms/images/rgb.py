@@ -70,7 +70,11 @@ def surplus_bits(largest: int) -> int:
 def array_to_rgb(values: np.ndarray) -> torch.Tensor:
     """uint8 or uint16 [h, w, 1 | 3 | 4] to uint8 [3, h, w]."""
     if values.dtype == np.uint16:
-        values = (values >> surplus_bits(int(values.max()))).astype(np.uint8)
+        shift, shallow = surplus_bits(int(values.max())), np.empty(values.shape, np.uint8)
+        rows = max(1, _BAND_PIXELS // values.shape[1])
+        for top in range(0, len(values), rows):  # not the whole image twice at 16 bits
+            shallow[top : top + rows] = values[top : top + rows] >> shift
+        values = shallow
     image = Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else np.ascontiguousarray(values))
     return rgb_tensor(image)
 

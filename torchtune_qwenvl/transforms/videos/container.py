@@ -23,7 +23,7 @@ from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.images.formats import opened_picture
 from torchtune_qwenvl.transforms.videos.matroska import Bytes, check_elements
 
-FIX = "repair or remove the file, or set on_bad_sample: skip"
+FIX = "repair or remove the file; training leaves it out with on_bad_sample: skip"
 _NO_IMAGE = "give it as an image; an animation as GIF, or as a list of its frames"
 # No playlists: these could refer to other files and to addresses.
 _OPEN_OPTIONS = {
@@ -107,6 +107,10 @@ def opened_stream(source: File, threads: int) -> Iterator[tuple[Any, Any]]:
             if stream is None:
                 kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
                 raise BadSample(f"expected a video stream in it, found {kinds}", fix=FIX)
+            if stream.codec_context is None:
+                raise BadSample("a video of a codec that PyAV does not know", fix=FIX)
+            if stream.codec_context is None:
+                raise BadSample("a codec that is not known here, or a damaged header", fix=FIX)
             stream.codec_context.thread_count = threads
             yield container, stream
     except av.error.FFmpegError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -62,7 +63,7 @@ class VideoSettings:
         for name in (*SAMPLING_OPTIONS[1:], *PIXEL_OPTIONS):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value <= 0):
-                raise BadSample(f"expected {name} to be a positive integer, got {value!r}")
+                raise BadSample(f"expected {name} to be a positive integer, got {reprlib.repr(value)}")
         for low, high in (("min_pixels", "max_pixels"), ("min_frames", "max_frames")):
             least, most = getattr(self, low), getattr(self, high)
             if least is not None and most is not None and least > most:
