@@ -3,7 +3,9 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from chats import Block, positions_by_walk
@@ -15,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.modules.batch import map_tensors
 from torchtune_qwenvl.modules.vision.learned_positions import bilinear
+from torchtune_qwenvl.modules.vision.plan import VisionPlan, VisionPlanner
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 Grid = tuple[int, int, int]
@@ -91,9 +94,17 @@ DELTA_NETS = ("qwen3_5", "qwen3_5_moe")
 
 @contextmanager
 def exactly() -> Iterator[None]:
-    """`Exactly` for our models, which keep matrices of interpolated positions between calls."""
+    """`Exactly` for our models, which keep matrices of interpolated positions between calls.
+
+    A plan holds these matrices as 32 bits each, so the encoder gets plans without them and makes its own.
+    """
+    plan = VisionPlanner.plan
+
+    def without_matrices(planner: VisionPlanner, grids: Any, device: Any, packed: Any = None) -> VisionPlan:
+        return replace(plan(replace(planner, table=None), grids, device), stretched=None)
+
     bilinear.cache_clear()
-    with Exactly():
+    with Exactly(), patch.object(VisionPlanner, "plan", without_matrices):
         yield
     bilinear.cache_clear()
 

@@ -193,7 +193,7 @@ def write_processor_files(path: Path, base: int = TINY_BASE, family: str = "qwen
         (path / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES]) + "\n", encoding="utf-8")
     write_tokenizer_config(path, base, family)
     if kind.tokenizer_json:
-        _join_tokenizer_files(path)
+        _join_tokenizer_files(path, kind.words)
     _write_json(path / "chat_template.json", {"chat_template": kind.template})
     patches = {
         **{"patch_size": kind.patch, "temporal_patch_size": 2, "merge_size": 2},
@@ -233,13 +233,14 @@ def write_tokenizer_config(path: Path, base: int, family: str) -> None:
     )
 
 
-def _join_tokenizer_files(path: Path) -> None:
+def _join_tokenizer_files(path: Path, split_words: str) -> None:
     """Replace vocab.json, merges.txt and the list of added tokens by tokenizer.json."""
     words = BPETokenizer(
         path / "vocab.json",
         path / "merges.txt",
         extra_tokens=extra_tokens(json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))),
         eos_token="<|endoftext|>",
+        words=split_words,
     )
     words._tokenizer.save(str(path / "tokenizer.json"))
     for name in ("vocab.json", "merges.txt"):

@@ -26,6 +26,8 @@ from transformers import (
     Qwen3VLMoeForConditionalGeneration,
 )
 
+from torchtune_qwenvl.transforms.chat.tokenizer import WORDS
+
 # Added tokens in the published order; those after `<|video_pad|>` are not marked special.
 ADDED_TOKENS = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
@@ -174,6 +176,7 @@ class TinyFamily:
     centred_norms: bool = False  # the decoder's norms scale by 1 + weight
     tokenizer: str = "Qwen2Tokenizer"
     tokenizer_json: bool = False
+    words: str = WORDS  # how text is split before BPE
     image_processor: str = "Qwen2VLImageProcessor"
     # Entries of video_preprocessor_config.json that the images' file lacks; None: there is no such file.
     videos: dict[str, Any] | None = None

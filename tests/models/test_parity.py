@@ -14,7 +14,6 @@ import math
 import pytest
 import tiny
 import torch
-from campaign import campaign_size
 from cases import (
     DELTA_NETS,
     Case,
@@ -28,6 +27,7 @@ from cases import (
     renamed,
     widened,
 )
+from faults.campaign import campaign_size
 
 from torchtune_qwenvl.data import collate
 

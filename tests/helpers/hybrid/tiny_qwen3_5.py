@@ -2,7 +2,10 @@
 
 from typing import Any
 
-QWEN3_5: dict[str, Any] = {"centred_norms": True}
+from transformers.models.qwen3_5.tokenization_qwen3_5 import PRETOKENIZE_REGEX
+
+# transformers' tokenizer of this family reads no vocab.json.
+QWEN3_5: dict[str, Any] = {"centred_norms": True, "tokenizer_json": True, "words": PRETOKENIZE_REGEX}
 # Renders what the published template of Qwen3.5 renders.
 QWEN3_5_TEMPLATE = """\
 {%- macro plain(content) -%}

@@ -135,15 +135,12 @@ def test_loss_and_every_gradient_equal_the_transcription(source):
     case = Case(hf, *rows, labelled=20)
     weight = 0.3
     ours = load_model(source, dtype=torch.float64, mtp_trainable=True, mtp_loss_weight=weight).train()
+    tensors = load_file(source / "model.safetensors").items()
+    mtp = {name: x.double().requires_grad_() for name, x in tensors if name.startswith("mtp.")}
     with exactly():
         batch = widened(collate(case.samples, padding_free=True))
         losses = ours(**batch, return_router_loss=True)
         (losses.loss_sum / losses.labelled).backward()
-        mtp = {
-            name: tensor.double().requires_grad_()
-            for name, tensor in load_file(source / "model.safetensors").items()
-            if name.startswith("mtp.")
-        }
         main, further, n = 0.0, 0.0, 0
         for row in range(len(rows)):
             one, sample = case.only(row), case.samples[row]

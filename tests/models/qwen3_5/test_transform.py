@@ -6,18 +6,20 @@ import shutil
 import numpy as np
 import pytest
 import tiny
-from campaign import campaign_size
 from chats import mask_by_search, random_conversation
+from faults.campaign import campaign_size
 from hybrid.tiny_qwen3_5 import QWEN3_5_TEMPLATE
-from tool_chats import processed, random_tool_chat, sample_of
+from record_sets.tool_chats import processed, random_tool_chat, sample_of
 from torchtune.data import Message
 from transformers import AutoProcessor
 from transformers.models.qwen3_5.tokenization_qwen3_5 import PRETOKENIZE_REGEX, Qwen3_5Tokenizer
 
 from torchtune_qwenvl import load_transform
+from torchtune_qwenvl.models.qwen3_5 import Qwen3_5Transform
 from torchtune_qwenvl.models.qwen3_5._chat import CHAT
 from torchtune_qwenvl.models.qwen3_5._transform import WORDS
-from torchtune_qwenvl.transforms.chat.template_check import render_jinja
+from torchtune_qwenvl.transforms.chat.rendering import render_all
+from torchtune_qwenvl.transforms.chat.template_check import template_variables
 from torchtune_qwenvl.transforms.errors import BadSample
 
 IMAGE = {"type": "image", "content": "x.png"}
@@ -71,6 +73,7 @@ def asks(chat):
 def test_random_conversations_equal_the_template_with_either_switch():
     rng = np.random.default_rng(3)
     quiet = CHAT.with_thinking(False)
+    ours, variables = [], []
     for _ in range(campaign_size(250, 1000)):
         messages = random_conversation(rng).messages
         if rng.random() < 0.1:  # a tool result written as text, media in it
@@ -80,8 +83,12 @@ def test_random_conversations_equal_the_template_with_either_switch():
         for prompt in (False, True):
             shown = messages[: len(messages) - prompt]
             for chat, switch in ((CHAT, {}), (quiet, {"enable_thinking": False})):
-                expected = render_jinja(QWEN3_5_TEMPLATE, shown, generation_prompt=prompt, **switch)
-                assert written(shown, chat, generation_prompt=prompt) == expected
+                ours.append(written(shown, chat, generation_prompt=prompt))
+                variables.append(template_variables(shown, prompt, **switch))
+    expected = render_all(QWEN3_5_TEMPLATE, variables)
+    assert len(expected) == len(ours) >= 1000
+    for text, rendering in zip(ours, expected, strict=True):
+        assert rendering.error is None and text == rendering.text
 
 
 def test_answers_after_the_last_question_carry_a_block_of_reasoning():
@@ -144,12 +151,17 @@ def test_a_folder_with_another_template_is_told(folder, tmp_path):
     assert load_transform(other, chat_template="builtin").chat == CHAT
 
 
-def test_words_keep_combining_marks_as_the_reference_does(folder):
+def test_words_keep_combining_marks_as_the_reference_does(folder, tmp_path):
+    """From vocab.json and merges.txt, which do not say how words are split."""
     assert WORDS == PRETOKENIZE_REGEX
-    files = folder / "vocab.json", folder / "merges.txt"
-    ours = load_transform(folder)
-    vocab = json.loads(files[0].read_text())
-    merges = [tuple(line.split(" ")) for line in files[1].read_text().splitlines()[1:]]
-    theirs = Qwen3_5Tokenizer(vocab=vocab, merges=merges)
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (tmp_path / "merges.txt").write_text("\n".join(map(" ".join, model["merges"])) + "\n")
+    ours = Qwen3_5Transform(
+        tmp_path / "vocab.json",
+        tmp_path / "merges.txt",
+        special_tokens_path=folder / "tokenizer_config.json",
+    )
+    theirs = Qwen3_5Tokenizer(vocab=model["vocab"], merges=list(map(tuple, model["merges"])))
     for text in ("क्षत्रिय और हिन्दी", "e\u0301te\u0301 the\u0301", "தமிழ் 2024", "in\u0307g"):
         assert ours.encode(text) == theirs(text)["input_ids"]

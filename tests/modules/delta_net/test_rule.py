@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from campaign import campaign_size
+from faults.campaign import campaign_size
 from hybrid import recurrence
 from transformers.models.qwen3_5.modeling_qwen3_5 import torch_chunk_gated_delta_rule
 
