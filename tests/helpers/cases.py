@@ -109,6 +109,16 @@ def exactly() -> Iterator[None]:
     bilinear.cache_clear()
 
 
+@contextmanager
+def as_wide_as(ours: VisionLanguageModel, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The batch for our model in fp32, or in fp64 after `.double()`; then all is computed in fp64."""
+    if ours.decoder.norm.scale.dtype == torch.float64:
+        with exactly():
+            yield widened(batch)
+    else:
+        yield batch
+
+
 def exact_like(hf: nn.Module) -> nn.Module:
     """transformers' model in fp64, to be run inside `Exactly()`."""
     exact = copy.deepcopy(hf).double()

@@ -7,7 +7,6 @@ amplify rounding, in transformers' fp32 up to gradients that are off by 5e-4. Th
 with bounds a thousand times tighter, and over many runs in fp32 it must err less than transformers' own.
 """
 
-import contextlib
 import copy
 import math
 
@@ -19,8 +18,8 @@ from cases import (
     Case,
     Exactly,
     Video,
+    as_wide_as,
     exact_like,
-    exactly,
     of_scale,
     ours_like,
     relative,
@@ -110,9 +109,7 @@ def test_logits_loss_and_every_gradient(hf, exact, subject, rows):
 
 def run(ours, batch):
     """Logits, sum of the losses and number of labels, with gradients of their mean; in the model's dtype."""
-    wide = ours.decoder.norm.scale.dtype == torch.float64
-    with exactly() if wide else contextlib.nullcontext():
-        batch = widened(batch) if wide else batch
+    with as_wide_as(ours, batch) as batch:
         loss, n = ours(**batch)
         (loss / n).backward()
         return ours(**{name: x for name, x in batch.items() if name != "labels"}), loss, n

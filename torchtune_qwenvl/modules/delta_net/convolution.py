@@ -109,7 +109,7 @@ class _Convolution(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             mixed = _mix(_copy(x), wide, plan)
             grad = torch.ops.aten.silu_backward(at_least_fp32(grad), mixed)
-            x = at_least_fp32(x)
+            dtype, x = x.dtype, at_least_fp32(x)
             to_x = grad * wide[:, -1]
             to_weight = torch.zeros_like(wide)
             to_weight[:, -1] = (grad * x).sum(0)
@@ -117,7 +117,7 @@ class _Convolution(torch.autograd.Function):
                 grad.index_fill_(0, plan.first[shift - 1], 0)
                 to_x[:-shift].addcmul_(grad[shift:], wide[:, -1 - shift])
                 to_weight[:, -1 - shift] = (grad[shift:] * x[:-shift]).sum(0)
-        return to_x.to(ctx.saved_tensors[0].dtype), to_weight.to(weight.dtype), None
+        return to_x.to(dtype), to_weight.to(weight.dtype), None
 
 
 def _copy(x: Tensor) -> Tensor:
