@@ -88,8 +88,9 @@ def logits_of(model, inputs):
     kind = model.config["model_type"] if isinstance(model.config, dict) else model.config.model_type
     if kind in DELTA_NETS:
         model = copy.deepcopy(model).double()
-        if hasattr(model, "set_experts_implementation"):
-            model.set_experts_implementation("eager")
+        for part in model.modules():  # PEFT's copies of modules have a config of their own
+            if hasattr(part, "set_experts_implementation"):
+                part.set_experts_implementation("eager")
         inputs = widened(inputs)
     with exactly() if kind in DELTA_NETS else nullcontext():
         logits = model(**inputs)

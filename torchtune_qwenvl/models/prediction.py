@@ -33,11 +33,11 @@ def predicting(predictor: Predictor, *, experts: bool = False) -> Callable[..., 
         mtp_loss_weight: float = 0.1,
         **arguments: Any,
     ) -> VisionLanguageModel:
-        """See `build_model`.
+        """A model of the size that a config.json describes, with random weights.
 
         Args:
             slots: the family's.
-            config: see `build_model`.
+            config: the parsed config.json in its published or its transformers 5 form, its path, or its folder.
             mtp_trainable: train the multi-token prediction layers `mtp.*`. False: they are not loaded, and
                 saved folders get those of the source unchanged.
             mtp_loss_weight: weight of their loss, relative to the mean loss of a token.

@@ -7,11 +7,16 @@ neighbours, and so are the states that they need. Lengths 5, 2, 3 in chunks of 2
     segment 1: 5 6                  step 1: chunks 3 (segment 0), 4 (segment 2)
     segment 2: 7 8 | 9              step 2: chunk  5 (segment 0)
 
+All tensors are computed where the tokens are, and their sizes are known on the host, so nothing is copied or
+waited for.
+
 n tokens, s segments, N chunks of C tokens.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -32,8 +37,9 @@ class ChunkPlan:
         places: int64 [n], place of each token among the N * C places of all chunks.
         active: number of segments that have a chunk in each step; they sum to N.
         order: int64 [s], for each segment its row among the states, which are ordered by length.
-        last: int64 tensors; `last[i]` are the tokens that i others of their segment follow.
-        first: the same for tokens that i others of their segment precede.
+        last: int64 [s] each; `last[i]` is the token of each segment that i others follow, in segments that
+            are too short for that their first one.
+        first: the same for the token that i others precede, or the last one.
     """
 
     size: int
@@ -78,27 +84,33 @@ def chunk_plan(segments: Segments, taps: int, size: int = CHUNK) -> ChunkPlan:
 
 
 def _make(segments: Segments, taps: int, size: int) -> ChunkPlan:
-    lengths = torch.tensor(segments.lengths, device="cpu")
-    numbers = (lengths + size - 1) // size  # of chunks
+    boundaries = segments.cu_seqlens.long()
+    begins, ends = boundaries[:-1], boundaries[1:]
+    numbers = (ends - begins + size - 1) // size  # of chunks
     by_length = numbers.argsort(descending=True, stable=True)
-    order = torch.empty_like(by_length).scatter_(0, by_length, torch.arange(len(lengths)))
-    active = [int((numbers > step).sum()) for step in range(int(numbers.max()))]
-    starts = torch.tensor([0, *active]).cumsum(0)  # of each step's chunks
-    segment = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-    ends = lengths.cumsum(0)
-    place = torch.arange(len(segment)) - (ends - lengths)[segment]
-    places = (starts[place // size] + order[segment]) * size + place % size
-    device = segments.cu_seqlens.device
-
-    def moved(x: Tensor) -> Tensor:
-        return x.to(device, non_blocking=True)
-
-    long = [lengths > i for i in range(taps - 1)]
+    order = torch.empty_like(by_length).scatter_(
+        0, by_length, torch.arange(len(numbers), device=numbers.device)
+    )
+    active = _active(segments.lengths, size)
+    steps = torch.arange(len(active), device=numbers.device)
+    per_step = (numbers[:, None] > steps).sum(0)
+    starts = per_step.cumsum(0) - per_step  # of each step's chunks
+    place = segments.places()
+    segment = torch.repeat_interleave(order, ends - begins, output_size=len(place))
     return ChunkPlan(
         size,
-        moved(places),
-        tuple(active),
-        moved(order),
-        last=tuple(moved((ends - 1 - i)[has]) for i, has in enumerate(long)),
-        first=tuple(moved((ends - lengths + i)[has]) for i, has in enumerate(long)),
+        (starts[place // size] + segment) * size + place % size,
+        active,
+        order,
+        last=tuple(torch.maximum(ends - 1 - i, begins) for i in range(taps - 1)),
+        first=tuple(torch.minimum(begins + i, ends - 1) for i in range(taps - 1)),
     )
+
+
+def _active(lengths: Sequence[int], size: int) -> tuple[int, ...]:
+    """Segments that have a chunk in each step."""
+    ending = Counter((length + size - 1) // size for length in lengths)
+    counts = [len(lengths)]
+    for step in range(1, max(ending)):
+        counts.append(counts[-1] - ending[step])
+    return tuple(counts)

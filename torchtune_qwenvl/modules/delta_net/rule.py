@@ -21,6 +21,7 @@ segments. Sources: Yang et al. 2024, arXiv:2412.06464 (the rule), arXiv:2406.064
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -139,7 +140,7 @@ def _chunks(inputs: _Inputs, plan: ChunkPlan) -> _Chunks:
 
 def _steps(plan: ChunkPlan) -> list[slice]:
     """The chunks of each step."""
-    ends = torch.tensor(plan.active).cumsum(0).tolist()
+    ends = accumulate(plan.active)
     return [slice(end - active, end) for end, active in zip(ends, plan.active, strict=True)]
 
 
