@@ -89,8 +89,8 @@ def logits_of(model, inputs):
     if kind in DELTA_NETS:
         model = copy.deepcopy(model).double()
         for part in model.modules():  # PEFT's copies of modules have a config of their own
-            if hasattr(part, "set_experts_implementation"):
-                part.set_experts_implementation("eager")
+            if hasattr(getattr(part, "config", None), "_experts_implementation"):
+                part.config._experts_implementation = "eager"
         inputs = widened(inputs)
     with exactly() if kind in DELTA_NETS else nullcontext():
         logits = model(**inputs)

@@ -37,7 +37,7 @@ def predicting(predictor: Predictor, *, experts: bool = False) -> Callable[..., 
 
         Args:
             slots: the family's.
-            config: the parsed config.json in its published or its transformers 5 form, its path, or its folder.
+            config: the parsed config.json in its published or its transformers 5 form, its path or folder.
             mtp_trainable: train the multi-token prediction layers `mtp.*`. False: they are not loaded, and
                 saved folders get those of the source unchanged.
             mtp_loss_weight: weight of their loss, relative to the mean loss of a token.
