@@ -3,10 +3,10 @@
 import json
 
 import pytest
-import tiny
 import torch
 import torch.nn.functional as F
 from cases import Case, exactly, of_scale, relative, widened
+from hybrid.published import PREFIX, save_published_folder
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
@@ -16,59 +16,11 @@ from torchtune_qwenvl.checkpoints.adapters.peft_import import adapter_arguments,
 from torchtune_qwenvl.data import collate
 
 LORA = {"lora_attn_modules": ["q_proj", "v_proj"], "lora_rank": 2, "lora_alpha": 4}
-PREFIX = "mtp.layers.0."
-
-
-def prediction_tensors(config, dtype=torch.float32):
-    """The tensors `mtp.*` of a folder with this config, as the published files name them."""
-    text, draw = config.text_config, torch.Generator().manual_seed(4)
-    w, heads, kv, d = text.hidden_size, text.num_attention_heads, text.num_key_value_heads, text.head_dim
-    shapes = {
-        "mtp.fc.weight": (w, 2 * w),
-        **dict.fromkeys((f"mtp.pre_fc_norm_{name}.weight" for name in ("embedding", "hidden")), (w,)),
-        "mtp.norm.weight": (w,),
-        f"{PREFIX}input_layernorm.weight": (w,),
-        f"{PREFIX}post_attention_layernorm.weight": (w,),
-        f"{PREFIX}self_attn.q_proj.weight": (2 * heads * d, w),
-        f"{PREFIX}self_attn.k_proj.weight": (kv * d, w),
-        f"{PREFIX}self_attn.v_proj.weight": (kv * d, w),
-        f"{PREFIX}self_attn.o_proj.weight": (w, heads * d),
-        f"{PREFIX}self_attn.q_norm.weight": (d,),
-        f"{PREFIX}self_attn.k_norm.weight": (d,),
-    }
-    if config.model_type == "qwen3_5":
-        inner = text.intermediate_size
-        shapes |= {f"{PREFIX}mlp.{name}_proj.weight": (inner, w) for name in ("gate", "up")}
-        shapes[f"{PREFIX}mlp.down_proj.weight"] = (w, inner)
-    else:
-        experts, inner = text.num_experts, text.moe_intermediate_size
-        shared = text.shared_expert_intermediate_size
-        shapes |= {
-            f"{PREFIX}mlp.gate.weight": (experts, w),
-            f"{PREFIX}mlp.experts.gate_up_proj": (experts, 2 * inner, w),
-            f"{PREFIX}mlp.experts.down_proj": (experts, w, inner),
-            **{f"{PREFIX}mlp.shared_expert.{name}_proj.weight": (shared, w) for name in ("gate", "up")},
-            f"{PREFIX}mlp.shared_expert.down_proj.weight": (w, shared),
-            f"{PREFIX}mlp.shared_expert_gate.weight": (1, w),
-        }
-    return {
-        name: (0.2 * torch.randn(shape, generator=draw)).to(dtype) for name, shape in sorted(shapes.items())
-    }
 
 
 @pytest.fixture(scope="module", params=["qwen3_5", "qwen3_5_moe"])
 def source(request, tmp_path_factory):
-    """A folder as published, with prediction layers; experts in one tensor."""
-    folder = tmp_path_factory.mktemp(request.param) / "source"
-    layout = "published" if request.param == "qwen3_5" else "in_memory"
-    hf = tiny.tiny_hf_model(seed=2, family=request.param)
-    tiny.save_tiny_folder(folder, model=hf, layout=layout)
-    weights = load_file(folder / "model.safetensors")
-    save_file(weights | prediction_tensors(hf.config), folder / "model.safetensors", {"format": "pt"})
-    config = json.loads((folder / "config.json").read_text())
-    config["text_config"]["mtp_num_hidden_layers"] = 1
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+    return save_published_folder(tmp_path_factory.mktemp(request.param) / "source", request.param)
 
 
 def norm(x, weight):
