@@ -28,6 +28,7 @@ from torchtune_qwenvl.data.workers import begin_sharing
 from torchtune_qwenvl.distributed import leave_world, shard
 from torchtune_qwenvl.exporting.export import check_export, export
 from torchtune_qwenvl.modules.batch import on_device
+from torchtune_qwenvl.modules.float8 import use_float8
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.pictures.curves import draw_curves
 from torchtune_qwenvl.settings.config import check_start
@@ -122,6 +123,8 @@ class FinetuneRecipe(Recipe):
             with torch.device("meta"):
                 model = instantiate(cfg.model, **files.model_arguments())
             set_parameter_dtypes(model, self.compute, masters=not cfg.optimizer.get("bf16_stochastic_round"))
+            if cfg.float8 is not None:
+                use_float8(model.decoder, cfg.float8, self.world.device)
             if should_compile(cfg.compile, self.world.device, model):
                 compile_layers(model)
             checkpoint_activations(model, cfg.activation_checkpointing)

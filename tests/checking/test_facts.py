@@ -61,7 +61,7 @@ def test_summary_says_what_is_cut_and_repeated(tiny_folder: Path, source: Path) 
     text = summary(facts, 150)
     assert "5 samples: 4 good, 0 bad, 1 too long" in text
     assert "max_seq_len 150: 1 samples lose turns at their end, 1 are too long for it" in text
-    assert "warning: 1 samples repeat an earlier one word for word: 4 = 0" in text
+    assert "warning: samples that repeat an earlier one word for word: 1 (4 = 0)" in text
     assert "images, height x width: smallest 84 x 140" in text
     assert "every sample fits" in summary(facts_of(tiny_folder, source, max_seq_len=4096), 4096)
     assert "max_seq_len is not set" in summary(facts, None)
@@ -130,7 +130,10 @@ def test_summary_names_tokens_that_text_spells(tiny_folder: Path, tmp_path: Path
     (tmp_path / "marks.jsonl").write_text(json.dumps(record))
     facts = facts_of(tiny_folder, tmp_path / "marks.jsonl")
     text = summary(facts)
-    assert "1 samples spell <|object_ref_start|>, <|box_start|>, <|box_end|>, which is encoded as" in text
+    assert (
+        "text spells <|object_ref_start|>, <|box_start|>, <|box_end|>, which is encoded as letters, in"
+        in text
+    )
     marked = facts_of(tiny_folder, tmp_path / "marks.jsonl", text_tokens="grounding")
     assert "spell <" not in summary(marked) and marked[0].tokens < facts[0].tokens
 

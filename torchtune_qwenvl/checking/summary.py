@@ -94,7 +94,7 @@ def _repeated(good: Sequence[Facts], shown: int) -> list[str]:
         return []
     named = ", ".join(f"{again} = {before}" for again, before in pairs[:shown])
     more = ", …" if len(pairs) > shown else ""
-    return [f"warning: {len(pairs):,} samples repeat an earlier one word for word: {named}{more}"]
+    return [f"warning: samples that repeat an earlier one word for word: {len(pairs):,} ({named}{more})"]
 
 
 def _spelled(good: Sequence[Facts]) -> list[str]:
@@ -102,7 +102,8 @@ def _spelled(good: Sequence[Facts]) -> list[str]:
     if not samples:
         return []
     names = ", ".join(dict.fromkeys(name for f in samples for name in f.spelled))
-    return [f"warning: {len(samples):,} samples spell {names}, which is encoded as letters: {ADVICE}"]
+    said = f"text spells {names}, which is encoded as letters, in samples: {len(samples):,}"
+    return [f"warning: {said}; {ADVICE}"]
 
 
 def _bad(bad: Sequence[Facts], shown: int) -> list[str]:

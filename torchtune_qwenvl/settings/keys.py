@@ -101,6 +101,7 @@ FINETUNE: Mapping[str, Kind] = MappingProxyType(
         "activation_checkpointing.encoder": BOOL | number(low=0, high=1),
         "activation_checkpointing.decoder": BOOL | number(low=0, high=1),
         "activation_offloading": BOOL,
+        "float8": choice("tensorwise", "rowwise") | NULL,
         "optimizer_in_bwd": BOOL,
         "dry_run": BOOL,
         "merge_adapter": BOOL,

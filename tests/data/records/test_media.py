@@ -17,7 +17,7 @@ from torchtune_qwenvl.transforms.errors import BadSample
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """root/in.png, outside.png, root/link.png -> outside.png, root/inner.png -> in.png."""
-    (tmp_path / "root").mkdir()
+    (tmp_path / "root/sub").mkdir(parents=True)
     for name in ("root/in.png", "outside.png"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "root/link.png").symlink_to(tmp_path / "outside.png")
@@ -37,12 +37,22 @@ def test_relative_paths_start_from_root_or_the_data_file(tree: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "path", ["../outside.png", "link.png", "{tree}/outside.png", "file://{tree}/outside.png"]
+    "path",
+    [
+        *("../outside.png", "link.png", "{tree}/outside.png", "file://{tree}/outside.png"),
+        "sub/../link.png",
+    ],
 )
 def test_paths_do_not_leave_image_root(tree: Path, path: str) -> None:
     with pytest.raises(BadSample, match=r"outside.png|link.png leaves image_root .*keep images below"):
         MediaFinder(tree / "root")(path.format(tree=tree))
     assert MediaFinder()(path.format(tree=tree), folder=tree / "root") == (tree / "outside.png").resolve()
+
+
+def test_a_loop_of_links_hides_no_link(tree: Path) -> None:
+    (tree / "root/loop").symlink_to("loop")
+    with pytest.raises(BadSample, match="cannot be an image file"):
+        MediaFinder(tree / "root")("loop/../link.png")
 
 
 def test_links_and_absolute_paths_inside_image_root(tree: Path) -> None:
@@ -77,6 +87,7 @@ def test_datasets_images(tree: Path) -> None:
         ("", "got str ''"),
         ({"bytes": None, "path": None}, "got NoneType"),
         ("data:image/png;base64,AAA", "expected base64, got 3 characters 'AAA'.*cut short"),
+        ("data:image/png;base64,ü.png", "expected base64, got 5 characters 'ü.png'.*ASCII"),
         ("data:image/png,AAAA", r"expected data:image/...;base64,..., got data:image/png,AAAA"),
         ("data:text/html;base64,AAAA", "expected data:image/..., got data:text/html"),
         ("data:image/png;base64,", "expected base64, got nothing"),
@@ -109,3 +120,11 @@ def test_strings_are_base64_where_that_is_said(tree: Path) -> None:
     assert find("aW1hZ2U=") == b"image" and find(tree / "outside.png").is_file()
     with pytest.raises(ValueError, match=r'image_strings: expected "path" or "base64", got \'text\''):
         MediaFinder(strings="text")  # type: ignore[arg-type]
+
+
+def test_base64_taken_for_a_path_is_not_repeated_at_length() -> None:
+    with pytest.raises(
+        BadSample, match=r"'AAAA.* cannot be an image file: File name too long .*image_strings"
+    ) as caught:
+        MediaFinder()("A" * 100_000)
+    assert len(str(caught.value)) < 500

@@ -33,7 +33,7 @@ def main(names: list[str]) -> None:
                 found[name] = count(Case.parse(name.removeprefix(GRAPHS)))
                 continue
             case = Case.parse(name)
-            findings = rehearse(case, (ROW, CLIP, TEXT) if case.mode == "full" else (ROW, CLIP))
+            findings = rehearse(case, (ROW, CLIP, TEXT) if case.mode.startswith("full") else (ROW, CLIP))
             found[name] = {**asdict(findings), "cost": findings.cost}
         except Exception as error:
             frames = [

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rehearsal.machine import GPU, gpu_answers
 from torchtune_qwenvl.modules.adapters.nf4 import is_nf4, quantised
+from torchtune_qwenvl.modules.float8 import use_float8
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 from torchtune_qwenvl.training.step.checkpointing import checkpoint_activations
 from torchtune_qwenvl.training.step.layers import compile_layers
@@ -35,7 +37,13 @@ LORA = {
     "lora_rank": 16,
     "lora_alpha": 32,
 }
-MODES: dict[str, dict[str, Any]] = {"full": {}, "lora": LORA, "qlora": {**LORA, "quantize_base": True}}
+MODES: dict[str, dict[str, Any]] = {
+    "full": {},
+    "lora": LORA,
+    "qlora": {**LORA, "quantize_base": True},
+    "full_float8": {},
+    "lora_float8": LORA,
+}
 STATISTICS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}
 
 
@@ -76,13 +84,14 @@ DEFAULT = (
     *(Case(family, "lora", layers=LAYERS.get(family, 1)) for family in BUILDERS),
     *(Case(family, "full", sharded=True) for family in ("qwen2_5_vl", "qwen3_vl_moe")),
     Case("qwen2_5_vl", "qlora"),
+    *(Case("qwen3_vl", mode) for mode in ("full_float8", "lora_float8")),
 )
 EVERY = tuple(
     Case(family, mode, sharded, layers=3)
     for family in BUILDERS
     for mode in MODES
     for sharded in (False, True)
-    if mode != "qlora" or not (sharded or family.endswith("_moe"))
+    if "float8" not in mode and (mode != "qlora" or not (sharded or family.endswith("_moe")))
 )
 
 
@@ -104,9 +113,12 @@ def build(case: Case) -> VisionLanguageModel:
         model.decoder.layers = model.decoder.layers[-case.layers :]  # the first may be without experts
         _cut_encoder(model.vision_encoder, case.layers + 1)
     set_parameter_dtypes(model, torch.bfloat16)
+    if case.mode.endswith("float8"):
+        with gpu_answers({}):
+            use_float8(model.decoder, "tensorwise", GPU)
     if case.compiled:
         compile_layers(model)
-    towers = {"encoder": case.mode == "full", "decoder": True}
+    towers = {"encoder": case.mode.startswith("full"), "decoder": True}
     checkpoint_activations(model, towers if case.checkpointing is None else case.checkpointing)
     return model
 

@@ -39,18 +39,19 @@ def test_forty_kills_leave_the_same_bytes(tmp_path: Path, options: dict, kills: 
     ImageIndex.build(photos, StandIn(seconds=2e-4), tmp_path / "whole", workers=0, **options)
     seconds, chance = time.monotonic() - start, random.Random(0)
     codes, sizes, builds = [], set(), 0
-    while codes.count(-9) < kills:
+    places = min(5, kills // 3 + 1)  # at which a build was killed, at least
+    while codes.count(-9) < kills or len(sizes) < places:
         out = tmp_path / f"out_{builds}"
         codes.append(build_in_a_process(photos, out, chance.uniform(0, seconds / 2), **options))
         if (out / "meta.json").is_file():
             sizes.add(Store.open(out).meta.rows)  # what counts is whole at any moment
-        if codes[-1] == 0 or codes.count(-9) == kills:
+        if codes[-1] == 0 or codes.count(-9) >= kills:
             if codes[-1]:
                 ImageIndex.build(photos, StandIn(), out, workers=0, **options)
             assert content(out) == content(tmp_path / "whole")
             builds += 1
         assert len(codes) < 400
-    assert set(codes) <= {0, -9} and len(sizes) > min(4, kills // 3)
+    assert set(codes) <= {0, -9}
 
 
 def test_a_step_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

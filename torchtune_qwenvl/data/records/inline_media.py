@@ -1,7 +1,6 @@
 """Images and videos inside the data as text: ``data:image/png;base64,...`` and plain base64."""
 
 import base64
-import binascii
 import re
 from urllib.parse import unquote
 
@@ -55,7 +54,7 @@ def read_base64(text: str, max_bytes: int) -> bytes:
         )
     try:
         content = base64.b64decode(text.translate(_URL_SAFE), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or letters outside ASCII
         raise BadSample(
             f"expected base64, got {len(text)} characters {text[:20]!r}...: {error}",
             fix="encode the file's bytes again; is the text cut short, or a path?",

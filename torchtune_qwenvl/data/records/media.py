@@ -102,21 +102,33 @@ class MediaFinder:
     def _find(self, path: Path, folder: Path | None, kind: str) -> Path:
         base = self.root or folder or Path()
         try:
-            found = (base / path).resolve()
-            found.stat()
+            # Strictly: otherwise what follows a loop of links stays as it is, links to elsewhere included.
+            found = (base / path).resolve(strict=True)
         except FileNotFoundError:
-            pass
+            raise self._missing(base.resolve() / path, base, kind, "nothing") from None
         except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name too long, a NUL in it
+            reason = getattr(error, "strerror", None) or str(error)
             raise BadSample(
-                f"{str(path)!r:.200} cannot be {_A[kind]} file: {error}", fix="correct it"
+                f"{_short(path)!r} cannot be {_A[kind]} file: {reason:.200}",
+                fix="correct it; for base64 text set dataset.image_strings=base64",
             ) from error
         if self.root is not None and not found.is_relative_to(self.root.resolve()):
             raise BadSample(
-                f"{path} leaves image_root ({self.root})", fix=f"keep {kind}s below image_root, or change it"
+                f"{_short(path)} leaves image_root ({self.root})",
+                fix=f"keep {kind}s below image_root, or change it",
             )
         if not found.is_file():
-            raise BadSample(
-                f"expected {_A[kind]} file at {found}, found {'a folder' if found.is_dir() else 'nothing'}",
-                fix=f"correct the path or set image_root (relative paths start from {base.resolve()})",
-            )
+            raise self._missing(found, base, kind, "a folder" if found.is_dir() else "no regular file")
         return found
+
+    def _missing(self, path: Path, base: Path, kind: str, found: str) -> BadSample:
+        return BadSample(
+            f"expected {_A[kind]} file at {_short(path)}, found {found}",
+            fix=f"correct the path or set image_root (relative paths start from {base.resolve()})",
+        )
+
+
+def _short(path: Path) -> str:
+    """A path as text; of one that is too long to read, its two ends."""
+    text = str(path)
+    return text if len(text) <= 300 else f"{text[:150]}…{text[-150:]}"

@@ -13,6 +13,8 @@ n tokens, r rank, s = alpha / rank.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,16 +24,25 @@ from torchtune.modules.peft import LoRALinear as _LoRALinear
 
 from torchtune_qwenvl.modules.adapters.nf4 import is_nf4
 
+# x [..., in], weight [out, in], bias [out] or None -> [..., out]
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
 
 class LoRALinear(_LoRALinear):
-    """torchtune's LoRALinear, with its arguments."""
+    """torchtune's LoRALinear, with its arguments.
+
+    Attributes:
+        product: computes the frozen part; None for the usual product.
+    """
+
+    product: Product | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_dim] -> [..., out_dim]."""
         if self.disabled:
-            return base_linear(x, self.weight, self.bias)
-        a, b = self.lora_a.weight, self.lora_b.weight
-        return lora_linear(x, self.dropout(x), self.weight, self.bias, a, b, self.alpha / self.rank)
+            return (self.product or base_linear)(x, self.weight, self.bias)
+        a, b, scale = self.lora_a.weight, self.lora_b.weight, self.alpha / self.rank
+        return lora_linear(x, self.dropout(x), self.weight, self.bias, a, b, scale, self.product)
 
 
 class FrozenNF4Linear(_FrozenNF4Linear):
@@ -58,6 +69,7 @@ def lora_linear(
     a: Tensor,
     b: Tensor,
     scale: float,
+    product: Product | None = None,
 ) -> Tensor:
     """`x W^T + bias + scale * dropped A^T B^T`.
 
@@ -69,18 +81,20 @@ def lora_linear(
         a: A [r, in].
         b: B [out, r].
         scale: alpha / rank.
+        product: computes `x W^T + bias` instead of the usual product.
 
     Returns:
         [..., out] in the compute dtype.
     """
     dtype, shape = compute_dtype(x), x.shape[:-1]
     a, b = a.to(dtype), b.to(dtype)
-    if dropped is x and not is_nf4(weight) and not torch.compiler.is_compiling():
+    usual = product is None and not is_nf4(weight)
+    if dropped is x and usual and not torch.compiler.is_compiling():
         flat = x.to(dtype).flatten(0, -2)
         bias = None if bias is None else bias.to(dtype)
         out: Tensor = _LoRA.apply(flat, weight.to(dtype), bias, a, b, scale)
         return out.unflatten(0, shape)
-    base = base_linear(x, weight, bias).flatten(0, -2)
+    base = (product or base_linear)(x, weight, bias).flatten(0, -2)
     down = F.linear(dropped, a).flatten(0, -2)
     return torch.addmm(base, down, b.T, alpha=scale).unflatten(0, shape)
 

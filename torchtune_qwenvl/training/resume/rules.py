@@ -41,7 +41,9 @@ RULES: dict[str, Rule] = {
     **_rules(Rule.HONOURED, "epochs max_steps_per_epoch loss clip_grad_norm learning_rates lr_scheduler"),
     **_rules(Rule.HONOURED, "head_lr layer_decay optimizer.lr optimizer.weight_decay optimizer.betas"),
     **_rules(Rule.HONOURED, "optimizer.eps optimizer.fused optimizer.foreach"),
-    **_rules(Rule.HONOURED, "activation_checkpointing activation_offloading attention_backend compile"),
+    **_rules(
+        Rule.HONOURED, "activation_checkpointing activation_offloading attention_backend compile float8"
+    ),
     # What is watched and written
     **_rules(Rule.HONOURED, "val_dataset val_transforms run_val_every_n_steps val_answers val_answer_tokens"),
     **_rules(Rule.HONOURED, "evaluate dry_run save_every_n_steps keep_last_n resume accept_changed_data"),
