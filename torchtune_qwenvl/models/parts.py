@@ -54,9 +54,8 @@ def attention(
         name: make_linear(name, i, o, bias=bias, adapter=adapter) for name, (i, o, bias) in shapes.items()
     }
     norms = {name: qk_norm(head_dim) for name in ("q_norm", "k_norm")} if qk_norm else {}
-    sizes = {"head_dim": head_dim, "kv_heads": kv_heads}
     kind = GatedAttention if gated else Attention
-    return kind(**linears, **norms, **sizes, causal=causal, dropout=dropout)
+    return kind(**linears, **norms, head_dim=head_dim, kv_heads=kv_heads, causal=causal, dropout=dropout)
 
 
 def delta_net(

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from torchtune_qwenvl.modules.attention import Segments
 from torchtune_qwenvl.modules.batch import BatchLayout, labelled_positions, placeholder_positions
 from torchtune_qwenvl.modules.decoder import Deepstack, VisionLanguageDecoder
 from torchtune_qwenvl.modules.experts.routers import RouterStatistics
-from torchtune_qwenvl.modules.kv_cache import KVCache
+from torchtune_qwenvl.modules.kv_cache import CachingMixer, KVCache
 from torchtune_qwenvl.modules.loss import Losses, TokenLoss, chunked_loss, detached, only_gradient
 from torchtune_qwenvl.modules.prediction import MultiTokenPrediction, predicted_positions
 from torchtune_qwenvl.modules.trainable import Training
@@ -131,7 +131,7 @@ class VisionLanguageModel(nn.Module):
         return KVCache(
             prompt_lengths,
             capacity,
-            mixers=[layer.attn for layer in self.decoder.layers],
+            mixers=[cast(CachingMixer, layer.attn) for layer in self.decoder.layers],
             dtype=_compute_dtype(weight),
             device=weight.device,
         )

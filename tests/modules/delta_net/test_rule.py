@@ -1,6 +1,8 @@
 """The gated delta rule in chunks against its recurrence, and what segments may not do to each other."""
 
 import random
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -103,6 +105,22 @@ def test_steps_from_a_state_equal_the_whole():
     for t in range(66, 70):
         out = delta_rule_step(*(x[:, t] for x in rows), state)
         assert (out - whole[:, t]).abs().max() <= 1e-12
+
+
+def test_the_kernels_of_fla_get_what_they_document(monkeypatch):
+    """A stand-in with their arguments: [1, n, heads, width], as many key heads as value heads, boundaries."""
+    lengths, inputs = [3, 66, 1], [x.detach() for x in recurrence.inputs([3, 66, 1])]
+
+    def chunk_gated_delta_rule(q, k, v, g, beta, *, use_qk_l2norm_in_kernel, cu_seqlens):
+        assert use_qk_l2norm_in_kernel and q.shape == k.shape and q.shape[:3] == v.shape[:3]
+        assert beta.dtype == v.dtype and cu_seqlens.dtype == torch.int64
+        found = cu_seqlens.diff().tolist()
+        return recurrence.delta_rule(*(x[0] for x in (q, k, v, g, beta)), found)[0][None], None
+
+    stand_in = SimpleNamespace(chunk_gated_delta_rule=chunk_gated_delta_rule)
+    monkeypatch.setitem(sys.modules, "fla.ops.gated_delta_rule", stand_in)
+    found = fla_delta_rule(*inputs, Segments.of(lengths))
+    assert (found - chunked_delta_rule(*inputs, plan_of(lengths))).abs().max() <= 1e-12
 
 
 @pytest.mark.gpu

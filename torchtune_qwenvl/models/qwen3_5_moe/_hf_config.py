@@ -28,7 +28,8 @@ def normalise_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     text = config["text_config"]
     text |= experts
     check_range(text, "num_experts_per_tok", text["num_experts"], "num_experts")
-    for name, expected in {"norm_topk_prob": (None, True), "mlp_only_layers": (None, [], ())}.items():
-        if given.get(name) not in expected:
+    allowed: dict[str, tuple[Any, ...]] = {"norm_topk_prob": (None, True), "mlp_only_layers": (None, [], ())}
+    for name, values in allowed.items():
+        if given.get(name) not in values:
             raise ValueError(f"config.json (text): {name} is {given[name]!r}, which no Qwen3.5 has")
     return config

@@ -1,7 +1,8 @@
 """The gated delta rule by the fastest implementation that is there.
 
 flash-linear-attention's Triton kernels (`pip install flash-linear-attention`) are taken for bf16 and fp16 on
-CUDA if they are installed. Everything else, and fp32 on CUDA, is computed by `rule.py`.
+CUDA if they are installed. Everything else, and fp32 on CUDA, is computed by `rule.py`. Written against the
+signature of flash-linear-attention 0.6.0.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ positions only. Recomputation for activation checkpointing is not counted, becau
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 from torchtune.modules import TransformerSelfAttentionLayer
 
 from torchtune_qwenvl.modules.delta_net.mixer import GatedDeltaNet
@@ -184,7 +185,7 @@ class _Path:
     def _attention(self, attention: Attention) -> float:
         self.through(attention.q_proj, attention.k_proj, attention.v_proj)
         self.through(attention.q_norm, attention.k_norm)
-        width = attention.output_proj.weight.shape[1]  # a gate makes q_proj twice as wide
+        width = cast(Tensor, attention.output_proj.weight).shape[1]  # a gate makes q_proj twice as wide
         per_pair = 4.0 * width * (3 if self.learns else 1)
         self.through(attention.output_proj)
         return per_pair
