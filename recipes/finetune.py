@@ -190,15 +190,15 @@ class FinetuneRecipe(Recipe):
         return work_of(batch, self.transform.pad_id, self.flops, len(self.members))
 
     def loss_of(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The sum of the losses of a batch's labelled tokens, and of the routers' load-balance losses.
+        """The sum of the losses of a batch's labelled tokens, and of further losses, which are logged apart.
 
-        The latter is logged without its coefficient, and only if the coefficient is not 0.
+        These are logged without their weights, and only if the model trains by them.
         """
         inputs = on_device(self.features.complete(batch.inputs), self.world.device)
         with self.autocast(), self.offloading:
             losses = self.model(**inputs, return_router_loss=True)
-        routers = losses.router_loss_sum if self.model.router_aux_loss_coef else None
-        return losses.loss_sum, {} if routers is None else {"router_aux_loss": routers}
+        further = {"router_aux_loss": losses.router_loss_sum, "mtp_loss": losses.mtp_loss_sum}
+        return losses.loss_sum, {name: value for name, value in further.items() if value is not None}
 
     def validate(self) -> None:
         """Measure the loss on val_dataset, call the components of `evaluate:`, and generate a few answers."""

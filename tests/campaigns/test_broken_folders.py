@@ -18,7 +18,7 @@ from faults.campaign import campaign_seed, campaign_size
 
 from torchtune_qwenvl import load_model, load_transform
 
-FAMILIES = ("qwen2_5_vl", "qwen3_vl_moe", "glm4v_moe")
+FAMILIES = ("qwen2_5_vl", "qwen3_vl_moe", "qwen3_5", "glm4v_moe")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ODD: list[Any] = [
     *(0, -1, -8, 1, 3, 2**31, 2**32, 2**40, 2**63, 10**30, 1.5, 1e308, float("nan"), float("inf")),

@@ -36,7 +36,7 @@ QLORA = {
 }
 
 
-@pytest.fixture(scope="module", params=["qwen2_5_vl", "glm4v", "qwen3_vl_moe"])
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "glm4v", "qwen3_vl_moe", "qwen3_5"])
 def source(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("qlora") / "source"
     sizes = {"text": WIDE, "vision": {"out_hidden_size": 128}}

@@ -32,6 +32,9 @@ LARGE = {
     "qwen3_vl/8B_qlora": 8_767_123_696,
     "qwen3_vl/32B_lora": 33_357_390_064,
     "qwen3_vl_moe/235B_A22B_lora": 235_670_022_896,
+    "qwen3_5/9B_qlora": 9_409_813_744,
+    "qwen3_5/27B_lora": 27_356_728_560,
+    "qwen3_5_moe/397B_A17B_lora": 396_802_360_816,
 }
 
 

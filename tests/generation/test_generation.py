@@ -48,7 +48,7 @@ def test_greedy_equals_transformers_in_a_batch_and_alone(ours, samples, expected
     assert len({tuple(row) for row in expected}) == len(ROWS)
 
 
-SEED = 12  # with which no model writes a placeholder
+SEED = 27  # with which no model writes a placeholder
 VIDEO_ROWS = [
     [7, Video(3, 4, 6, seconds=2.0), 2],
     [12],

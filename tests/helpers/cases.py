@@ -2,7 +2,10 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from chats import Block, positions_by_walk
@@ -12,6 +15,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.overrides import TorchFunctionMode
 
 from torchtune_qwenvl.models import get_family
+from torchtune_qwenvl.modules.batch import map_tensors
+from torchtune_qwenvl.modules.vision.learned_positions import bilinear
+from torchtune_qwenvl.modules.vision.plan import VisionPlan, VisionPlanner
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
 
 Grid = tuple[int, int, int]
@@ -34,8 +40,17 @@ def renamed(hf: nn.Module, named: dict[str, Tensor]) -> Iterator[tuple[str, Tens
     table = get_family(hf.config.to_dict()).weights
     for name, tensor in named.items():
         ours = table.ours(name)
-        tensor = tensor.flatten(1) if tensor.ndim > 3 else tensor
-        yield from zip(ours, tensor.chunk(len(ours)), strict=True)
+        tensor = tensor.flatten(1) if tensor.ndim > 3 or "conv1d" in name else tensor
+        yield from zip(ours, _parts(hf, name, tensor, len(ours)), strict=True)
+
+
+def _parts(hf: nn.Module, name: str, tensor: Tensor, n: int) -> Sequence[Tensor]:
+    """Our parts of a tensor; in delta nets values may have more rows than queries and keys."""
+    if not name.endswith("linear_attn.in_proj_qkv.weight"):
+        return tensor.chunk(n)
+    text = hf.config.text_config
+    keys = text.linear_num_key_heads * text.linear_key_head_dim
+    return tensor.split([keys, keys, text.linear_num_value_heads * text.linear_value_head_dim])
 
 
 def constants(hf: nn.Module) -> dict[str, Tensor]:
@@ -73,6 +88,37 @@ class Exactly(TorchFunctionMode):
         return func(*map(widen, args), **named)
 
 
+# Families that amplify rounding: what they compute is compared in fp64.
+DELTA_NETS = ("qwen3_5", "qwen3_5_moe")
+
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """`Exactly` for our models, which keep matrices of interpolated positions between calls.
+
+    A plan holds these matrices as 32 bits each, so the encoder gets plans without them and makes its own.
+    """
+    plan = VisionPlanner.plan
+
+    def without_matrices(planner: VisionPlanner, grids: Any, device: Any, packed: Any = None) -> VisionPlan:
+        return replace(plan(replace(planner, table=None), grids, device), stretched=None)
+
+    bilinear.cache_clear()
+    with Exactly(), patch.object(VisionPlanner, "plan", without_matrices):
+        yield
+    bilinear.cache_clear()
+
+
+@contextmanager
+def as_wide_as(ours: VisionLanguageModel, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The batch for our model in fp32, or in fp64 after `.double()`; then all is computed in fp64."""
+    if ours.decoder.norm.scale.dtype == torch.float64:
+        with exactly():
+            yield widened(batch)
+    else:
+        yield batch
+
+
 def exact_like(hf: nn.Module) -> nn.Module:
     """transformers' model in fp64, to be run inside `Exactly()`."""
     exact = copy.deepcopy(hf).double()
@@ -80,9 +126,9 @@ def exact_like(hf: nn.Module) -> nn.Module:
     return exact
 
 
-def widened(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+def widened(inputs: dict[str, Any]) -> dict[str, Any]:
     """The inputs in fp64."""
-    return {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
+    return map_tensors(inputs, lambda x: x.double() if x.is_floating_point() else x)
 
 
 def relative(ours: Tensor, reference: Tensor) -> float:

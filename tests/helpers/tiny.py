@@ -91,15 +91,18 @@ def tiny_hf_model(seed: int = 0, **changes: Any) -> PreTrainedModel:
     dropped.
     """
     config = tiny_hf_config(**changes)
-    model = FAMILIES[config.model_type].model(config).float().eval()
+    kind = FAMILIES[config.model_type]
+    model = kind.model(config).float().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.rand(parameter.shape, generator=generator) * 2 - 1
             is_norm = ("norm" in name or "ln_q" in name) and name.endswith("weight")
+            centred = kind.centred_norms and "language_model" in name and "linear_attn" not in name
             fan_in = parameter.shape[-1] if parameter.ndim == 3 else parameter[0].numel()
             scale = 0.05 if parameter.ndim == 1 else fan_in**-0.5
-            parameter.copy_(1 + 0.2 * noise if is_norm else 1.7 * scale * noise)
+            values = (0 if centred else 1) + 0.2 * noise if is_norm else 1.7 * scale * noise
+            parameter.copy_(2 * noise - 1 if name.endswith("A_log") else values)
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):  # enough to change which experts are chosen
                 buffer.copy_(torch.rand(buffer.shape, generator=generator))
@@ -190,7 +193,7 @@ def write_processor_files(path: Path, base: int = TINY_BASE, family: str = "qwen
         (path / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES]) + "\n", encoding="utf-8")
     write_tokenizer_config(path, base, family)
     if kind.tokenizer_json:
-        _join_tokenizer_files(path)
+        _join_tokenizer_files(path, kind.words)
     _write_json(path / "chat_template.json", {"chat_template": kind.template})
     patches = {
         **{"patch_size": kind.patch, "temporal_patch_size": 2, "merge_size": 2},
@@ -230,13 +233,14 @@ def write_tokenizer_config(path: Path, base: int, family: str) -> None:
     )
 
 
-def _join_tokenizer_files(path: Path) -> None:
+def _join_tokenizer_files(path: Path, split_words: str) -> None:
     """Replace vocab.json, merges.txt and the list of added tokens by tokenizer.json."""
     words = BPETokenizer(
         path / "vocab.json",
         path / "merges.txt",
         extra_tokens=extra_tokens(json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))),
         eos_token="<|endoftext|>",
+        words=split_words,
     )
     words._tokenizer.save(str(path / "tokenizer.json"))
     for name in ("vocab.json", "merges.txt"):

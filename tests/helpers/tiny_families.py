@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from hybrid.tiny_qwen3_5 import QWEN3_5, QWEN3_5_MOE_TEXT, QWEN3_5_TEMPLATE, QWEN3_5_TEXT
 from tiny_glm4v import GLM4V, GLM4V_MOE, TOOLS_INTRO
 from transformers import (
     Glm4vConfig,
@@ -15,11 +16,17 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLMoeConfig,
     Qwen3VLMoeForConditionalGeneration,
 )
+
+from torchtune_qwenvl.transforms.chat.tokenizer import WORDS
 
 # Added tokens in the published order; those after `<|video_pad|>` are not marked special.
 ADDED_TOKENS = [
@@ -166,8 +173,10 @@ class TinyFamily:
     video_marks: dict[str, str] = field(default_factory=dict)
     video_pad: str = "video_token_id"
     timestamps: bool = False
+    centred_norms: bool = False  # the decoder's norms scale by 1 + weight
     tokenizer: str = "Qwen2Tokenizer"
     tokenizer_json: bool = False
+    words: str = WORDS  # how text is split before BPE
     image_processor: str = "Qwen2VLImageProcessor"
     # Entries of video_preprocessor_config.json that the images' file lacks; None: there is no such file.
     videos: dict[str, Any] | None = None
@@ -218,6 +227,9 @@ _QWEN3: dict[str, Any] = {
         "video_processor_type": "Qwen3VLVideoProcessor",
     },
 }
+
+_QWEN3_5 = {**_QWEN3, "template": QWEN3_5_TEMPLATE, **QWEN3_5}
+_QWEN3_5_VISION = {name: x for name, x in _QWEN3_VISION.items() if name != "deepstack_visual_indexes"}
 
 FAMILIES = {
     "qwen2_vl": TinyFamily(
@@ -278,6 +290,21 @@ FAMILIES = {
         },
         vision=_QWEN3_VISION,
         **_QWEN3,
+    ),
+    # Three delta nets to one attention, as in the real model, and more value heads than key heads.
+    "qwen3_5": TinyFamily(
+        config=Qwen3_5Config,
+        model=Qwen3_5ForConditionalGeneration,
+        text=QWEN3_5_TEXT,
+        vision=_QWEN3_5_VISION,
+        **_QWEN3_5,
+    ),
+    "qwen3_5_moe": TinyFamily(
+        config=Qwen3_5MoeConfig,
+        model=Qwen3_5MoeForConditionalGeneration,
+        text=QWEN3_5_MOE_TEXT,
+        vision=_QWEN3_5_VISION,
+        **_QWEN3_5,
     ),
     "glm4v": TinyFamily(config=Glm4vConfig, model=Glm4vForConditionalGeneration, **GLM4V),
     "glm4v_moe": TinyFamily(config=Glm4vMoeConfig, model=Glm4vMoeForConditionalGeneration, **GLM4V_MOE),

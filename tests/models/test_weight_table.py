@@ -47,12 +47,15 @@ def test_every_parameter_of_the_model_has_one_place_in_transformers(family, tie)
 
 
 def test_a_kernel_is_flattened_and_a_matrix_is_never_reshaped():
-    assert fits((64, 3, 2, 14, 14), 1, (64, 1176))
-    assert fits((192, 64), 3, (64, 64))
-    assert not fits((96, 64), 1, (64, 96))
-    assert not fits((64, 3, 2, 14, 14), 1, (128, 588))
-    assert not fits((64, 64), 3, (64, 64))
-    assert not fits((8, 8), 1, (64,))
+    assert fits((64, 3, 2, 14, 14), [(64, 1176)])
+    assert fits((192, 64), [(64, 64)] * 3)
+    assert fits((192, 64), [(32, 64), (32, 64), (128, 64)])  # parts of different heights
+    assert fits((192, 1, 4), [(192, 4)])  # kernels of single channels
+    assert not fits((96, 64), [(64, 96)])
+    assert not fits((64, 3, 2, 14, 14), [(128, 588)])
+    assert not fits((64, 64), [(64, 64)] * 3)
+    assert not fits((192, 64), [(32, 64), (32, 64), (64, 64)])
+    assert not fits((8, 8), [(64,)])
 
 
 def test_experts_that_lie_apart_in_files_are_slices_of_ours():

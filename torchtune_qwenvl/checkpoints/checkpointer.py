@@ -81,9 +81,10 @@ class FolderCheckpointer:
         folder = self._output_dir / state.pop(FOLDER_KEY)
         if not (folder / "adapter").is_dir():
             return {MODEL_KEY: self._read(folder), **state}
-        trained = dict(AdapterFolder(folder / "adapter", self._family.weights).tensors())
-        adapter = {name: tensor for name, tensor in trained.items() if is_adapter(name)}
         base = self._read(self._checkpoint_dir)
+        rows = {name: len(tensor) for name, tensor in base.items()}
+        trained = dict(AdapterFolder(folder / "adapter", self._family.weights).tensors(rows))
+        adapter = {name: tensor for name, tensor in trained.items() if is_adapter(name)}
         base |= {n: trained[n].reshape(base[n].shape) for n in trained if n in base}
         return {MODEL_KEY: base, ADAPTER_KEY: adapter, **state}
 

@@ -97,6 +97,11 @@ class CheckpointFolder:
         for shard in self.shards:
             yield from ((name, entry) for name, entry in shard.entries.items() if self._wanted(name))
 
+    def rows(self, name: str) -> int:
+        """Length of a tensor's first axis."""
+        shard = next(shard for shard in self.shards if shard.file == self.file_of[name])
+        return shard.entries[name].shape[0]
+
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Rows [start, stop) of a tensor along its first axis, backed by the mapped file: copy before
         writing."""

@@ -40,7 +40,9 @@ class MergedWeights:
         room: set[str] = set()
         for name, _ in files.entries():
             ours = self._ours(name)
-            if not ours or not self.names.issuperset(ours):
+            if not self._has(ours):
+                if self.table.carries(name):
+                    continue
                 raise ValueError(
                     f"{files.path}: its tensor {name} has no counterpart in the model; pass the folder that "
                     "the model was loaded from as source"
@@ -60,6 +62,9 @@ class MergedWeights:
             rows: of embeddings and head, if there are more than in `files`.
         """
         for name, stored in files.entries():
+            if not self._has(self._ours(name)):  # carried: `check` has passed
+                yield files.read(name)
+                continue
             entry = grown(name, stored, self.table, rows)
             if found := self.table.slice_of(name):
                 joined = self._slice(*found)
@@ -92,6 +97,9 @@ class MergedWeights:
                 self._stacks.pop(next(iter(self._stacks)))
             self._stacks[piece.ours] = self.weight(piece.ours)
         return self._stacks[piece.ours][expert].chunk(piece.count)[piece.index]
+
+    def _has(self, ours: tuple[str, ...]) -> bool:
+        return bool(ours) and self.names.issuperset(ours)
 
     def _ours(self, file_name: str) -> tuple[str, ...]:
         """Our names for a file's tensor; if the model ties the head, that of the embeddings."""

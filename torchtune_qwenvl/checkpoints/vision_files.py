@@ -60,7 +60,7 @@ def plan_encoder(files: CheckpointFolder, family: Family | None, encoder: nn.Mod
         found = dict(files.entries())
         if found.keys() != shapes.keys() or any(found[n].shape != shape for n, shape in shapes.items()):
             raise ValueError(f"{files.path}: config.json and {WEIGHTS} do not belong together")
-        return {n: StoredWeight(files, n, 0, 1, shapes[n], entry.dtype) for n, entry in found.items()}
+        return {n: StoredWeight(files, n, 0, shapes[n], entry.dtype) for n, entry in found.items()}
     within = {OUR_ENCODER + name: shape for name, shape in shapes.items() if not name.startswith("head.")}
     plan = plan_weights(files, family.weights, within)
     return {name.removeprefix(OUR_ENCODER): stored for name, stored in plan.items()}

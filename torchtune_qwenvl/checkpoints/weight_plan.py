@@ -7,6 +7,7 @@ plan["decoder.norm.scale"].read(0, 16)    some rows of it: what one rank of a sh
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -21,18 +22,22 @@ _OTHER_MODEL = (
     "the model is of another size than the folder, or config.json and weights do not belong together"
 )
 
+_NO_PREDICTION = (
+    ": the folder has no multi-token prediction layers, transformers leaves them out when it saves. Set "
+    "mtp_trainable to false, or begin with the published folder"
+)
+
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """Where one of our parameters is: part `index` of `count` of the tensor `name` in `files`, along axis 0.
+    """Where one of our parameters is: in the tensor `name` of `files`, from row `first` on.
 
     With `transposed`, the matrices of a stack are stored as their transposes.
     """
 
     files: CheckpointFolder
     name: str
-    index: int
-    count: int
+    first: int
     shape: tuple[int, ...]
     dtype: torch.dtype
     transposed: bool = False
@@ -42,12 +47,11 @@ class StoredWeight:
         before you write to them."""
         rows = self.shape[0]
         stop = rows if stop is None else min(stop, rows)
-        first = self.index * rows
-        everything = self.count == 1 and (start, stop) == (0, rows)
+        everything = self.files.rows(self.name) == rows and (start, stop) == (0, rows)
         data = (
             self.files.read(self.name)
             if everything
-            else self.files.read(self.name, first + start, first + stop)
+            else self.files.read(self.name, self.first + start, self.first + stop)
         )
         if self.transposed:
             return data.transpose(1, 2)
@@ -95,6 +99,8 @@ def plan_weights(
         ours = table.ours(name)
         if ours and all(our in table.tied and our not in shapes for our in ours):
             continue  # a tied head that the file repeats
+        if (not ours or any(our not in shapes for our in ours)) and table.carries(name):
+            continue
         where = f"{files.path / files.file_of[name]}: tensor {name}"
         if not ours or any(our not in shapes for our in ours):
             raise ValueError(
@@ -108,8 +114,11 @@ def plan_weights(
             plan |= _parts(files, name, entry, ours, shapes, where)
     plan |= {our: _stack(files, table, our, shapes[our], found) for our, found in stacks.items()}
     if missing := [name for name in shapes if name not in plan and not is_adapter(name)]:
-        names = ", ".join(table.theirs(name).name for name in missing[:3])
-        raise ValueError(f"{files.path}: {len(missing)} tensors are missing, {names} among them")
+        names = [table.theirs(name).name for name in missing]
+        advice = "" if not all(map(table.carries, names)) else _NO_PREDICTION
+        raise ValueError(
+            f"{files.path}: {len(names)} tensors are missing, {', '.join(names[:3])} among them{advice}"
+        )
     return plan
 
 
@@ -122,27 +131,25 @@ def _parts(
     where: str,
 ) -> Mapping[str, Stored]:
     """Each of our parameters that one tensor holds."""
-    if len(ours) == 1 and grows(ours[0], entry.shape, shapes[ours[0]]):
-        shape = tuple(shapes[ours[0]])
-        return {ours[0]: GrownWeight(files, name, entry.shape[0], shape, entry.dtype)}
-    for our in ours:
-        if not fits(entry.shape, len(ours), shapes[our]):
-            part = f"1/{len(ours)} of " if len(ours) > 1 else ""
-            raise ValueError(
-                f"{where} has shape {list(entry.shape)}, but {our} takes {part}it as "
-                f"{list(shapes[our])}: {_OTHER_MODEL}"
-            )
+    wanted = [shapes[our] for our in ours]
+    if len(ours) == 1 and grows(ours[0], entry.shape, wanted[0]):
+        return {ours[0]: GrownWeight(files, name, entry.shape[0], tuple(wanted[0]), entry.dtype)}
+    if not fits(entry.shape, wanted):
+        takes = " and ".join(f"{our} {list(shape)}" for our, shape in zip(ours, wanted, strict=True))
+        raise ValueError(
+            f"{where} has shape {list(entry.shape)}, but the model takes {takes} of it: {_OTHER_MODEL}"
+        )
+    firsts = accumulate((shape[0] for shape in wanted[:-1]), initial=0)
     return {
         our: StoredWeight(
             files,
             name,
-            index,
-            len(ours),
-            tuple(shapes[our]),
+            first,
+            tuple(shape),
             entry.dtype,
-            transposed=lies_transposed(entry.shape, shapes[our]),
+            transposed=lies_transposed(entry.shape, shape),
         )
-        for index, our in enumerate(ours)
+        for our, first, shape in zip(ours, firsts, wanted, strict=True)
     }
 
 

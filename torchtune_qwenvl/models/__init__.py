@@ -34,6 +34,8 @@ from torchtune_qwenvl.models.published import Published, image_defaults
 from torchtune_qwenvl.models.published_transform import PublishedTransform
 from torchtune_qwenvl.models.qwen2_5_vl._family import QWEN2_5_VL
 from torchtune_qwenvl.models.qwen2_vl._family import QWEN2_VL
+from torchtune_qwenvl.models.qwen3_5._family import QWEN3_5
+from torchtune_qwenvl.models.qwen3_5_moe._family import QWEN3_5_MOE
 from torchtune_qwenvl.models.qwen3_vl._family import QWEN3_VL
 from torchtune_qwenvl.models.qwen3_vl_moe._family import QWEN3_VL_MOE
 from torchtune_qwenvl.models.towers import TextShape, VisionShape
@@ -49,7 +51,10 @@ ENCODER_SUFFIX = "_vision"
 # The families of the package; those that `register_family` adds are kept apart.
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE, GLM4V, GLM46V, GLM4V_MOE)
+    for family in (
+        *(QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE, QWEN3_5, QWEN3_5_MOE),
+        *(GLM4V, GLM46V, GLM4V_MOE),
+    )
 }
 _REGISTERED: dict[str, Family] = {}
 

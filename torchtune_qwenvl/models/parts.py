@@ -5,15 +5,18 @@ A family chooses norms, activations, biases and rotary axes. Nothing here depend
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from torchtune.modules import FeedForward
 
 from torchtune_qwenvl.modules.adapters.lora import Adapter, make_linear
+from torchtune_qwenvl.modules.delta_net.convolution import ConvolvedProjections
+from torchtune_qwenvl.modules.delta_net.gate import GatedOutput
+from torchtune_qwenvl.modules.delta_net.mixer import GatedDeltaNet
+from torchtune_qwenvl.modules.gated_attention import GatedAttention
 from torchtune_qwenvl.modules.layers import Attention
-from torchtune_qwenvl.modules.norm import RMSNorm
 from torchtune_qwenvl.modules.rope import AxialRotary, inverse_frequencies
 from torchtune_qwenvl.modules.rope_scaling import scaled_frequencies
 from torchtune_qwenvl.modules.vision.layers import PatchMerger
@@ -31,14 +34,18 @@ def attention(
     causal: bool,
     qkv_bias: bool = True,
     output_bias: bool,
-    qk_norm_eps: float | None = None,
+    qk_norm: Callable[[int], nn.Module] | None = None,
+    gated: bool = False,
     dropout: float = 0.0,
     adapter: Adapter | None,
 ) -> Attention:
-    """Grouped-query attention; with `qk_norm_eps` every query and key head is RMS-normalised first."""
+    """Grouped-query attention; `qk_norm(head_dim)` makes the norms of query and key heads.
+
+    With `gated`, `q_proj` is twice as wide and its second half gates the result.
+    """
     head_dim = head_dim or width // heads
     shapes = {
-        "q_proj": (width, heads * head_dim, qkv_bias),
+        "q_proj": (width, heads * head_dim * (2 if gated else 1), qkv_bias),
         "k_proj": (width, kv_heads * head_dim, qkv_bias),
         "v_proj": (width, kv_heads * head_dim, qkv_bias),
         "output_proj": (heads * head_dim, width, output_bias),
@@ -46,10 +53,47 @@ def attention(
     linears = {
         name: make_linear(name, i, o, bias=bias, adapter=adapter) for name, (i, o, bias) in shapes.items()
     }
-    norms = {}
-    if qk_norm_eps is not None:
-        norms = {name: RMSNorm(head_dim, qk_norm_eps) for name in ("q_norm", "k_norm")}
-    return Attention(**linears, **norms, head_dim=head_dim, causal=causal, dropout=dropout)
+    norms = {name: qk_norm(head_dim) for name in ("q_norm", "k_norm")} if qk_norm else {}
+    kind = GatedAttention if gated else Attention
+    return kind(**linears, **norms, head_dim=head_dim, kv_heads=kv_heads, causal=causal, dropout=dropout)
+
+
+def delta_net(
+    width: int,
+    *,
+    key_heads: int,
+    value_heads: int,
+    key_width: int,
+    value_width: int,
+    taps: int,
+    norm_eps: float,
+    adapter: Adapter | None,
+) -> GatedDeltaNet:
+    """A gated delta net. The projections to one number per head are small and stay plain linears."""
+    keys, values = key_heads * key_width, value_heads * value_width
+
+    def linear(name: str, in_width: int, out_width: int) -> nn.Module:
+        return make_linear(name, in_width, out_width, bias=False, adapter=adapter)
+
+    return GatedDeltaNet(
+        conv=ConvolvedProjections(
+            q_proj=linear("q_proj", width, keys),
+            k_proj=linear("k_proj", width, keys),
+            v_proj=linear("v_proj", width, values),
+            widths=(keys, keys, values),
+            taps=taps,
+        ),
+        decay_proj=nn.Linear(width, value_heads, bias=False),
+        beta_proj=nn.Linear(width, value_heads, bias=False),
+        gate=GatedOutput(
+            q_proj=linear("q_proj", width, values),
+            output_proj=linear("output_proj", values, width),
+            width=value_width,
+            eps=norm_eps,
+        ),
+        keys=(key_heads, key_width),
+        values=(value_heads, value_width),
+    )
 
 
 def swiglu(width: int, inner: int, *, bias: bool, adapter: Adapter | None) -> FeedForward:

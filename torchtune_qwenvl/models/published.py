@@ -12,7 +12,7 @@ import torch
 from torchtune_qwenvl.arguments import takes_arguments_of
 from torchtune_qwenvl.transforms.boxes.convention import BoxConvention
 from torchtune_qwenvl.transforms.chat.chat_format import ChatFormat
-from torchtune_qwenvl.transforms.chat.tokenizer import ExtraToken
+from torchtune_qwenvl.transforms.chat.tokenizer import WORDS, ExtraToken
 from torchtune_qwenvl.transforms.chat.video_format import VideoFormat
 from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
 from torchtune_qwenvl.transforms.processor_folder import ProcessorFolder
@@ -87,6 +87,7 @@ class Published:
             is limited, as transformers does. False: refuse videos.
         video_formats: how videos are written, by the name of their processor, if that depends on the
             processor and not on the chat format.
+        words: how a vocab.json's text is split into words before BPE.
         boxes: how boxes and points are written; None: records with boxes are refused.
         grounding: the tokens of objects, boxes and points, which the setting `text_tokens: grounding` names.
     """
@@ -98,6 +99,7 @@ class Published:
     tokens_per_second: float | None = None
     video_limits_of_images: bool = False
     video_formats: dict[str, VideoFormat] = field(default_factory=dict)
+    words: str = WORDS
     boxes: BoxConvention | None = None
     grounding: tuple[str, ...] = ()
 

@@ -22,7 +22,7 @@ from torchtune_qwenvl.transforms.chat.template_check import (
     check_template,
 )
 from torchtune_qwenvl.transforms.chat.text_tokens import text_tokens_of
-from torchtune_qwenvl.transforms.chat.tokenizer import BPETokenizer
+from torchtune_qwenvl.transforms.chat.tokenizer import BPETokenizer, ExtraToken
 from torchtune_qwenvl.transforms.images.image_transform import ImageTransform
 from torchtune_qwenvl.transforms.processor_folder import extra_tokens, read_processor_folder
 from torchtune_qwenvl.transforms.vision_language import VisionLanguageTransform
@@ -174,7 +174,7 @@ class PublishedTransform(VisionLanguageTransform):
                 compared = {"probes": TOOL_PROBES, "tools": PROBE_TOOLS}
                 values.setdefault("no_tools", _problem(otherwise, chat, *files.template, **compared))
         template = None if prompt_template is None else _get_prompt_template(prompt_template)
-        tokenizer = files.tokenizer()
+        tokenizer = files.tokenizer(cls.published.words)
         try:
             transform = cls(tokenizer=tokenizer, prompt_template=template, **values)
         except ValueError as error:
@@ -203,11 +203,10 @@ class PublishedTransform(VisionLanguageTransform):
     def _tokenizer(
         cls, path: str | Path, merges_file: str | Path | None, special_tokens_path: str | Path | None
     ) -> BPETokenizer:
+        tokens: Sequence[ExtraToken] = () if merges_file is None else cls.published.added_tokens
         if special_tokens_path is not None:
-            listed = read_json(special_tokens_path)
-            return BPETokenizer(path, merges_file, extra_tokens=extra_tokens(listed))
-        tokens = () if merges_file is None else cls.published.added_tokens
-        return BPETokenizer(path, merges_file, extra_tokens=tokens)
+            tokens = extra_tokens(read_json(special_tokens_path))
+        return BPETokenizer(path, merges_file, extra_tokens=tokens, words=cls.published.words)
 
 
 def _problem(words: str, *checked: Any, **probes: Any) -> str | None:

@@ -180,31 +180,37 @@ def decoder(
     qk_norm: bool = False,
     rotary: AxialRotary,
     mlp: Callable[[int], nn.Module],
+    mixer: Callable[[int], nn.Module] | None = None,
+    norm: Callable[[int, float], nn.Module] = RMSNorm,
     norm_branches: bool = False,
 ) -> VisionLanguageDecoder:
-    """A pre-norm RMS decoder; `mlp(i)` makes the MLP of layer i.
+    """A pre-norm decoder; `mlp(i)` makes the MLP of layer i, `norm(width, eps)` every norm.
 
-    With `qk_norm`, every query and key head is normalised before it is rotated. With `norm_branches`, what
-    attention and MLP add to the residual stream is normalised, too.
+    `mixer(i)` makes what takes the place of attention in layer i; without it every layer has attention with
+    `head_dim`, `qkv_bias` and `qk_norm`, by which every query and key head is normalised before it is
+    rotated. With `norm_branches`, what attention and MLP add to the residual stream is normalised, too.
     """
-    head_dim = head_dim or shape.width // shape.num_heads
+
+    def norm_of(width: int) -> nn.Module:
+        return norm(width, shape.norm_eps)
+
+    def full_attention(_: int) -> nn.Module:
+        return attention(
+            shape.width,
+            shape.num_heads,
+            shape.num_kv_heads,
+            head_dim=head_dim,
+            causal=True,
+            qkv_bias=qkv_bias,
+            output_bias=False,
+            qk_norm=norm_of if qk_norm else None,
+            adapter=shape.adapter,
+        )
+
+    make_mixer = mixer or full_attention
     slots = ("sa_norm", "mlp_norm", *(("sa_scale", "mlp_scale") if norm_branches else ()))
     layers = [
-        TransformerLayer(
-            attention(
-                shape.width,
-                shape.num_heads,
-                shape.num_kv_heads,
-                head_dim=head_dim,
-                causal=True,
-                qkv_bias=qkv_bias,
-                output_bias=False,
-                qk_norm_eps=shape.norm_eps if qk_norm else None,
-                adapter=shape.adapter,
-            ),
-            mlp(i),
-            **{slot: RMSNorm(shape.width, shape.norm_eps) for slot in slots},
-        )
+        TransformerLayer(make_mixer(i), mlp(i), **{slot: norm_of(shape.width) for slot in slots})
         for i in range(shape.depth)
     ]
     tok_embeddings = nn.Embedding(shape.vocab_size, shape.width)
@@ -212,9 +218,7 @@ def decoder(
     return VisionLanguageDecoder(
         tok_embeddings=tok_embeddings,
         layers=layers,
-        norm=RMSNorm(shape.width, shape.norm_eps),
+        norm=norm_of(shape.width),
         output=head,
         rotary=rotary,
-        kv_heads=shape.num_kv_heads,
-        head_dim=head_dim,
     )

@@ -2,7 +2,8 @@
 
 A family writes one `WeightTable`. Everything here works on a single name, so that a checkpoint is read,
 written and renamed for PEFT one tensor at a time. In a pattern, `{i}` is a number and `{p}` is `weight` or
-`bias`. A tuple on our side means that the file holds several of our parameters, joined along the first axis:
+`bias`. A tuple on our side means that the file holds several of our parameters, joined along the first axis.
+They may have different numbers of rows:
 
     "model.visual.blocks.{i}.attn.qkv.{p}": ("...attn.q_proj.{p}", "...attn.k_proj.{p}", "...attn.v_proj.{p}")
 
@@ -10,7 +11,7 @@ Conversely, a file may hold each expert of one of our stacks as a tensor of its 
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -23,7 +24,7 @@ PLACEHOLDERS = {"{i}": r"(?P<i>\d+)", "{e}": r"(?P<e>\d+)", "{p}": r"(?P<p>weigh
 
 @dataclass(frozen=True)
 class Piece:
-    """Where one of our parameters is: part `index` of `count` equal parts of the tensor `name` on axis 0."""
+    """Where one of our parameters is: part `index` of `count` of the tensor `name` on axis 0."""
 
     name: str
     index: int
@@ -50,6 +51,8 @@ class WeightTable:
             or written; the first that matches is used.
         tied: our parameter that a tied model lacks -> the one it shares; a file may still repeat it.
         slices: module-tree name with {e} -> the slice of ours that files may hold instead of a row's tensor.
+        carried: how the names of tensors begin that a model may lack: then they are copied from folder to
+            folder as they are.
         peft_parameters: linears that PEFT must get as `target_parameters`, because it mistakes modules of
             that name for something else; by the last part of their name in transformers' module tree.
     """
@@ -58,6 +61,7 @@ class WeightTable:
     prefixes: Mapping[str, str]
     tied: Mapping[str, str] = field(default_factory=dict)
     slices: Mapping[str, Slice] = field(default_factory=dict)
+    carried: tuple[str, ...] = ()
     peft_parameters: Collection[str] = ()
 
     def module_name(self, file_name: str) -> str:
@@ -75,6 +79,10 @@ class WeightTable:
                 return tuple(target.format(**match.groupdict()) for target in targets)
         found = self.slice_of(file_name)
         return (found[1].ours,) if found else ()
+
+    def carries(self, file_name: str) -> bool:
+        """Whether the tensor `file_name` is copied as it is if the model lacks it."""
+        return self.module_name(file_name).startswith(self.carried) if self.carried else False
 
     def slice_of(self, file_name: str) -> tuple[int, Slice] | None:
         """(expert, slice of our parameter) if the tensor `file_name` is one, else None."""
@@ -124,17 +132,29 @@ class WeightTable:
         ]
 
 
-def fits(stored: tuple[int, ...], pieces: int, wanted: tuple[int, ...]) -> bool:
-    """Whether a part of a stored tensor can become a parameter: as many rows, and as many values in each.
+def fits(stored: tuple[int, ...], wanted: Sequence[tuple[int, ...]]) -> bool:
+    """Whether a stored tensor can become these parameters: as many rows together, as many values in each.
 
     A convolution kernel [d, c, t, p, p] is our matrix [d, c*t*p*p]. Only shapes with more than two axes are
     reshaped, never a matrix. A stack of matrices may be stored transposed, see `lies_transposed`.
     """
-    if not stored or stored[0] % pieces:
+    if len(wanted) == 1 and lies_transposed(stored, wanted[0]):
+        return True
+    if not stored or not all(wanted) or sum(shape[0] for shape in wanted) != stored[0]:
         return False
-    part = (stored[0] // pieces, *stored[1:])
-    flattened = len(stored) > 2 and (part[0], torch.Size(part[1:]).numel()) == tuple(wanted)
-    return part == tuple(wanted) or flattened or lies_transposed(stored, wanted)
+    flat = (torch.Size(stored[1:]).numel(),) if len(stored) > 2 else stored[1:]
+    return all(tuple(shape[1:]) in (tuple(stored[1:]), tuple(flat)) for shape in wanted)
+
+
+def split_rows(tensor: torch.Tensor, names: Sequence[str], rows: Mapping[str, int]) -> Sequence[torch.Tensor]:
+    """The parts of a tensor that holds several of our parameters; of a single one the tensor as it is.
+
+    Args:
+        tensor: the whole.
+        names: of our parameters, in order.
+        rows: length of the first axis of each.
+    """
+    return [tensor] if len(names) == 1 else tensor.split([rows[name] for name in names])
 
 
 def lies_transposed(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

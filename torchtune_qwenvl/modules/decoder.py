@@ -54,8 +54,6 @@ class VisionLanguageDecoder(nn.Module):
         norm: before the head.
         output: the head [.., w] -> [.., v].
         rotary: computes angles from positions [n, 3].
-        kv_heads: key/value heads per layer, for the cache.
-        head_dim: width of a head, for the cache.
     """
 
     def __init__(
@@ -66,8 +64,6 @@ class VisionLanguageDecoder(nn.Module):
         norm: nn.Module,
         output: nn.Module,
         rotary: AxialRotary,
-        kv_heads: int,
-        head_dim: int,
     ) -> None:
         super().__init__()
         self.tok_embeddings = tok_embeddings
@@ -75,7 +71,6 @@ class VisionLanguageDecoder(nn.Module):
         self.norm = norm
         self.output = output
         self.rotary = rotary
-        self.kv_heads, self.head_dim = kv_heads, head_dim
         self.has_routers = any(isinstance(module, Router) for module in self.modules())
 
     def forward(

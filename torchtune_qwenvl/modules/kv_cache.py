@@ -1,4 +1,6 @@
-"""Key/value cache for generation: first the prompts, of different lengths, then one token at a time.
+"""Cache for generation: first the prompts, of different lengths, then one token at a time.
+
+Each layer's mixer makes its own part: keys and values for attention, a state for a delta net.
 
 The prompts of b rows are right-padded to s tokens. Each row appends at its own end, over the padding:
 
@@ -10,24 +12,32 @@ b rows, c capacity, g key/value heads, h query heads, d head width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
+class CachingMixer(Protocol):
+    """A token mixer that can generate."""
+
+    def new_cache(
+        self, cache: KVCache, rows: int, capacity: int, dtype: torch.dtype, device: torch.device | str
+    ) -> Any:
+        """Its part of `cache`: rows, tokens per row at most, dtype and device."""
+
+
 class KVCache:
-    """Keys and values of every layer, [b, c, g, d] each.
+    """What every layer keeps of the tokens so far.
 
     Args:
         prompt_lengths: tokens of each row's prompt, without padding.
         capacity: how many tokens a row can hold, padded prompt included.
-        layers: number of decoder layers.
-        kv_heads: g.
-        head_dim: d.
+        mixers: the layers' token mixers, each of which makes its part of the cache.
         dtype: dtype of keys and values.
-        device: of keys and values.
+        device: of everything.
     """
 
     def __init__(
@@ -35,14 +45,12 @@ class KVCache:
         prompt_lengths: Sequence[int],
         capacity: int,
         *,
-        layers: int,
-        kv_heads: int,
-        head_dim: int,
+        mixers: Iterable[CachingMixer],
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> None:
-        shape = (len(prompt_lengths), capacity, kv_heads, head_dim)
-        self.layers = [LayerCache(self, shape, dtype, device) for _ in range(layers)]
+        rows = len(prompt_lengths)
+        self.layers = [mixer.new_cache(self, rows, capacity, dtype, device) for mixer in mixers]
         self.lengths = torch.tensor(list(prompt_lengths), device=device)  # [b] tokens in each row
         self.used = (
             0  # upper bound of the rows' lengths, known without asking the device; 0 before the prompt
@@ -84,7 +92,7 @@ class KVCache:
 
 
 class LayerCache:
-    """Keys and values of one layer."""
+    """Keys and values [b, c, g, d] of one layer."""
 
     def __init__(self, cache: KVCache, shape: tuple[int, ...], dtype: torch.dtype, device) -> None:
         self.cache = cache

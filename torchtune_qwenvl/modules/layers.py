@@ -13,7 +13,7 @@ from torchtune.modules import TransformerSelfAttentionLayer
 from torchtune_qwenvl.modules.attention import Segments, is_one_kernel, segment_attention
 from torchtune_qwenvl.modules.experts.moe import SparseMoE
 from torchtune_qwenvl.modules.experts.routers import RouterStatistics
-from torchtune_qwenvl.modules.kv_cache import LayerCache
+from torchtune_qwenvl.modules.kv_cache import KVCache, LayerCache
 from torchtune_qwenvl.modules.rope import Rotation, rotate
 
 
@@ -29,6 +29,7 @@ class Attention(nn.Module):
         v_proj: w -> g * d.
         output_proj: h * d -> w.
         head_dim: d.
+        kv_heads: g.
         causal: whether a token attends to earlier tokens of its segment only.
         q_norm: normalises each query head before the rotation; None: no norm.
         k_norm: the same for keys.
@@ -43,6 +44,7 @@ class Attention(nn.Module):
         v_proj: nn.Module,
         output_proj: nn.Module,
         head_dim: int,
+        kv_heads: int,
         causal: bool,
         q_norm: nn.Module | None = None,
         k_norm: nn.Module | None = None,
@@ -52,7 +54,8 @@ class Attention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj = q_proj, k_proj, v_proj
         self.output_proj = output_proj
         self.q_norm, self.k_norm = q_norm, k_norm
-        self.head_dim, self.causal, self.dropout = head_dim, causal, dropout
+        self.head_dim, self.kv_heads = head_dim, kv_heads
+        self.causal, self.dropout = causal, dropout
 
     def forward(
         self, x: Tensor, *, rotation: Rotation | None, segments: Segments, cache: LayerCache | None = None
@@ -60,10 +63,7 @@ class Attention(nn.Module):
         """x [n, w] -> [n, w]. With a cache, n = b * s in the prompt and n = b afterwards."""
         q, k = self._queries_and_keys(x, rotation)
         v = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
-        dropout = self.dropout if self.training else 0.0
-        if cache is None and is_one_kernel(q, dropout):
-            return self.output_proj(segment_attention(q, k, v, segments, self.causal).flatten(1))
-        return self._attend(q, k, v, segments, cache, dropout)
+        return self._mix(q, k, v, segments, cache)
 
     def attention_weights(self, x: Tensor, *, rotation: Rotation | None, segments: Segments) -> list[Tensor]:
         """Who looks at whom, in fp32: a matrix [h, l, l] for each segment of l tokens, rows sum to 1."""
@@ -83,11 +83,39 @@ class Attention(nn.Module):
 
     def _queries_and_keys(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
         q, k = (p(x).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj))
+        return self._placed(q, k, rotation)
+
+    def _placed(self, q: Tensor, k: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
+        """Queries and keys, normalised and rotated."""
         if self.q_norm is not None:
             q = self.q_norm(q)
         if self.k_norm is not None:
             k = self.k_norm(k)
         return (q, k) if rotation is None else (rotate(q, rotation), rotate(k, rotation))
+
+    def new_cache(
+        self, cache: KVCache, rows: int, capacity: int, dtype: torch.dtype, device: torch.device | str
+    ) -> LayerCache:
+        """Room for keys and values of `capacity` tokens per row."""
+        return LayerCache(cache, (rows, capacity, self.kv_heads, self.head_dim), dtype, device)
+
+    def _mix(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        segments: Segments,
+        cache: LayerCache | None,
+        gate: Tensor | None = None,
+    ) -> Tensor:
+        """q [n, h, d], k and v [n, g, d], a factor of the result [n, h, d] -> [n, w]."""
+        dropout = self.dropout if self.training else 0.0
+        if cache is None and is_one_kernel(q, dropout):
+            return self._project(segment_attention(q, k, v, segments, self.causal), gate)
+        return self._attend(q, k, v, segments, cache, dropout, gate)
+
+    def _project(self, out: Tensor, gate: Tensor | None) -> Tensor:
+        return self.output_proj((out if gate is None else out * gate).flatten(1))
 
     # Not compiled: the number of kernels differs from batch to batch. The projection is here too, because its
     # input is a view of attention's result, and the compiler would guard that one's shape.
@@ -100,15 +128,15 @@ class Attention(nn.Module):
         segments: Segments,
         cache: LayerCache | None,
         dropout: float,
+        gate: Tensor | None,
     ) -> Tensor:
-        """q [n, h, d], k and v [n, g, d] -> [n, w]."""
         if cache is not None and not cache.cache.prefilling:
             out = cache.attend(q, k, v)
         else:
             if cache is not None:
                 cache.store_prompt(k, v)
             out = segment_attention(q, k, v, segments, self.causal, dropout)
-        return self.output_proj(out.flatten(1))
+        return self._project(out, gate)
 
 
 class TransformerLayer(TransformerSelfAttentionLayer):

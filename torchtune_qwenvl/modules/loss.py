@@ -28,11 +28,14 @@ class Losses(NamedTuple):
             `loss_sum / labelled`.
         router_loss_sum: load-balance loss of the batch, times `labelled`, without gradient and before
             `router_aux_loss_coef`; None if the coefficient is 0.
+        mtp_loss_sum: sum of the cross-entropies of the tokens after the next ones, without gradient, before
+            `mtp_loss_weight`; None without prediction layers.
     """
 
     loss_sum: Tensor
     labelled: Tensor
     router_loss_sum: Tensor | None
+    mtp_loss_sum: Tensor | None = None
 
 
 # (logits [k, v], targets [k]) -> [k], one loss per position.
@@ -128,3 +131,13 @@ def _summed(loss: TokenLoss, logits: Tensor, targets: Tensor, weights: Tensor | 
             "The mean over a whole step is taken later: torch's losses need reduction: none"
         )
     return losses.float().sum() if weights is None else (losses.float() * weights).sum()
+
+
+def only_gradient(term: Tensor) -> Tensor:
+    """A term of a loss with the value 0: what is logged as the loss is the cross-entropy alone."""
+    return term - term.detach()
+
+
+def detached(value: Tensor | None) -> Tensor | None:
+    """The value without gradient, if there is one."""
+    return None if value is None else value.detach()

@@ -33,6 +33,27 @@ class RMSNorm(_RMSNorm):
         return _Normalise.apply(x, self.scale, self.eps)
 
 
+class CentredRMSNorm(RMSNorm):
+    """`x / sqrt(mean(x^2) + eps) * (1 + scale)`: the scale starts at 0. The sum is taken in fp32.
+
+    Args:
+        dim: width.
+        eps: added to the mean square.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__(dim, eps)
+        nn.init.zeros_(self.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., w] -> [..., w], in x's dtype."""
+        scale = 1 + at_least_fp32(self.scale)
+        if torch.compiler.is_compiling():
+            wide = at_least_fp32(x)
+            return F.rms_norm(wide, self.normalized_shape, scale.to(wide.dtype), self.eps).to(x.dtype)
+        return _Normalise.apply(x, scale, self.eps)
+
+
 class LayerNorm(nn.LayerNorm):
     """torch's LayerNorm, with its arguments."""
 

@@ -10,8 +10,9 @@ b rows, s tokens per row, n patches, k labelled positions, w decoder width, v vo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,9 @@ from torchtune_qwenvl.modules.attention import Segments
 from torchtune_qwenvl.modules.batch import BatchLayout, labelled_positions, placeholder_positions
 from torchtune_qwenvl.modules.decoder import Deepstack, VisionLanguageDecoder
 from torchtune_qwenvl.modules.experts.routers import RouterStatistics
-from torchtune_qwenvl.modules.kv_cache import KVCache
-from torchtune_qwenvl.modules.loss import Losses, TokenLoss, chunked_loss
+from torchtune_qwenvl.modules.kv_cache import CachingMixer, KVCache
+from torchtune_qwenvl.modules.loss import Losses, TokenLoss, chunked_loss, detached, only_gradient
+from torchtune_qwenvl.modules.prediction import MultiTokenPrediction, predicted_positions
 from torchtune_qwenvl.modules.trainable import Training
 from torchtune_qwenvl.modules.vision.transformer import VisionTransformer, VisualFeatures
 
@@ -69,6 +71,8 @@ class VisionLanguageModel(nn.Module):
         self.config = dict(config)
         self.loss_chunk_tokens = loss_chunk_tokens
         self.router_aux_loss_coef = router_aux_loss_coef
+        self.mtp: MultiTokenPrediction | None = None
+        self.mtp_loss_weight = 0.0
         self.num_output_chunks = 0
         self.set_loss(None)
         training_plan.apply(self)
@@ -86,6 +90,18 @@ class VisionLanguageModel(nn.Module):
     def set_num_output_chunks(self, num_output_chunks: int) -> None:
         """Return logits as a list of chunks along s, for torchtune's CEWithChunkedOutputLoss."""
         self.num_output_chunks = num_output_chunks
+
+    def set_predictor(self, mtp: MultiTokenPrediction, loss_weight: float) -> None:
+        """Train layers that predict the token after the next one, fully, next to everything else.
+
+        Args:
+            mtp: the layers.
+            loss_weight: weight of their loss relative to the mean loss of a token.
+        """
+        self.mtp, self.mtp_loss_weight = mtp, loss_weight
+        plan = self.training_plan
+        self.training_plan = replace(plan, exceptions={**plan.exceptions, "mtp": "full"})
+        self.training_plan.apply(mtp, within="mtp.")
 
     def set_loss(self, loss: TokenLoss | None) -> None:
         """Replace the loss of a labelled position.
@@ -115,9 +131,7 @@ class VisionLanguageModel(nn.Module):
         return KVCache(
             prompt_lengths,
             capacity,
-            layers=len(self.decoder.layers),
-            kv_heads=self.decoder.kv_heads,
-            head_dim=self.decoder.head_dim,
+            mixers=[cast(CachingMixer, layer.attn) for layer in self.decoder.layers],
             dtype=_compute_dtype(weight),
             device=weight.device,
         )
@@ -170,7 +184,7 @@ class VisionLanguageModel(nn.Module):
         if cache is not None:
             return self._next_logits(decode, cache, b, s)
         if labels is not None:
-            losses = self._losses(decode, labels, known, return_router_loss)
+            losses = self._losses(decode, labels, known, return_router_loss, (x, positions, segments))
             return losses if return_router_loss else (losses.loss_sum, losses.labelled)
         if known.weights is not None:
             raise ValueError(
@@ -184,25 +198,56 @@ class VisionLanguageModel(nn.Module):
         return self.output(states)
 
     def _losses(
-        self, decode: Callable[..., Tensor], labels: Tensor, layout: BatchLayout, return_router_loss: bool
+        self,
+        decode: Callable[..., Tensor],
+        labels: Tensor,
+        layout: BatchLayout,
+        return_router_loss: bool,
+        given: tuple[Tensor, Tensor, Segments],
     ) -> Losses:
+        """`given`: embeddings, positions and segments, for the prediction layers."""
         labelled = labelled_positions(labels) if layout.labelled is None else layout.labelled
-        targets = labels.flatten().index_select(0, labelled + 1)
-        weights = layout.weights_of(labelled)
-        watched = self.router_aux_loss_coef and (torch.is_grad_enabled() or return_router_loss)
+        wanted = torch.is_grad_enabled() or return_router_loss
+        watched = self.router_aux_loss_coef and wanted
         routers = RouterStatistics(layout.real_tokens(labels.shape[1])) if watched else None
-        states = decode(keep=labelled, routers=routers)
-        loss_sum = chunked_loss(states, targets, self.output, self.loss_chunk_tokens, self.loss, weights)
+        weights = layout.weights_of(labelled)
+        router_loss_sum = mtp_loss_sum = None
+        if self.mtp is not None and wanted:
+            states = decode(routers=routers)
+            loss_sum = self._loss_of(states.index_select(0, labelled), labels, labelled + 1, weights)
+            keep, predicted = self._predict(self.mtp, states, labelled, given, routers)
+            mtp_loss_sum = self._loss_of(predicted, labels, keep + 2, layout.weights_of(keep + 1))
+            loss_sum = loss_sum + only_gradient(self.mtp_loss_weight * mtp_loss_sum)
+        else:
+            states = decode(keep=labelled, routers=routers)
+            loss_sum = self._loss_of(states, labels, labelled + 1, weights)
         if weights is None:
             number = torch.full((), len(labelled), dtype=torch.int64, device=loss_sum.device)
         else:
             number = weights.sum(dtype=torch.float64)
-        if routers is None:
-            return Losses(loss_sum, number, None)
-        router_loss_sum = number * routers.load_balance_loss()
-        term = self.router_aux_loss_coef * router_loss_sum
-        # Adds the gradient and exactly 0: what is logged as the loss is the cross-entropy alone.
-        return Losses(loss_sum + (term - term.detach()), number, router_loss_sum.detach())
+        if routers is not None:
+            router_loss_sum = number * routers.load_balance_loss()
+            loss_sum = loss_sum + only_gradient(self.router_aux_loss_coef * router_loss_sum)
+        return Losses(loss_sum, number, detached(router_loss_sum), detached(mtp_loss_sum))
+
+    def _loss_of(self, states: Tensor, labels: Tensor, places: Tensor, weights: Tensor | None) -> Tensor:
+        """Sum of the losses of states [k, w] whose targets are at the flat `places` [k] of the labels."""
+        targets = labels.flatten().index_select(0, places)
+        return chunked_loss(states, targets, self.output, self.loss_chunk_tokens, self.loss, weights)
+
+    def _predict(
+        self,
+        mtp: MultiTokenPrediction,
+        states: Tensor,
+        labelled: Tensor,
+        given: tuple[Tensor, Tensor, Segments],
+        routers: RouterStatistics | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Positions [k] whose token after the next one is labelled, and their states [k, w]."""
+        x, positions, segments = given
+        keep = predicted_positions(labelled, segments)
+        rotation = self.decoder.rotary(positions, x.dtype)
+        return keep, mtp(x, states, rotation=rotation, segments=segments, keep=keep, routers=routers)
 
     def _next_logits(self, decode: Callable[..., Tensor], cache: KVCache, b: int, s: int) -> Tensor:
         cache.reserve(s)

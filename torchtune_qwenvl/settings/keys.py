@@ -196,6 +196,8 @@ ARGUMENTS: Mapping[str, Mapping[str, Kind]] = MappingProxyType(
             "quantize_base": BOOL,
             "loss_chunk_tokens": COUNT,
             "router_aux_loss_coef": number(low=0),
+            "mtp_trainable": BOOL,
+            "mtp_loss_weight": RATE,
         },
         "dataset": _DATASET,
         "val_dataset": _DATASET,

@@ -24,7 +24,7 @@ from torchtune_qwenvl.entries import (
     list_of,
 )
 from torchtune_qwenvl.json_files import CONFIG, read_config, read_json_if_there
-from torchtune_qwenvl.transforms.chat.tokenizer import BPETokenizer, ExtraToken
+from torchtune_qwenvl.transforms.chat.tokenizer import WORDS, BPETokenizer, ExtraToken
 from torchtune_qwenvl.transforms.processor_settings import LIMITS, PATCHES, SAMPLING, read_processor_settings
 
 _TOKEN = Kind(
@@ -66,8 +66,8 @@ class ProcessorFolder:
     stop_tokens: list[int] | None
     template: tuple[str, str] | None
 
-    def tokenizer(self) -> BPETokenizer:
-        """The folder's tokenizer: tokenizer.json, else vocab.json + merges.txt."""
+    def tokenizer(self, words: str = WORDS) -> BPETokenizer:
+        """The folder's tokenizer: tokenizer.json, else vocab.json + merges.txt, which need `words`."""
         single = self.path / "tokenizer.json"
         files = (single, None) if single.is_file() else (self.path / "vocab.json", self.path / "merges.txt")
         names = {
@@ -76,7 +76,8 @@ class ProcessorFolder:
             if (name := _token_text(self.tokenizer_config.get(key))) is not None
         }
         where = str(self.path / "tokenizer_config.json")
-        return BPETokenizer(*files, extra_tokens=extra_tokens(self.tokenizer_config, where), **names)
+        added = extra_tokens(self.tokenizer_config, where)
+        return BPETokenizer(*files, extra_tokens=added, words=words, **names)
 
     def check_token_id(self, key: str, token_id: int) -> None:
         """Raise a ValueError if config.json gives another id under `key` than the tokenizer has."""

@@ -20,10 +20,14 @@ BUILDERS = {
     "qwen2_vl": "qwen2_vl_7b",
     "qwen2_5_vl": "qwen2_5_vl_7b",
     "qwen3_vl": "qwen3_vl_8b",
+    "qwen3_5": "qwen3_5_9b",
     "glm4v": "glm4_1v_9b",
     "qwen3_vl_moe": "qwen3_vl_30b_a3b",
+    "qwen3_5_moe": "qwen3_5_35b_a3b",
     "glm4v_moe": "glm4_5v",
 }
+# Decoder layers that show all kinds; the last two of these are a delta net and attention.
+LAYERS = dict.fromkeys(("qwen3_5", "qwen3_5_moe"), 2)
 LORA = {
     "encoder_trainable": "frozen",
     "fusion_trainable": "frozen",
@@ -77,7 +81,7 @@ class Case:
 
 
 DEFAULT = (
-    *(Case(family, "lora") for family in BUILDERS),
+    *(Case(family, "lora", layers=LAYERS.get(family, 1)) for family in BUILDERS),
     *(Case(family, "full", sharded=True) for family in ("qwen2_5_vl", "qwen3_vl_moe")),
     Case("qwen2_5_vl", "qlora"),
     *(Case("qwen3_vl", mode) for mode in ("full_float8", "lora_float8")),

@@ -2,7 +2,7 @@
 
 Modules are addressed by their full names: a bare `q_proj` or `proj` would match modules of both towers. If
 the files fuse projections that we split, LoRA on our parts is one block-diagonal LoRA on the fused one. With
-q and v adapted, rank r each, and s rows per projection:
+q and v adapted, rank r each, and s rows per projection (the projections may differ in it):
 
     lora_A  [2r, d] = | A_q |        lora_B  [3s, 2r] = | B_q   0  |        rank 2r, alpha 2 * alpha: the same
                       | A_v |                           |  0    0  |        factor alpha / rank
@@ -76,8 +76,8 @@ def save_adapter_folder(
     """`save_adapter` for parameters by name, read one at a time.
 
     Args:
-        state: our parameters. Base weights are read only for the names in `full` and, with DoRA, for fused
-            parts.
+        state: our parameters. Base weights are read only for the names in `full` and for parts of fused
+            tensors that have no adapter.
         out_folder: as in `save_adapter`.
         source: as in `save_adapter`.
         scaling: `lora_scaling(model)`.
@@ -100,7 +100,9 @@ def save_adapter_folder(
     alphas = {target: scaling[next(iter(parts.values()))] * ranks[target] for target, parts in groups.items()}
     config = _adapter_config(ranks, alphas, table, source)
     config["use_dora"] = any(name.endswith("lora_magnitude_vector") for name in tensors)
-    config["modules_to_save"] = sorted({name.rpartition(".")[0] for name in saved}) or None
+    # transformers has no modules for what it does not load.
+    known = [name for name in saved if not table.carries(name)]
+    config["modules_to_save"] = _outermost({name.rpartition(".")[0] for name in known}) or None
     check_disk_space(out, sum(tensor.nbytes for tensor in tensors.values()))
     with replaced_folder(out) as work:
         write_json(work / ADAPTER_CONFIG, config)
@@ -125,7 +127,7 @@ def place(target: str, table: WeightTable) -> str:
     if not is_parameter(target, table):
         return target
     owner, _, name = target.rpartition(".")
-    siblings = [row.rpartition(".")[2] for row in table.rows if ".experts." in row]
+    siblings = list(dict.fromkeys(row.rpartition(".")[2] for row in table.rows if ".experts." in row))
     return owner + ".base_layer" * (len(siblings) - 1 - siblings.index(name))
 
 
@@ -153,17 +155,20 @@ def _adapter_of(
         joined = b[0].permute(1, 2, 0).flatten(1).contiguous()
         return {"lora_A.weight": a[0].flatten(0, 1), "lora_B.weight": joined}, a[0].shape[1]
     whole = [name.removesuffix(".weight") for name in table.ours(f"{target}.weight")]
-    rows, rank = b[0].shape[0], sum(block.shape[1] for block in b)
-    joined = b[0].new_zeros(rows * len(whole), rank)
-    column = 0
-    for place, block in zip(parts, b, strict=True):
-        joined[place * rows : (place + 1) * rows, column : column + block.shape[1]] = block
-        column += block.shape[1]
+    adapted = dict(zip(parts, b, strict=True))
+    blocks = [
+        adapted[i] if i in adapted else b[0].new_zeros(_rows(state, ours), 0) for i, ours in enumerate(whole)
+    ]
+    joined, rank = torch.block_diag(*blocks), sum(block.shape[1] for block in b)
     tensors = {"lora_A.weight": torch.cat(a), "lora_B.weight": joined}
     if f"{next(iter(parts.values()))}.magnitude" in set(state):
         norms = [_magnitude(state, ours, adapted=ours in parts.values()) for ours in whole]
         tensors["lora_magnitude_vector"] = torch.cat(norms)
     return tensors, rank
+
+
+def _rows(state: Mapping[str, Tensor], ours: str) -> int:
+    return state[f"{ours}.weight"].shape[0]
 
 
 def _magnitude(state: Mapping[str, Tensor], ours: str, adapted: bool) -> Tensor:
@@ -226,6 +231,16 @@ def _adapter_config(
         "target_modules": [name for name in names.values() if name not in parameters],
         "target_parameters": parameters or None,
     }
+
+
+def _outermost(modules: Collection[str]) -> list[str]:
+    """Those that are not inside another: PEFT saves a module with everything in it."""
+    names = set(modules)
+
+    def inside(name: str) -> bool:
+        return any(name[:i] in names for i, letter in enumerate(name) if letter == ".")
+
+    return sorted(name for name in names if not inside(name))
 
 
 def _commonest(values: Collection[Any]) -> Any:

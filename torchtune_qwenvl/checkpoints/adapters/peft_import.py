@@ -26,7 +26,7 @@ from torchtune_qwenvl.checkpoints.shards import read_shard
 from torchtune_qwenvl.distributed import local, rows_of
 from torchtune_qwenvl.json_files import read_json
 from torchtune_qwenvl.models import get_family
-from torchtune_qwenvl.models.weight_table import WeightTable, fits
+from torchtune_qwenvl.models.weight_table import WeightTable, fits, split_rows
 from torchtune_qwenvl.modules.adapters.lora import ATTENTION_LINEARS, MLP_LINEARS
 from torchtune_qwenvl.modules.trainable import PARTS, part_of
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
@@ -64,16 +64,20 @@ class AdapterFolder:
             raise ValueError(f"{self.path / ADAPTER_WEIGHTS}: not written by torchtune_qwenvl")
         self.lora_modules: dict[str, list[str]] = json.loads(metadata[METADATA])
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(our name, tensor) of every adapter weight and every fully trained weight."""
+    def tensors(self, rows: Mapping[str, int]) -> Iterator[tuple[str, Tensor]]:
+        """(our name, tensor) of every adapter weight and every fully trained weight.
+
+        Args:
+            rows: length of the first axis of our parameters; parts of a fused tensor may differ in it.
+        """
         for name, tensor in self.stored.items():
             module, leaf = self._split(name)
             if leaf in LEAVES:
                 for index, ours in enumerate(self.lora_modules[module]):
-                    yield f"{ours}.{LEAVES[leaf]}", self._part(module, leaf, tensor, index)
+                    yield f"{ours}.{LEAVES[leaf]}", self._part(module, leaf, tensor, index, rows)
             else:
                 names = self.table.ours(name)
-                yield from zip(names, tensor.chunk(len(names)), strict=True)
+                yield from zip(names, split_rows(tensor, names, rows), strict=True)
 
     def builder_arguments(self) -> dict[str, Any]:
         """The `…_trainable` and `lora_…` arguments of the model that wrote the folder, without dropout."""
@@ -81,6 +85,8 @@ class AdapterFolder:
         full = [
             n for name in self.stored if self._split(name)[1] not in LEAVES for n in self.table.ours(name)
         ]
+        predicts = any(map(self.table.carries, full))
+        full = [name for name in full if not self.table.carries(name)]
         modes = dict.fromkeys(PARTS, "frozen")
         others = [name for name in full if not _of_experts(name) and name not in PER_TOKEN]
         modes |= {part_of(name): "full" for name in others} | {part_of(name): "lora" for name in lora}
@@ -96,6 +102,7 @@ class AdapterFolder:
             **{f"{part}_trainable": mode for part, mode in modes.items()},
             **self._embedding_arguments(modes["decoder"] == "full"),
             **({"experts_trainable": experts} if any(map(_of_experts, self.table.rows)) else {}),
+            **({"mtp_trainable": True} if predicts else {}),
             "lora_attn_modules": [name for name in ATTENTION_LINEARS if name in leaves],
             "apply_lora_to_mlp": not leaves.isdisjoint(MLP_LINEARS),
             "lora_rank": total_rank // len(group),
@@ -124,7 +131,7 @@ class AdapterFolder:
     def _rank(self, target: str) -> int:
         return self.config["rank_pattern"].get(peft_name(target, self.table), self.config["r"])
 
-    def _part(self, module: str, leaf: str, tensor: Tensor, index: int) -> Tensor:
+    def _part(self, module: str, leaf: str, tensor: Tensor, index: int, rows: Mapping[str, int]) -> Tensor:
         """The block of one of our modules: number `index` among those adapted in PEFT's `module`."""
         adapted = self.lora_modules[module]
         target = self._target(adapted[index])
@@ -136,8 +143,9 @@ class AdapterFolder:
         whole = [name.removesuffix(".weight") for name in self.table.ours(f"{target}.weight")]
         if leaf == "lora_A.weight":
             return tensor.chunk(len(adapted))[index]
-        rows = tensor.chunk(len(whole))[whole.index(adapted[index])]
-        return rows.chunk(len(adapted), dim=1)[index] if leaf == "lora_B.weight" else rows
+        parts = split_rows(tensor, [f"{name}.weight" for name in whole], rows)
+        part = parts[whole.index(adapted[index])]
+        return part.chunk(len(adapted), dim=1)[index] if leaf == "lora_B.weight" else part
 
 
 def open_adapter(folder: str | Path, table: WeightTable) -> AdapterFolder | PeftAdapter:
@@ -168,16 +176,16 @@ def adapter_state(folder: str | Path, model: VisionLanguageModel) -> dict[str, T
     """
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     adapter = open_adapter(folder, get_family(model.config).weights)
-    scaling = lora_scaling(model)
+    scaling, rows = lora_scaling(model), {name: shape[0] for name, shape in shapes.items()}
     if isinstance(adapter, PeftAdapter):
         ranks = [shapes[f"{name}.lora_a.weight"][0] for name in scaling]
-        found = adapter.state(scaling, ranks[0] if ranks else 0)
+        found = adapter.state(scaling, ranks[0] if ranks else 0, rows)
     else:
-        found = adapter.tensors()
+        found = adapter.tensors(rows)
     state = {}
     for name, tensor in found:
         name = adapter.table.tied.get(name, name) if name not in shapes else name
-        if name not in shapes or not fits(tuple(tensor.shape), 1, shapes[name]):
+        if name not in shapes or not fits(tuple(tensor.shape), [shapes[name]]):
             raise ValueError(f"{folder}: {name} {list(tensor.shape)} does not fit the model; {_ADVICE}")
         state[name] = tensor.reshape(shapes[name])
     if isinstance(adapter, PeftAdapter):

@@ -21,7 +21,7 @@ from torch import Tensor
 from torchtune_qwenvl.checkpoints.adapters.peft_export import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX
 from torchtune_qwenvl.entries import COUNT, FLAG, OBJECT, POSITIVE, TEXT, check_entries
 from torchtune_qwenvl.json_files import read_json
-from torchtune_qwenvl.models.weight_table import WeightTable
+from torchtune_qwenvl.models.weight_table import WeightTable, split_rows
 from torchtune_qwenvl.modules.adapters.lora import ATTENTION_LINEARS, MLP_LINEARS
 from torchtune_qwenvl.modules.experts.grouped import init_lora_a
 from torchtune_qwenvl.modules.trainable import PARTS, part_of
@@ -54,11 +54,11 @@ class _Lora(NamedTuple):
 
 @dataclass(frozen=True)
 class _Place:
-    """Part `index` of `count` of PEFT's module `module`."""
+    """Part `index` of the linears `parts` that PEFT's module `module` holds."""
 
     module: str
     index: int
-    count: int
+    parts: tuple[str, ...]
 
 
 class PeftAdapter:
@@ -77,12 +77,12 @@ class PeftAdapter:
         self.config = read_json(self.path / ADAPTER_CONFIG)
         check_entries(self.config, _KINDS, str(self.path / ADAPTER_CONFIG))
         self._check_settings()
-        self.full: dict[str, Tensor] = {}
+        self.full: list[tuple[tuple[str, ...], Tensor]] = []
         self.lora: dict[str, _Lora] = {}
         for name, tensor in load_file(self.path / ADAPTER_WEIGHTS).items():
             self._sort(name.removeprefix(PREFIX).replace(".default.", "."), tensor)
         self.places = {
-            ours: _Place(module, index, len(parts))
+            ours: _Place(module, index, tuple(parts))
             for module in self.lora
             for parts in [self._parts(module)]
             for index, ours in enumerate(parts)
@@ -92,7 +92,7 @@ class PeftAdapter:
 
     def builder_arguments(self) -> dict[str, Any]:
         """The `…_trainable` and `lora_…` arguments of a model with room for the adapter, without dropout."""
-        full = {part_of(name) for name in self.full}
+        full = {part_of(name) for names, _ in self.full for name in names}
         lora = {part_of(name) for name in self.places}
         if both := full & lora:
             raise ValueError(
@@ -114,29 +114,36 @@ class PeftAdapter:
             "use_dora": any("lora_magnitude_vector" in one.tensors for one in self.lora.values()),
         }
 
-    def state(self, scaling: Mapping[str, float], rank: int) -> Iterator[tuple[str, Tensor]]:
+    def state(
+        self, scaling: Mapping[str, float], rank: int, rows: Mapping[str, int]
+    ) -> Iterator[tuple[str, Tensor]]:
         """(our name, tensor) of every adapter of a model, and of every fully trained weight.
 
         Args:
             scaling: `lora_scaling` of the model; its other modules get fresh adapters, which add nothing.
             rank: the model's.
+            rows: length of the first axis of our parameters; parts of a fused tensor may differ in it.
         """
         if missing := [name for name in self.places if name not in scaling]:
             raise ValueError(f"{self.path}: the model has no adapter at {missing[0]}; {_MERGE}")
         for ours, factor in scaling.items():
             if ours in self.places:
-                yield from self._adapter(ours, factor, rank)
-        yield from self.full.items()
+                yield from self._adapter(ours, factor, rank, rows)
+        for names, tensor in self.full:
+            yield from zip(names, split_rows(tensor, names, rows), strict=True)
 
     def fresh(self, scaling: Mapping[str, float]) -> list[str]:
         """Modules with an adapter in the model, for which the folder has none."""
         return [name for name in scaling if name not in self.places]
 
-    def _adapter(self, ours: str, factor: float, rank: int) -> Iterator[tuple[str, Tensor]]:
+    def _adapter(
+        self, ours: str, factor: float, rank: int, rows: Mapping[str, int]
+    ) -> Iterator[tuple[str, Tensor]]:
         place = self.places[ours]
+        weights = [f"{name}.weight" for name in place.parts]
         lora = self.lora[place.module]
         a, b = lora.tensors["lora_A.weight"].float(), lora.tensors["lora_B.weight"].float()
-        b = b.chunk(place.count)[place.index] * (lora.scale / factor)
+        b = split_rows(b, weights, rows)[place.index] * (lora.scale / factor)
         if a.shape[0] < rank:
             wider_a, wider_b = a.new_empty(rank, a.shape[1]), b.new_zeros(b.shape[0], rank)
             init_lora_a(wider_a)
@@ -145,7 +152,7 @@ class PeftAdapter:
         yield f"{ours}.lora_a.weight", a
         yield f"{ours}.lora_b.weight", b
         if (magnitude := lora.tensors.get("lora_magnitude_vector")) is not None:
-            yield f"{ours}.magnitude", magnitude.flatten().chunk(place.count)[place.index]
+            yield f"{ours}.magnitude", split_rows(magnitude.flatten(), weights, rows)[place.index]
 
     def _sort(self, name: str, tensor: Tensor) -> None:
         """Put a tensor of the file with its module's, or with the fully trained ones."""
@@ -159,7 +166,7 @@ class PeftAdapter:
         names = self.table.ours(name)
         if "lora_" in name or not names:
             raise ValueError(f"{self.path}: {name} is not read, LoRA is read on linears only; {_MERGE}")
-        self.full |= dict(zip(names, tensor.chunk(len(names)), strict=True))
+        self.full.append((names, tensor))
 
     def _parts(self, module: str) -> list[str]:
         """Our linears in PEFT's module."""

@@ -75,11 +75,11 @@ class Qwen3Chat(ChatFormat):
             content = with_text(content, lambda text: self._thought(messages, number, text))
         return super().turn(messages, number, content)
 
-    def calls_on_new_line(self, message: Message, turn: Turn) -> bool:
-        """See `ChatFormat.calls_on_new_line`; the Thinking template looks at the answer without reasoning."""
+    def before_calls(self, message: Message, turn: Turn) -> str:
+        """See `ChatFormat.before_calls`; the Thinking template looks at the answer without reasoning."""
         if self.thinking:
-            return bool(_split_reasoning(message.text_content)[1])
-        return super().calls_on_new_line(message, turn)
+            return "\n" if split_reasoning(message.text_content)[1] else ""
+        return super().before_calls(message, turn)
 
     def _tool_result(self, messages: Sequence[Message], number: int, content: list[Piece]) -> Turn:
         """Neighbouring results share one turn of the user: the first opens it, the last ends it."""
@@ -90,14 +90,15 @@ class Qwen3Chat(ChatFormat):
         return Turn("ipython", header, [_RESULT[0], *content, _RESULT[1]], ending)
 
     def _thought(self, messages: Sequence[Message], number: int, text: str) -> str:
-        reasoning, answer = _split_reasoning(text)
-        behind_the_question = number > _last_question(messages)
+        reasoning, answer = split_reasoning(text)
+        question = last_question(messages)
+        behind_the_question = number > (len(messages) - 1 if question is None else question)
         if behind_the_question and (reasoning or number + 1 == len(messages)):
             return f"<think>\n{reasoning}\n</think>\n\n" + answer.lstrip("\n")
         return answer
 
 
-def _split_reasoning(text: str) -> tuple[str, str]:
+def split_reasoning(text: str) -> tuple[str, str]:
     """(reasoning, the answer after it)."""
     reasoning, closed, answer = text.rpartition("</think>")
     if not closed:
@@ -106,18 +107,24 @@ def _split_reasoning(text: str) -> tuple[str, str]:
     return reasoning, answer.lstrip("\n")
 
 
-def _last_question(messages: Sequence[Message]) -> int:
-    """Index of the last user message that is no tool result written as text."""
+def last_question(messages: Sequence[Message], trimmed: bool = False) -> int | None:
+    """Index of the last user message that is no tool result written as text; None: there is none.
+
+    Args:
+        messages: the conversation.
+        trimmed: whether blanks around a tool result do not count.
+    """
     for number in reversed(range(len(messages))):
         if messages[number].role != "user":
             continue
         parts = messages[number].content
         text = "".join(part["content"] if part["type"] == "text" else _MEDIUM for part in parts)
+        text = text.strip() if trimmed else text
         if not (text.startswith("<tool_response>") and text.endswith("</tool_response>")):
             return number
-    return len(messages) - 1
+    return None
 
 
-_ROLES = {"system": "system", "user": "user", "assistant": "assistant", "ipython": "user"}
-INSTRUCT = Qwen3Chat(roles=_ROLES, default_system=None)
-THINKING = Qwen3Chat(roles=_ROLES, default_system=None, answer_opening="<think>\n", thinking=True)
+ROLES = {"system": "system", "user": "user", "assistant": "assistant", "ipython": "user"}
+INSTRUCT = Qwen3Chat(roles=ROLES, default_system=None)
+THINKING = Qwen3Chat(roles=ROLES, default_system=None, answer_opening="<think>\n", thinking=True)

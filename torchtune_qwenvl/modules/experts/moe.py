@@ -49,11 +49,19 @@ class SparseMoE(nn.Module):
         router: tokens -> experts and weights.
         experts: the MLPs.
         shared: an MLP that every token goes through in addition.
+        shared_gate: w -> 1, whose sigmoid weighs what `shared` gives; None: it counts whole.
     """
 
-    def __init__(self, router: Router, experts: GroupedExperts, shared: FeedForward | None = None) -> None:
+    def __init__(
+        self,
+        router: Router,
+        experts: GroupedExperts,
+        shared: FeedForward | None = None,
+        shared_gate: nn.Linear | None = None,
+    ) -> None:
         super().__init__()
-        self.router, self.experts, self.shared = router, experts, shared
+        self.router, self.experts = router, experts
+        self.shared, self.shared_gate = shared, shared_gate
 
     @property
     def active_share(self) -> float:
@@ -73,4 +81,8 @@ class SparseMoE(nn.Module):
         token, places = order // chosen.shape[-1], back.view_as(chosen)
         sorted_weights = spread(weights.flatten(), order, back[:, None])
         out = collect(self.experts(spread(x, token, places), counts, sorted_weights), token, places)
-        return out if self.shared is None else out + self.shared(x)
+        if self.shared is None:
+            return out
+        if self.shared_gate is None:
+            return out + self.shared(x)
+        return out + self.shared_gate(x).sigmoid() * self.shared(x)

@@ -25,7 +25,8 @@ RULES: dict[str, Rule] = {
     **_rules(Rule.REFUSED, "recipe seed dtype model tokenizer dataset shuffle optimizer optimizer_in_bwd"),
     # train_vit's
     **_rules(Rule.REFUSED, "global_pool train last_n lora ema_decay val_share"),
-    **_rules(Rule.HONOURED, "model.lora_dropout model.router_aux_loss_coef lora.dropout"),
+    **_rules(Rule.HONOURED, "model.lora_dropout model.router_aux_loss_coef model.mtp_loss_weight"),
+    **_rules(Rule.HONOURED, "lora.dropout"),
     # Places may move: what lies there is compared by its content.
     **_rules(Rule.HONOURED, "output_dir checkpoint_dir base_dir tokenizer.folder model.config model.folder"),
     **_rules(Rule.HONOURED, "dataset.source dataset.data_files dataset.image_root dataset.datasets.*.source"),

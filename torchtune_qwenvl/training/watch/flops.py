@@ -3,16 +3,22 @@
 Each weight counts 2 operations per token or patch and pass. The passes are forward, the gradient of the
 weight if it trains, and the gradient of its input if anything before it trains. Attention counts 4·d
 operations per layer and pair of tokens that attend to each other (about half of all pairs if causal), and
-twice that for backward; d is the width of all heads together. The head processes labelled positions only.
-Recomputation for activation checkpointing is not counted, because MFU measures useful work.
+twice that for backward; d is the width of all heads together. A delta net counts 6 operations per value of
+its state and token, as its recurrence takes, and twice that for backward. The head processes labelled
+positions only. Recomputation for activation checkpointing is not counted, because MFU measures useful work.
 """
 
+import math
 from collections.abc import Iterable, Sequence
+from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 from torchtune.modules import TransformerSelfAttentionLayer
 
+from torchtune_qwenvl.modules.delta_net.mixer import GatedDeltaNet
 from torchtune_qwenvl.modules.experts.moe import SparseMoE
+from torchtune_qwenvl.modules.layers import Attention
+from torchtune_qwenvl.modules.prediction import MultiTokenPrediction
 from torchtune_qwenvl.modules.vision.layers import PatchEmbed
 from torchtune_qwenvl.modules.vision.transformer import VisionTransformer
 from torchtune_qwenvl.modules.vision_language_model import VisionLanguageModel
@@ -95,6 +101,16 @@ class FlopCounter:
             decoder.output if any(True for _ in decoder.output.parameters()) else decoder.tok_embeddings
         )
         self.per_label = path.flops
+        if model.mtp is not None:
+            self._predict(model.mtp)
+
+    def _predict(self, mtp: MultiTokenPrediction) -> None:
+        """Prediction layers process every token; the head has about as many positions again."""
+        path = _Path(learns=True)
+        path.through(mtp.fc)
+        self.per_pair += sum(path.through_layer(layer) for layer in mtp.layers)
+        self.per_token += path.flops
+        self.per_label *= 2
 
     def __call__(
         self, lengths: Iterable[int], labelled: int, grids: Sequence[Sequence[int]] = (), patch_width: int = 0
@@ -151,24 +167,37 @@ class _Path:
 
     def through_layer(self, layer: TransformerSelfAttentionLayer) -> float:
         """Count one transformer layer; returns its attention's operations per pair of tokens."""
-        attention, mlp = layer.attn, layer.mlp
+        mlp = layer.mlp
         self.through(layer.sa_norm)
-        self.through(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.through(attention.q_norm, attention.k_norm)
-        width = attention.q_proj.weight.shape[0]
-        per_pair = 4.0 * width * (3 if self.learns else 1)
-        self.through(attention.output_proj)
+        per_pair = (self._delta_net if isinstance(layer.attn, GatedDeltaNet) else self._attention)(layer.attn)
         self.through(layer.mlp_norm)
         if isinstance(mlp, SparseMoE):
             self.through(mlp.router)
             self.through(mlp.experts, share=mlp.active_share)
             if mlp.shared is not None:
-                self.through(mlp.shared.w1, mlp.shared.w3)
+                self.through(mlp.shared_gate, mlp.shared.w1, mlp.shared.w3)
                 self.through(mlp.shared.w2)
         else:
             self.through(mlp.w1, mlp.w3)
             self.through(mlp.w2)
         return per_pair
+
+    def _attention(self, attention: Attention) -> float:
+        self.through(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.through(attention.q_norm, attention.k_norm)
+        width = cast(Tensor, attention.output_proj.weight).shape[1]  # a gate makes q_proj twice as wide
+        per_pair = 4.0 * width * (3 if self.learns else 1)
+        self.through(attention.output_proj)
+        return per_pair
+
+    def _delta_net(self, net: GatedDeltaNet) -> float:
+        conv, gate = net.conv, net.gate
+        self.through(conv.q_proj, conv.k_proj, conv.v_proj, gate.q_proj, net.decay_proj, net.beta_proj)
+        self.flops += 2 * conv.weight.numel() * (1 + self.learns + conv.weight.requires_grad)
+        self.learns = self.learns or conv.weight.requires_grad
+        self.flops += 6.0 * math.prod(net.state_shape) * (3 if self.learns else 1)
+        self.through(gate.output_proj)
+        return 0.0
 
 
 def _squares(side: int, window: int) -> int:

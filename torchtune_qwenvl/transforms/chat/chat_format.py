@@ -129,9 +129,9 @@ class ChatFormat:
         """The turns as one string, as the Jinja template renders them: one placeholder per image or video."""
         return "".join(self._write_piece(piece) for turn in turns for piece in turn.pieces)
 
-    def calls_on_new_line(self, message: Message, turn: Turn) -> bool:
-        """Whether a newline precedes the first call; `turn` holds the answer without its calls."""
-        return any(turn.content)
+    def before_calls(self, message: Message, turn: Turn) -> str:
+        """Text before the first call of an answer; `turn` holds the answer without its calls."""
+        return "\n" if any(turn.content) else ""
 
     def _add_calls(
         self, turn: Turn, message: Message, calls: Sequence[Mapping[str, Any]], where: str
@@ -139,7 +139,7 @@ class ChatFormat:
         if message.role != "assistant":
             raise BadSample(f"a tool call in a message of role {message.role!r}", where=where)
         text = self._tool_format("a tool call", where).write_calls(calls)
-        turn.content.append(f"\n{text}" if self.calls_on_new_line(message, turn) else text)
+        turn.content.append(self.before_calls(message, turn) + text)
 
     def _add_tools(self, turns: list[Turn], tools: Tools) -> None:
         tool_format = self._tool_format("a list of tools", "tools")

@@ -40,6 +40,7 @@ class BPETokenizer:
         merges_file: `merges.txt`; None with a `tokenizer.json`.
         extra_tokens: tokens added after the base vocabulary; if `path` already has one, its id is checked.
         eos_token, pad_token: must be added tokens.
+        words: how text is split into words before BPE, if `path` is a vocab.json.
 
     Raises:
         ValueError: a file is missing or unreadable, an added token has an unexpected id, or `eos_token` or
@@ -54,8 +55,10 @@ class BPETokenizer:
         extra_tokens: Iterable[ExtraToken] = (),
         eos_token: str = "<|im_end|>",
         pad_token: str = "<|endoftext|>",
+        words: str = WORDS,
     ) -> None:
-        self._tokenizer = _read_tokenizer(Path(path), None if merges_file is None else Path(merges_file))
+        merges = None if merges_file is None else Path(merges_file)
+        self._tokenizer = _read_tokenizer(Path(path), merges, words)
         self._tokenizer.encode_special_tokens = True
         _add_tokens(self._tokenizer, extra_tokens, Path(path))
         added = self._tokenizer.get_added_tokens_decoder()
@@ -109,7 +112,7 @@ class BPETokenizer:
         self._tokenizer.encode_special_tokens = True
 
 
-def _read_tokenizer(path: Path, merges_file: Path | None) -> Tokenizer:
+def _read_tokenizer(path: Path, merges_file: Path | None, words: str) -> Tokenizer:
     for file in (path, merges_file):
         if file is not None and not file.is_file():
             raise ValueError(
@@ -129,7 +132,7 @@ def _read_tokenizer(path: Path, merges_file: Path | None) -> Tokenizer:
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
+            pre_tokenizers.Split(Regex(words), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
