@@ -5,10 +5,11 @@
 
 The machine is taken to have torch, torchvision, transformers and what these need (numpy, pillow, tokenizers,
 safetensors, pyyaml, tqdm). pip downloads what else the recipe imports, without dependencies of its own, about
-90 MB. The wheel of this package is built too. The last line says how to install.
+100 MB. The wheel of this package is built too. The last line says how to install.
 """
 
 import argparse
+import importlib.util
 import re
 import subprocess
 import sys
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--platform", default="manylinux_2_28_x86_64", help="default: %(default)s")
     parser.add_argument("--with", nargs="+", default=[], dest="more", metavar="PACKAGE", help="further ones")
     arguments = parser.parse_args(argv)
+    if importlib.util.find_spec("pip") is None:
+        sys.exit(f"{sys.executable} has no pip: run this with a Python that has it, any version")
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for command in commands(arguments.folder, arguments.python, arguments.platform, arguments.more):
         subprocess.run(command, check=True)
