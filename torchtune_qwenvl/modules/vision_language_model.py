@@ -169,7 +169,8 @@ class VisionLanguageModel(nn.Module):
 
         Raises:
             ValueError: the numbers of visual tokens and placeholders differ, positions are missing, or
-                documents do not add up to the tokens, or there are weights without labels.
+                documents do not add up to the tokens, or there are weights, or prediction layers that
+                train, without labels.
         """
         if mask is not None:
             raise ValueError(
@@ -191,6 +192,11 @@ class VisionLanguageModel(nn.Module):
                 "answers with weights of their own need the loss of this model: pass the labels to it, as "
                 "torchtune_qwenvl/recipes/finetune.py does. torchtune's stock recipes know no weights: leave "
                 "them out of the data, or write 0 or 1"
+            )
+        if self.mtp is not None and self.training and torch.is_grad_enabled():
+            raise ValueError(
+                "mtp_trainable needs the loss of this model: pass the labels to it, as "
+                "torchtune_qwenvl/recipes/finetune.py does. For torchtune's stock recipes set it to false"
             )
         states = decode().view(b, s, -1)
         if self.num_output_chunks:

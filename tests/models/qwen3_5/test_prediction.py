@@ -199,6 +199,13 @@ def test_generation_and_logits_do_not_see_it(source):
         assert plain(tokens, labels=labels)[0] == predicting(tokens, labels=labels)[0]
 
 
+def test_logits_alone_cannot_train_it(source):
+    """As torchtune's stock recipes would: the layers would stay as they are without a word."""
+    model = load_model(source, mtp_trainable=True).train()
+    with pytest.raises(ValueError, match=r"mtp_trainable needs the loss of this model.*set it to false"):
+        model(torch.arange(20)[None])
+
+
 def test_a_folder_without_the_layers_is_told(source, tmp_path):
     without = tmp_path / "without"
     without.mkdir()
