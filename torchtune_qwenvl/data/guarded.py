@@ -77,7 +77,13 @@ class Guarded(Samples):
         return self.dataset.member(key)
 
     def notes(self, key: Any) -> tuple[str, ...]:
-        return self.dataset.notes(key)
+        """What is odd about the record; under "skip", also that it is bad."""
+        try:
+            return self.dataset.notes(key)
+        except Exception as error:
+            if self.on_bad_sample == "raise":
+                raise
+            return (f"a bad record ({type(error).__name__}: {error})"[:300],)
 
     def check(self, key: Any, sample: Mapping[str, Any]) -> str | None:
         return self.dataset.check(key, sample)
