@@ -10,7 +10,7 @@ from torchtune_qwenvl.transforms.errors import SampleTooLong, check_trainable, l
 from torchtune_qwenvl.transforms.size import SampleSize
 
 POLICIES = ("raise", "skip")
-FIX_UNTRAINED = "add or unmask an answer, raise max_seq_len, or set on_bad_sample: skip"
+FIX_UNTRAINED = "add or unmask an answer, or raise max_seq_len"
 
 
 class Guarded(Samples):
