@@ -23,6 +23,7 @@ from torchtune.utils import get_logger
 from torchtune_qwenvl.checkpoints.embedding_rows import check_transform
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.start import load_into
+from torchtune_qwenvl.counted import counted
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
 from torchtune_qwenvl.data.workers import begin_sharing
 from torchtune_qwenvl.distributed import leave_world, shard
@@ -120,7 +121,7 @@ class FinetuneRecipe(Recipe):
         if cfg.pack_to is not None or cfg.batch_tokens is not None:
             start = f"{self.loader.sampler}; {start}"
         table = trainable_table(self.model, rates)
-        log.info("\n".join([table, f"{self.total_steps} steps, {start}", *found]))
+        log.info("\n".join([table, f"{counted(self.total_steps, 'step')}, {start}", *found]))
 
     def build_model(self) -> VisionLanguageModel:
         """Build the model on meta, shard it, then load it: each rank reads only the weights that it keeps."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+from torchtune_qwenvl.counted import counted
 from torchtune_qwenvl.data.samples import Samples
 from torchtune_qwenvl.transforms.errors import locate
 
@@ -41,7 +42,7 @@ class Notes:
         if not self.bad:
             return
         more = [f"… and {len(self.bad) - SHOWN:,} more"] if len(self.bad) > SHOWN else []
-        count = f"{len(self.bad):,} of {self.looked_at:,} samples looked at"
+        count = f"{len(self.bad):,} of {counted(self.looked_at, 'sample')} looked at"
         raise ValueError(
             "\n  ".join([f"bad samples, {count}, before any training:", *self.bad[:SHOWN], *more])
             + "\nCorrect them, list all by `tune-qwenvl check`, or leave them out with on_bad_sample=skip."
@@ -55,7 +56,9 @@ class Notes:
             if match := _NOT_READ.fullmatch(note):
                 unread.setdefault(match[1], []).append(match[2])
             else:
-                others.append(f"{note}: {count:,} of {self.looked_at:,} samples, first {self.places[note]}")
+                others.append(
+                    f"{note}: {count:,} of {counted(self.looked_at, 'sample')}, first {self.places[note]}"
+                )
         lines = [f"{what} {', '.join(names)}: not read" for what, names in unread.items()]
         return lines + others
 
