@@ -170,7 +170,7 @@ class FinetuneRecipe(Recipe):
         )
 
     def dry_run(self) -> None:
-        """Print memory and time of an epoch. It writes nothing, but changes the weights in memory."""
+        """Print memory and time of an epoch. It writes no model, but changes the weights in memory."""
         found = self.forecast()
         if self.world.is_main:
             log.info(found)

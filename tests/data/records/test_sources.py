@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from torchtune_qwenvl.data.records.json_records import JsonRecords
 from torchtune_qwenvl.data.records.sources import open_source
+from torchtune_qwenvl.settings.overrides import parse_override
 from torchtune_qwenvl.transforms.errors import BadSample
 
 ROWS = [{"question": f"q{i}", "answer": "ä\n\u2028"} for i in range(5)]
@@ -215,5 +217,12 @@ def test_nothing_there(tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPa
 def test_unknown_file_and_unknown_dataset(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"notes.txt: expected a file ending in .json, .jsonl, .parquet"):
         open_source(folder / "notes.txt")
+    for name, mark in (("t.csv", ","), ("t.tsv", "\t")):
+        (folder / name).write_text(f"question{mark}answer\nq{mark}a\n")
+        with pytest.raises(ValueError, match=rf"{name}: expected .* Convert it, or read it by") as error:
+            open_source(folder / name)
+        words = shlex.split(str(error.value).partition("`datasets`: ")[2])
+        keys = {path[-1]: value for path, value in map(parse_override, words)}
+        assert open_source(**keys)[0] == {"question": "q", "answer": "a"}
     with pytest.raises(ValueError, match="dataset source nobody/nothing: no file, folder or glob here"):
         open_source("nobody/nothing")

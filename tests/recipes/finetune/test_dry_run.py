@@ -47,7 +47,7 @@ def test_epoch_takes_what_was_predicted(
     assert set(dry.codes) == {0}, dry.printed
     assert not list((tmp_path / "dry").iterdir())
     predicted = figures(dry.printed)
-    assert "dry run: 3 steps per epoch" in dry.printed
+    assert "dry run: 3 steps per epoch, no model was written" in dry.printed
     real = run(tmp_path / "real", *overrides, config=config, processes=processes)
     (peak,) = predicted["peak memory"]
     assert peak == pytest.approx(max(map(float, real.values("peak_memory_gib").values())), rel=0.1)

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 from omegaconf import OmegaConf
+from pyarrow import parquet
 
 from torchtune_qwenvl.settings.files import PACKAGED
 from torchtune_qwenvl.training import resume
@@ -82,6 +84,25 @@ def test_all_that_is_refused_is_named_at_once(tmp_path: Path) -> None:
     ):
         assert line in str(error.value)
     assert resume.Identity(settings).check(saved, tmp_path, accept_changed_data=True) == {}
+
+
+def test_another_data_file_is_named_with_the_numbers_of_samples(tmp_path: Path) -> None:
+    """A file of lines, an array, a table, and one of which the number is not known."""
+    few, many, table, broken = (tmp_path / name for name in ("few.jsonl", "many.json", "t.parquet", "b.json"))
+    few.write_text("{}\n")
+    many.write_text("[1, 2]")
+    parquet.write_table(pyarrow.table({"a": [1, 2, 3]}), table)
+    broken.write_text("[")
+    before, *others = (resume.Identity({"dataset.source": str(path)}) for path in (few, many, table, broken))
+    saved = Meta("run", 1, 1, "cpu", resume.Progress(), {}, before.settings, before.content, before.samples)
+    for other, count in zip(others, (" (2 samples)", " (3 samples)", ""), strict=True):
+        with pytest.raises(ValueError) as error:
+            other.check(saved, tmp_path)
+        now = f"{other.settings['dataset.source']}{count} now, whose content differs"
+        assert f"dataset.source: {few} (1 sample) in that run, {now}" in str(error.value)
+    few.write_text("{}\n{}\n")
+    with pytest.raises(ValueError, match=r"few.jsonl has changed since: 1 sample in that run, 2 now\."):
+        resume.Identity(before.settings).check(saved, tmp_path)
 
 
 def test_data_may_move(tmp_path: Path) -> None:

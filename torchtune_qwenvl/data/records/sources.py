@@ -95,8 +95,16 @@ def _list_files(source: Any, data_files: Any) -> list[Path]:
     files = [file for pattern in patterns for file in _expand(Path(pattern))]
     for file in files:
         if file.is_file() and file.suffix not in SUFFIXES:
-            raise ValueError(f"{file}: expected a file ending in {', '.join(SUFFIXES)}")
+            raise ValueError(f"{file}: expected a file ending in {', '.join(SUFFIXES)}. {_other_ways(file)}")
     return files
+
+
+def _other_ways(file: Path) -> str:
+    """How a file that is not read here can be read; `datasets` reads tables."""
+    more = {".csv": "", ".tsv": r""" 'dataset.sep="\t"'"""}.get(file.suffix.lower())
+    if more is None:
+        return "Convert it."
+    return f"Convert it, or read it by `datasets`: dataset.source=csv dataset.data_files={file}{more}"
 
 
 def _expand(path: Path) -> list[Path]:

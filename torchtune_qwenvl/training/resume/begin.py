@@ -43,7 +43,7 @@ def begin(cfg: DictConfig, world: World, identity: Identity) -> tuple[Lock | Non
         folder = find(output_dir, cfg.resume, world)
         saved = read(folder, world, identity, cfg.accept_changed_data) if folder else None
         if world.is_main and saved is None:
-            _ = identity.content  # as it is before anything is read from it
+            _ = identity.content, identity.samples  # as it is before anything is read from it
     except BaseException:
         if lock is not None:
             lock.release()

@@ -1,5 +1,6 @@
 """What a checkpoint depends on: the settings of its run, and the content of the files that the run reads."""
 
+import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from pyarrow import parquet
 
+from torchtune_qwenvl.counted import counted
 from torchtune_qwenvl.settings.datasets import COMPONENT
 from torchtune_qwenvl.training.resume.digests import new_digest
 from torchtune_qwenvl.training.resume.meta import Meta
@@ -55,6 +58,12 @@ class Identity:
         """Fingerprint of each file or folder that a key of dataset and checkpoint names, by that key."""
         found = {key: fingerprint(Path(value)) for key, value in self._named()}
         return {key: value for key, value in found.items() if value is not None}
+
+    @cached_property
+    def samples(self) -> dict[str, int]:
+        """Number of samples in each file that a key of dataset names, by that key, where it is soon known."""
+        found = {key: count_samples(Path(value)) for key, value in self._named() if key != CHECKPOINT}
+        return {key: count for key, count in found.items() if count is not None}
 
     def _named(self) -> Iterator[tuple[str, str]]:
         for key, value in self.settings.items():
@@ -103,9 +112,20 @@ class Identity:
                 yield f"{key}: {self.settings.get(key)} holds other files than that run began with"
             elif not accept_changed_data:
                 yield (
-                    f"{key}: the content of {self.settings.get(key)} has changed since. If samples were only "
-                    "corrected, none added or removed, accept_changed_data=true goes on"
+                    f"{key}: {self._what_differs(key, saved)}. If samples were only corrected, none added or "
+                    "removed, accept_changed_data=true goes on"
                 )
+
+    def _what_differs(self, key: str, saved: Meta) -> str:
+        """How the content under a key differs from that run's, with the numbers of samples if known."""
+        old, new = saved.settings.get(key), self.settings.get(key)
+        before, now = _with_count(old, saved.samples.get(key)), _with_count(new, self.samples.get(key))
+        if old != new:
+            return f"{before} in that run, {now} now, whose content differs"
+        had, has = saved.samples.get(key), self.samples.get(key)
+        if had is None or has is None or had == has:
+            return f"the content of {new} has changed since"
+        return f"the content of {new} has changed since: {counted(had, 'sample')} in that run, {has:,} now"
 
 
 def fingerprint(path: Path) -> str | None:
@@ -142,6 +162,23 @@ def _add_file(digest: Any, path: Path) -> None:
             if not whole:
                 file.seek((size - BLOCK) * number // (BLOCKS - 1))
             digest.update(file.read(BLOCK))
+
+
+def count_samples(path: Path) -> int | None:
+    """Number of samples in a .jsonl, .json or .parquet file; None for large texts and everything else."""
+    try:
+        if path.suffix == ".parquet":
+            return parquet.read_metadata(path).num_rows
+        if path.suffix not in (".json", ".jsonl") or path.stat().st_size > WHOLE:
+            return None
+        text = path.read_bytes()
+        return len(json.loads(text)) if path.suffix == ".json" else sum(map(bool, text.split(b"\n")))
+    except (OSError, ValueError, TypeError, RecursionError):  # which the dataset reports
+        return None
+
+
+def _with_count(value: Any, samples: int | None) -> str:
+    return _shown(value) if samples is None else f"{_shown(value)} ({counted(samples, 'sample')})"
 
 
 def _shown(value: Any) -> str:

@@ -32,6 +32,7 @@ class Meta:
         files: name -> size and digest of each rank's file.
         settings: every config key of the run, by its dotted name.
         content: fingerprint of each file that the run reads, by the config key that names it.
+        samples: number of samples of those of which it is known, for messages.
     """
 
     run: str
@@ -42,6 +43,7 @@ class Meta:
     files: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, Any] = field(default_factory=dict)
     content: Mapping[str, Any] = field(default_factory=dict)
+    samples: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """The bytes of run.json."""

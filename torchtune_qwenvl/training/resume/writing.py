@@ -75,6 +75,7 @@ def save(
                     files,
                     identity.settings,
                     identity.content,
+                    identity.samples,
                 )
                 with durable.saying_what(folder):
                     durable.write_file(part / META, meta.to_json())

@@ -43,7 +43,7 @@ class BoxReader:
         unit: what coordinates count, for records that do not say it: "pixels", "norm1" or "norm1000"; None:
             it is found.
         format: "xyxy" or "xywh" (COCO's), for records that do not say it; None: "xywh" where the labels are
-            called category, unless their areas say otherwise, else "xyxy".
+            called category, unless all areas are those of boxes with two corners, else "xyxy".
         labels: names of the labels that records give as numbers.
         question: asked about records that have objects but no question.
 
