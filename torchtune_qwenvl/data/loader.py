@@ -99,7 +99,7 @@ class Loader:
         """
         if self.is_stream:
             return []
-        found = first_notes(self._batches.dataset.guarded)
+        found = first_notes(self._batches.dataset.guarded)  # type: ignore[attr-defined]
         found.check()
         self._known_notes.update(found.counts)
         return found.lines()
