@@ -101,7 +101,7 @@ def test_logits_of_a_document_do_not_depend_on_its_neighbours(hf) -> None:
         alone.pop("labels")
         assert of_scale(logits, model(**alone)[0]) <= 5e-6
     # What the boundaries do: as one document the second one sees the first.
-    packed["layout"]["document_lengths"] = torch.tensor([packed["tokens"].numel()])
+    packed["layout"] = {"document_lengths": torch.tensor([packed["tokens"].numel()])}
     joined = model(**packed).squeeze(0)
     first = len(samples[0]["tokens"])
     assert of_scale(joined[:first], together[0]) <= 5e-6
