@@ -24,6 +24,6 @@ def _absent_checkpoint(cfg: DictConfig) -> Iterator[str]:
 def _absent_data(cfg: DictConfig) -> Iterator[str]:
     for key in ("dataset", "val_dataset"):
         source = (cfg.get(key) or {}).get("source")
-        is_file = isinstance(source, str) and source.endswith(_FILES) and "*" not in source
-        if is_file and not Path(source).exists():
+        named = source if isinstance(source, str) and source.endswith(_FILES) else ""
+        if named and "*" not in named and not Path(named).exists():
             yield f"{key}.source: {source}: no such file"

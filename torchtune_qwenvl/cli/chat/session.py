@@ -161,7 +161,7 @@ class ChatSession:
         self.compare = _on(argument)
 
     def set(self, argument: str) -> None:
-        lengths, others = [], []
+        lengths, others = list[str](), list[str]()
         for pair in argument.split():
             (lengths if pair.startswith(f"{LENGTH}=") else others).append(pair)
         sampling = changed(self.talk.sampling, others)
