@@ -23,6 +23,7 @@ from torchtune.utils import get_logger
 from torchtune_qwenvl.checkpoints.embedding_rows import check_transform
 from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
 from torchtune_qwenvl.checkpoints.start import load_into
+from torchtune_qwenvl.counted import counted
 from torchtune_qwenvl.data.loader import Batch, Loader, build_loader
 from torchtune_qwenvl.data.workers import begin_sharing
 from torchtune_qwenvl.distributed import leave_world, shard
@@ -101,13 +102,17 @@ class FinetuneRecipe(Recipe):
         self.check_gradients = GradientCheck(self.parts)
         self.members = member_names(dataset)
         self.meter = Meter(world, peak_flops(world.device, cfg.device_peak_tflops), self.members)
-        if world.is_main:
-            self.announce(saved, rates, dataset)
+        with world.together():
+            if world.is_main:
+                self.announce(saved, rates, dataset)
         self.features.open(self.model, dataset)
 
     def announce(self, saved: resume.Saved | None, rates: dict[str, float], dataset: Dataset) -> None:
         """Open the logs, and print what trains, for how many steps and from where."""
         cfg = self.cfg
+        looked_at = {"": self.loader, "val_dataset: ": self.val_loader}
+        found = [f"{of}{line}" for of, one in looked_at.items() if one for line in one.notes_at_start()]
+        found += notes(cfg, self.total_steps)
         if not cfg.dry_run:
             self.open_logs(saved)
         if cfg.log_samples:
@@ -115,9 +120,8 @@ class FinetuneRecipe(Recipe):
         start = str(saved) if saved else "from the checkpoint"
         if cfg.pack_to is not None or cfg.batch_tokens is not None:
             start = f"{self.loader.sampler}; {start}"
-        found = [*self.loader.notes_at_start(), *notes(cfg, self.total_steps)]
         table = trainable_table(self.model, rates)
-        log.info("\n".join([table, f"{self.total_steps} steps, {start}", *found]))
+        log.info("\n".join([table, f"{counted(self.total_steps, 'step')}, {start}", *found]))
 
     def build_model(self) -> VisionLanguageModel:
         """Build the model on meta, shard it, then load it: each rank reads only the weights that it keeps."""

@@ -22,6 +22,7 @@ from torchtune.config import instantiate
 from torchtune.utils import get_logger
 from torchvision.transforms.v2 import Compose
 
+from torchtune_qwenvl.counted import counted
 from torchtune_qwenvl.data.labelled import LabelledImages, build_image_loader, check_labelled, split_off
 from torchtune_qwenvl.data.loader import Batch, Loader
 from torchtune_qwenvl.distributed import shard, whole
@@ -97,9 +98,10 @@ class TrainViTRecipe(Recipe):
         trains, total = sum(n for n, trained in counts if trained), sum(n for n, _ in counts)
         held_out = f"{len(self.val_images)} to validate on" if self.val_images else "none to validate on"
         start = str(saved) if saved else "from the start"
+        images, steps = counted(len(self.images), "image"), counted(self.total_steps, "step")
+        classes = counted(len(self.classes), "class", "classes")
         line = (
-            f"{trains:,} of {total:,} parameters train; {len(self.images)} images of {len(self.classes)} "
-            f"classes, {held_out}; {self.total_steps} steps, {start}"
+            f"{trains:,} of {total:,} parameters train; {images} of {classes}, {held_out}; {steps}, {start}"
         )
         log.info("\n".join([line, *notes(self.cfg, self.total_steps)]))
 

@@ -86,11 +86,19 @@ def passes_on(
 
 
 def passed_on(function: Callable[..., Any]) -> dict[str, Callable[..., Any]] | None:
-    """Argument -> the function that it is passed on to, as `passes_on` notes; None if it notes none."""
+    """Argument -> the function that it is passed on to, as `passes_on` notes; None if it notes none.
+
+    What such a function cannot do without, its caller gives it: that is not passed on.
+    """
     find = getattr(function, "__passes_on_to__", None)
     if find is None:
         return None
-    return {name: other for other in find() for name in inspect.signature(other).parameters}
+    return {
+        name: other
+        for other in find()
+        for name, parameter in inspect.signature(other).parameters.items()
+        if parameter.default is not parameter.empty or parameter.kind is parameter.VAR_KEYWORD
+    }
 
 
 def keyword_arguments(function: Callable[..., Any]) -> tuple[str, ...]:
@@ -131,9 +139,9 @@ def _evaluated(hint: str, owner: Callable[..., Any]) -> Any:
         return inspect.Parameter.empty
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """` Did you mean '…'?` with the most similar of `known`, or an empty string."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f" Did you mean '{found[0]}'?" if found else ""
 
 

@@ -60,7 +60,7 @@ def test_summary_says_what_is_cut_and_repeated(tiny_folder: Path, source: Path) 
     facts = facts_of(tiny_folder, source, max_seq_len=150)
     text = summary(facts, 150)
     assert "5 samples: 4 good, 0 bad, 1 too long" in text
-    assert "max_seq_len 150: 1 samples lose turns at their end, 1 are too long for it" in text
+    assert "max_seq_len 150: 1 sample cut at the end, 1 too long for it" in text
     assert "warning: samples that repeat an earlier one word for word: 1 (4 = 0)" in text
     assert "images, height x width: smallest 84 x 140" in text
     assert "every sample fits" in summary(facts_of(tiny_folder, source, max_seq_len=4096), 4096)
@@ -99,7 +99,11 @@ def test_a_stream_that_breaks_off_is_a_finding() -> None:
 def test_errors_of_one_kind_are_alike() -> None:
     first = BadSample("no image at '/a/b c.jpg', 3 of 1,024", where="message 1", fix="find it")
     second = BadSample("no image at 'd.png', 14 of 7").at("file.json, sample 2")
-    assert kind_of(first) == kind_of(second) == "no image at '…', N of N"
+    assert kind_of(first) == kind_of(second) == "no image at '…', … of …"
+    assert (
+        masked("[1, 2, 3, 4.5] (pixels) leaves its image of 3 x 4")
+        == "[…] (pixels) leaves its image of … x …"
+    )
     wrapped = SampleTooLong("line 7: no image at 'x', 1 of 2")
     wrapped.__cause__ = first
     assert kind_of(wrapped) == kind_of(first)

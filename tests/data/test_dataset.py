@@ -16,6 +16,7 @@ from torchtune import config
 
 from torchtune_qwenvl import load_transform
 from torchtune_qwenvl.data import Guarded, SkippedSample, collate, vision_chat_dataset
+from torchtune_qwenvl.data.reported import Reported
 from torchtune_qwenvl.transforms.errors import BadSample, SampleTooLong
 
 
@@ -113,9 +114,9 @@ def test_from_yaml_as_the_recipes_do(folder: Path, transform: Any) -> None:
 
 BAD_FILES = [
     ("missing.jpg", "expected an image file at .*missing.jpg, found nothing.*set image_root"),
-    ("zero.jpg", "zero.jpg.*on_bad_sample: skip"),
-    ("text.jpg", "text.jpg.*on_bad_sample: skip"),
-    ("cut.jpg", "cut.jpg: cannot be decoded.*on_bad_sample: skip"),
+    ("zero.jpg", "zero.jpg.*repair or remove the file"),
+    ("text.jpg", "text.jpg.*repair or remove the file"),
+    ("cut.jpg", "cut.jpg: cannot be decoded.*repair or remove the file"),
     ("bomb.png", "bomb.png.*60000"),
     ("thin.png", "thin.png.*200"),
     ("http://127.0.0.1/a.jpg", "http://127.0.0.1/a.jpg.*allow_urls: true"),
@@ -162,10 +163,15 @@ def test_bad_records_say_file_and_number(folder: Path, transform: Any, record: A
 def test_too_long_has_a_policy_of_its_own(folder: Path, tiny_folder: Path, on_bad_sample: str) -> None:
     short, policies = load_transform(tiny_folder, max_seq_len=20), {"on_bad_sample": on_bad_sample}
     source = write(folder, about("a.jpg"))
-    with pytest.raises(SampleTooLong, match=r"sample 0 .*max_seq_len is 20 .*on_too_long: skip"):
+    with pytest.raises(SampleTooLong, match=r"sample 0 .*max_seq_len is 20 .*or lower max_pixels"):
         vision_chat_dataset(short, source=source, **policies)[0]
     skipped = vision_chat_dataset(short, source=source, on_too_long="skip", **policies)[0]
     assert isinstance(skipped, SkippedSample) and "max_seq_len is 20" in skipped.reason
+    assert "on_too_long" not in skipped.reason
+    stopping = Reported(vision_chat_dataset(short, source=source, **policies), "skip")[0].outcome
+    assert "on_too_long=skip leaves such samples out" in str(stopping)
+    stopping = Reported(Listed(BadSample("broken")), "raise")[0].outcome
+    assert str(stopping).endswith("broken; on_bad_sample=skip leaves such samples out")
     with pytest.raises(ValueError, match=r"skipped sample reached collate: .*max_seq_len is 20"):
         collate([skipped], padding_idx=0)
 

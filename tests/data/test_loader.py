@@ -124,7 +124,9 @@ def test_an_empty_batch_is_one_pad_token_without_labels() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_raise_stops_with_the_message(workers: int) -> None:
     loader = build_loader(Numbers(bad=(3,)), batch_size=2, sampler=ResumableSampler(N), num_workers=workers)
-    with pytest.raises(BadSample, match=r"^numbers\.json, sample 3: broken$"):
+    with pytest.raises(
+        BadSample, match=r"^numbers\.json, sample 3: broken; on_bad_sample=skip leaves such samples out$"
+    ):
         list(loader)
 
 

@@ -89,6 +89,41 @@ def test_a_run_needs_what_has_no_default() -> None:
         parse_arguments(["--config", "vit/imagefolder", "dataset.source=x"], "train_vit")
 
 
+VIT = ("vit/imagefolder", "checkpoint_dir=x")
+MIXUP = "mixes=[{_component_: torchvision.transforms.v2.MixUp, alpha: 0.2}]"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name", "given", "message"),
+    [
+        ("train_vit", VIT, ["dataset.root=x"], "'dataset.root': .*labelled_images has no .* 'source'?"),
+        ("finetune", (NAME,), ["dataset.root=x"], "'dataset.root': .*_dataset has no .* mean 'source'?"),
+        ("train_vit", VIT, ["dataset.channels=1"], "'dataset.source' is not set: .*labelled_images needs it"),
+        ("train_vit", VIT, ["dataset.source=x", "val_dataset.split=a"], "'val_dataset.source' is not set"),
+        *(
+            (recipe, name, ["dataset.source=x", "lr_scheduler=torch.optim.lr_scheduler.StepLR"], "step_size'")
+            for recipe, name in (("train_vit", VIT), ("finetune", (NAME,)))
+        ),
+        (
+            "train_vit",
+            VIT,
+            ["dataset.source=x", "val_transforms=[{_component_: torchvision.transforms.v2.CenterCrop}]"],
+            "'val_transforms.0.size' is not set",
+        ),
+    ],
+)
+def test_what_a_component_of_a_recipe_lacks(recipe: str, name: tuple, given: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(["--config", *name, "~lr_scheduler.num_warmup_steps", *given], recipe)
+
+
+def test_what_recipes_give_is_not_asked_for() -> None:
+    parse_arguments(["--config", *VIT, "dataset.source=x", MIXUP], "train_vit")
+    box_iou = "evaluate=[{_component_: torchtune_qwenvl.training.watch.box_overlap.box_iou, source: x}]"
+    given = ["checkpoint_dir=x", "dataset=[{source: a}, {source: b}]", "val_dataset.source=c", box_iou]
+    parse_arguments(["--config", NAME, *given])
+
+
 def test_settings_that_do_less_than_they_say_are_noted() -> None:
     given = ["model.encoder_trainable=true", "learning_rates.fusion=1e-4", "max_steps_per_epoch=50"]
     full, rate, warmup = notes(resolve(NAME, given))

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from torchtune_qwenvl.counted import counted
 from torchtune_qwenvl.pictures.boxes import Mark, draw_boxes
 from torchtune_qwenvl.pictures.cards import Card, draw_page
 from torchtune_qwenvl.pictures.style import BLUE, GREEN, GREY, INK, MIST, PALE_GREEN
@@ -28,7 +29,7 @@ def draw_sheet(
         path: the PNG file to write.
     """
     title = [
-        Span(f"{len(samples)} of {total:,} samples", bold=True),
+        Span(f"{len(samples)} of {counted(total, 'sample')}", bold=True),
         Span("    trained on:", GREY),
         Span(" "),
         Span(" green ", back=PALE_GREEN),

@@ -6,6 +6,7 @@ from itertools import groupby
 import numpy as np
 
 from torchtune_qwenvl.checking.facts import Facts
+from torchtune_qwenvl.counted import counted
 from torchtune_qwenvl.data.notes import Notes
 from torchtune_qwenvl.transforms.chat.text_tokens import ADVICE
 
@@ -23,7 +24,7 @@ def summary(facts: Sequence[Facts], max_seq_len: int | None = None, shown: int =
     """
     good, bad = [f for f in facts if not f.kind], [f for f in facts if f.kind]
     long = [f for f in good if f.too_long]
-    headline = f"{len(facts):,} samples: {len(good) - len(long):,} good, {len(bad):,} bad"
+    headline = f"{counted(len(facts), 'sample')}: {len(good) - len(long):,} good, {len(bad):,} bad"
     lines = [f"{headline}, {len(long):,} too long" if long else headline]
     if good:
         lines += ["", *_table(good), "", *_images(good), *_cut(good, max_seq_len), *_repeated(good, shown)]
@@ -75,8 +76,8 @@ def _cut(good: Sequence[Facts], max_seq_len: int | None) -> list[str]:
         return [f"max_seq_len {max_seq_len:,}: every sample fits"]
     share = lost / sum(f.tokens for f in good)
     return [
-        f"max_seq_len {max_seq_len:,}: {len(cut):,} samples lose turns at their end, {len(left_out):,} are "
-        f"too long for it; {lost:,} tokens, {share:.1%} of all"
+        f"max_seq_len {max_seq_len:,}: {counted(len(cut), 'sample')} cut at the end, {len(left_out):,} "
+        f"too long for it; {counted(lost, 'token')} lost, {share:.1%} of all"
     ]
 
 
@@ -108,8 +109,11 @@ def _spelled(good: Sequence[Facts]) -> list[str]:
 
 def _bad(bad: Sequence[Facts], shown: int) -> list[str]:
     groups = by_kind(bad)
-    lines = [f"bad samples, {len(groups)} kind{'s' * (len(groups) > 1)}"]
+    lines = [f"bad samples, {counted(len(groups), 'kind')}"]
     for kind, group in groups:
+        if len(group) == 1:
+            lines += ["", f"{1:>6}  {group[0].where}: {group[0].reason}"]
+            continue
         lines += ["", f"{len(group):>6,}  {kind}"]
         lines += [f"        {facts.where}: {facts.reason}" for facts in group[:shown]]
         if len(group) > shown:

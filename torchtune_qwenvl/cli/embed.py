@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from torchtune_qwenvl.cli.encoder_arguments import add_encoder_arguments, encoder_settings, load_pipeline
+from torchtune_qwenvl.counted import counted
 
 EPILOG = """\
 examples:
@@ -71,7 +72,7 @@ class Embed:
         for reason in index.failed.values():
             print(f"left out: {reason}")
         print(
-            f"{len(index):,} images, {len(index.failed):,} left out, {index.width:,} numbers per "
+            f"{counted(len(index), 'image')}, {len(index.failed):,} left out, {index.width:,} numbers per "
             f"{'token' if args.pool == 'none' else 'image'}: {args.out}"
         )
         if args.clip_retrieval:

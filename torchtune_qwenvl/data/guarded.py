@@ -10,7 +10,7 @@ from torchtune_qwenvl.transforms.errors import SampleTooLong, check_trainable, l
 from torchtune_qwenvl.transforms.size import SampleSize
 
 POLICIES = ("raise", "skip")
-FIX_UNTRAINED = "add or unmask an answer, raise max_seq_len, or set on_bad_sample: skip"
+FIX_UNTRAINED = "add or unmask an answer, or raise max_seq_len"
 
 
 class Guarded(Samples):
@@ -77,7 +77,13 @@ class Guarded(Samples):
         return self.dataset.member(key)
 
     def notes(self, key: Any) -> tuple[str, ...]:
-        return self.dataset.notes(key)
+        """What is odd about the record; under "skip", also that it is bad."""
+        try:
+            return self.dataset.notes(key)
+        except Exception as error:
+            if self.on_bad_sample == "raise":
+                raise
+            return (f"a bad record ({type(error).__name__}: {error})"[:300],)
 
     def check(self, key: Any, sample: Mapping[str, Any]) -> str | None:
         return self.dataset.check(key, sample)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from torchtune_qwenvl.counted import counted
 from torchtune_qwenvl.data.samples import Sample, Samples, as_samples
 from torchtune_qwenvl.data.sizes import measure
 from torchtune_qwenvl.transforms.size import SampleSize
@@ -48,7 +49,7 @@ def measure_once(
         torch.distributed.broadcast_object_list(known, src=0)
     ((found, sizes),) = known
     if sizes is not None:
-        log.info(f"lengths of {len(sizes)} samples as measured before: {found}")
+        log.info(f"lengths of {counted(len(sizes), 'sample')} as measured before: {found}")
         return AsMeasured(samples, sizes[:, 0].tolist(), str(found)), sizes
     sizes = measure(samples, num_workers=num_workers, rank=rank, world_size=world_size)
     if file is not None:

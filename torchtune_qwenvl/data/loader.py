@@ -94,11 +94,13 @@ class Loader:
     def notes_at_start(self) -> list[str]:
         """What is odd about records, or not read of them, as lines; later, only what is new is logged.
 
-        A part of a map-style dataset is looked at; a stream is read only as it comes.
+        A part of a map-style dataset is looked at; a stream is read only as it comes. Under "raise", bad
+        records are a ValueError.
         """
         if self.is_stream:
             return []
-        found = first_notes(self.dataset)
+        found = first_notes(self._batches.dataset.guarded)
+        found.check()
         self._known_notes.update(found.counts)
         return found.lines()
 

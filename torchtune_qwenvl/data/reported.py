@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from torchtune_qwenvl.data.guarded import Guarded
 from torchtune_qwenvl.data.samples import Sample, Samples
-from torchtune_qwenvl.transforms.errors import BadSample
+from torchtune_qwenvl.transforms.errors import BadSample, SampleTooLong
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,18 @@ class Reported(Dataset):
         try:
             sample = self.guarded[key]
         except BadSample as error:
-            return Drawn(error, self.guarded.member(key))
+            return Drawn(_advised(error), self.guarded.member(key))
         wrong = self.guarded.check(key, sample) if isinstance(sample, Mapping) else None
         outcome = sample if wrong is None else BadSample(wrong)
         where, notes = self.guarded.where(key), {}
         if isinstance(sample, Mapping) and sample.get("notes"):
             notes = dict.fromkeys(sample["notes"], where)
         return Drawn(outcome, self.guarded.member(key), where, notes)
+
+
+def _advised(error: BadSample) -> BadSample:
+    """An error that stops a run, with the key that would leave the sample out."""
+    key = "on_too_long" if isinstance(error, SampleTooLong) else "on_bad_sample"
+    advised = type(error)(f"{error}; {key}=skip leaves such samples out")
+    advised.located = True
+    return advised

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from torchtune_qwenvl.counted import counted
 from torchtune_qwenvl.data.samples import Samples, as_samples, sample_size
 from torchtune_qwenvl.data.workers import started, worker_options
 from torchtune_qwenvl.transforms.size import SampleSize
@@ -35,7 +36,9 @@ def measure(dataset: Dataset, *, num_workers: int = 0, rank: int = 0, world_size
     samples = as_samples(dataset)
     n = len(samples)  # type: ignore[arg-type]
     mine = range(rank, n, world_size)
-    log.info(f"measuring the lengths of {len(mine)} samples; images are counted from their headers")
+    log.info(
+        f"measuring the lengths of {counted(len(mine), 'sample')}; images are counted from their headers"
+    )
     batches = DataLoader(
         _Sizes(samples),
         batch_size=_AT_ONCE,

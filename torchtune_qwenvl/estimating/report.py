@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from torchtune_qwenvl.counted import counted
 from torchtune_qwenvl.estimating.cards import GB
 from torchtune_qwenvl.estimating.estimate import Estimate, estimate
 from torchtune_qwenvl.estimating.workload import Mix
@@ -30,7 +31,8 @@ def report(title: str, found: Estimate) -> str:
         [
             f"{title}: {found.parameters / 1e9:.2f} B parameters, {found.trained / 1e6:,.1f} M of them train",
             f"{work.tokens:,} tokens per GPU and forward pass: {len(work.samples)} conversations, "
-            f"{len(work.grids)} images with {work.visual:,} visual tokens, {work.labelled:,} labelled tokens",
+            f"{counted(len(work.grids), 'image')} with {counted(work.visual, 'visual token')}, "
+            f"{counted(work.labelled, 'labelled token')}",
             "",
             f"memory of a GPU in GB, fullest at: {found.memory.moment}",
             *parts,

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.style import context
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from torchtune_qwenvl.counted import counted
 from torchtune_qwenvl.pictures.style import BLUE, GREEN, GREY, INK, ORANGE, PALE_BLUE, STYLE, save
 
 BINS = 48
@@ -62,7 +63,7 @@ def _histogram(axis: Axes, tokens: np.ndarray, visual: np.ndarray, max_seq_len: 
         color=PALE_BLUE,
         label="text",
     )
-    axis.set(title=f"Tokens of {len(tokens):,} samples", xlabel="tokens", ylabel="samples")
+    axis.set(title=f"Tokens of {counted(len(tokens), 'sample')}", xlabel="tokens", ylabel="samples")
     axis.grid(axis="x", visible=False)
     if wide:
         axis.set_xscale("log")

@@ -3,14 +3,14 @@
 import inspect
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from torchtune.config._errors import InstantiationError
 from torchtune.config._utils import _get_component_from_path
 
 from torchtune_qwenvl.arguments import nearest, passed_on, type_hints
-from torchtune_qwenvl.settings.datasets import COMPONENT, OF_THE_MIX
+from torchtune_qwenvl.settings.datasets import COMPONENT, DATASETS, OF_THE_MIX
 from torchtune_qwenvl.settings.keys import argument_kind
 from torchtune_qwenvl.settings.kinds import Kind, kind_of_hint
 
@@ -19,9 +19,8 @@ from torchtune_qwenvl.settings.kinds import Kind, kind_of_hint
 SLOTS = (
     *("model", "tokenizer", "dataset", "val_dataset"),
     *("loss", "optimizer", "lr_scheduler", "profiler", "metric_logger"),
-)
-# Slots whose component the recipe gives nothing by position, so that the config has to name all it needs.
-_ALONE = ("model", "tokenizer", "profiler", "metric_logger")
+)  # Arguments that recipes give by name: to `mixes`, and to `lr_scheduler`.
+_BY_NAME = ("num_classes", "num_training_steps")
 
 # Loggers of torchtune's that do nothing with the keywords that their signatures do not name.
 _SWALLOWING = ("DiskLogger", "TensorBoardLogger")
@@ -81,18 +80,19 @@ def components(node: Any, path: str = "") -> Iterator[tuple[str, dict]]:
         yield from components(child, f"{path}.{key}".lstrip("."))
 
 
-def check_arguments(path: str, node: dict) -> None:
+def check_arguments(path: str, node: dict, by_position: Mapping[str, int]) -> None:
     """Raise a ValueError unless a node's component can be imported and takes the node's arguments.
 
     Args:
         path: of the node, dotted.
         node: its `_component_` and arguments, without interpolations.
+        by_position: as of `needed_arguments`.
     """
     component = find_component(path, node[COMPONENT])
     given = {name: value for name, value in node.items() if name != COMPONENT}
     if ".datasets." in path:
         given = {name: value for name, value in given.items() if name not in OF_THE_MIX}
-    _check_names(path, node[COMPONENT], component, given)
+    _check_names(path, node[COMPONENT], component, given, needed_arguments(path, node, by_position))
     hints = type_hints(component)
     for name, value in given.items():
         kind = argument_kind(path.partition(".")[0], node[COMPONENT], name) or kind_of_hint(hints.get(name))
@@ -100,30 +100,47 @@ def check_arguments(path: str, node: dict) -> None:
             kind.check(f"{path}.{name}", value)
 
 
-def _check_names(path: str, written: str, component: Callable[..., Any], given: Mapping[str, Any]) -> None:
-    """Raise a ValueError for an argument that the component does not take."""
+def _check_names(
+    path: str, written: str, component: Callable[..., Any], given: Mapping[str, Any], needed: Sequence[str]
+) -> None:
+    """Raise a ValueError for an argument that the component does not take.
+
+    A name that is like no other one was probably meant for the only argument that is missing.
+    """
     takes = _takes(component)
     for name in given:
         if takes is not None and name not in takes:
+            meant = f" Did you mean '{needed[0]}'?" if len(needed) == 1 else nearest(name, takes)
+            hint = nearest(name, takes, cutoff=0.8) or meant
             raise ValueError(
                 f"Config key '{path}.{name}': {written} has no such argument."
-                f"{nearest(name, takes)} ~{path}.{name} removes it."
+                f"{hint} ~{path}.{name} removes it."
             )
 
 
-def needed_arguments(path: str, node: dict) -> list[str]:
-    """The arguments that a node's component needs and gets neither from the node nor from the recipe."""
-    return [
-        name
-        for name, parameter in _signature(find_component(path, node[COMPONENT])).items()
-        if parameter.default is parameter.empty
-        and name not in node
-        and (
-            parameter.kind is parameter.KEYWORD_ONLY
-            or (path in _ALONE and parameter.kind is parameter.POSITIONAL_OR_KEYWORD)
-        )
-        and name != "num_classes"  # which the recipe gives to `mixes`
-    ]
+def needed_arguments(path: str, node: dict, by_position: Mapping[str, int]) -> list[str]:
+    """The arguments that a node's component needs and gets neither from the node nor from the recipe.
+
+    Args:
+        path: of the node, dotted.
+        node: its `_component_` and arguments.
+        by_position: key -> how many arguments the recipe gives its component by position.
+    """
+    parameters = _signature(find_component(path, node[COMPONENT])).values()
+    given = _given(path, by_position)
+    listed = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    # Where it is not known who calls a component, and with what, its positional arguments are let be.
+    asked = [*([] if given is None else listed[given:]), *(p for p in parameters if p.kind is p.KEYWORD_ONLY)]
+    named = {*node, *_BY_NAME}
+    return [p.name for p in asked if p.default is p.empty and p.name not in named]
+
+
+def _given(path: str, by_position: Mapping[str, int]) -> int | None:
+    """How many arguments the component at `path` gets by position; None if that is not known."""
+    slot, *inner = [part for part in path.split(".") if not part.isdigit()]
+    if not inner or (slot in DATASETS and inner == ["datasets"]):
+        return by_position.get(slot)
+    return None
 
 
 def _signature(component: Any) -> Mapping[str, inspect.Parameter]:

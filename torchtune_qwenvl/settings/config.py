@@ -99,7 +99,7 @@ def _check(recipe: RecipeSettings, values: dict[str, Any]) -> None:
             check_mix(where, node)
     check_values(recipe.kinds, values)
     for where, node in components(values):
-        check_arguments(where, node)
+        check_arguments(where, node, recipe.by_position)
     for key in recipe.functions:
         find_component(key, values[key])
 
@@ -157,7 +157,7 @@ def unset_arguments(cfg: DictConfig) -> list[str]:
     return [
         f"'{where}.{name}' is not set: {node[COMPONENT]} needs it, give {where}.{name}=..."
         for where, node in components(_resolved(cfg))
-        for name in needed_arguments(where, node)
+        for name in needed_arguments(where, node, settings_of(cfg).by_position)
     ]
 
 

@@ -21,6 +21,7 @@ class RecipeSettings:
         functions: keys whose value is the path of a function.
         kinds: what each key takes.
         needed: keys without a default, which a run cannot do without.
+        by_position: key -> how many arguments the recipe gives its component by position.
     """
 
     base: str
@@ -30,7 +31,11 @@ class RecipeSettings:
     functions: tuple[str, ...] = ()
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     needed: tuple[str, ...] = ("model", "dataset")
+    by_position: Mapping[str, int] = field(default_factory=dict)
 
+
+_ALONE = dict.fromkeys(("prepare", "model", "tokenizer", "loss", "profiler", "metric_logger"), 0)
+_BOTH = {**_ALONE, "optimizer": 1, "lr_scheduler": 1}
 
 DEFAULT = "finetune"
 RECIPES = {
@@ -41,6 +46,7 @@ RECIPES = {
         functions=("collate_fn",),
         kinds=FINETUNE,
         needed=("checkpoint_dir", "model", "dataset"),
+        by_position={**_BOTH, "dataset": 1, "val_dataset": 1, "evaluate": 2, "finish": 3},
     ),
     "train_vit": RecipeSettings(
         "vit/base.yaml",
@@ -48,6 +54,11 @@ RECIPES = {
         "photos/",
         folders=("vit",),
         kinds=TRAIN_VIT,
+        by_position={
+            **_BOTH,
+            **dict.fromkeys(("dataset", "val_dataset", "train_transforms", "val_transforms", "mixes"), 0),
+            "finish": 2,
+        },
     ),
 }
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from torchtune_qwenvl.counted import counted
 from torchtune_qwenvl.data.loader import Batch, Loader
 from torchtune_qwenvl.data.sizes import measure
 from torchtune_qwenvl.distributed import World
@@ -62,12 +63,12 @@ class Forecast:
         )
         return "\n".join(
             (
-                f"dry run: {self.steps:,} steps per epoch, nothing was written",
+                f"dry run: {counted(self.steps, 'step')} per epoch, no model was written",
                 f"largest batch     {self.largest.tokens:,} tokens, {self.largest.patches:,} patches",
                 f"peak memory       {self.peak_memory_gib:.3f} GiB",
                 f"seconds per step  {self.seconds_per_step:.4f}, {self.data_wait_seconds:.4f} for data",
                 f"tokens per step   {self.text_tokens:,.0f} text, {self.visual_tokens:,.0f} visual",
-                f"hours per epoch   {hours:.4f}, {self.epochs} epochs {self.epochs * hours:.4f}",
+                f"hours per epoch   {hours:.4f}, {counted(self.epochs, 'epoch')} {self.epochs * hours:.4f}",
                 *advice,
             )
         )

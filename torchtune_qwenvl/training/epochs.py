@@ -4,6 +4,7 @@ import math
 
 from torchtune.utils import get_logger
 
+from torchtune_qwenvl.counted import counted
 from torchtune_qwenvl.data.loader import Loader
 from torchtune_qwenvl.distributed import World
 from torchtune_qwenvl.training.resume.progress import Progress
@@ -100,7 +101,7 @@ class Epochs:
             self.steps[progress.epoch] = done
             if self.world.is_main:
                 log.warning(
-                    f"epoch {progress.epoch}: the stream ended after {done} of {steps} steps "
+                    f"epoch {progress.epoch}: the stream ended after {done} of {counted(steps, 'step')} "
                     "(max_steps_per_epoch); every sample of it has been read"
                 )
         return done >= self.steps[progress.epoch]

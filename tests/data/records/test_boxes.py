@@ -55,7 +55,9 @@ def test_tags_in_both_styles_of_turns(style):
 
 def test_json_text_and_lists_of_objects():
     listed = [{"caption": "a", "bbox": TWO[0]}, {"caption": "b", "bbox": TWO[1]}]
-    for objects in (listed, json.dumps(listed), {"ref": ["a", "b"], "bbox": TWO}):
+    fields = {"ref": json.dumps(["a", "b"]), "bbox": json.dumps(TWO)}
+    each = {"ref": ["a", "b"], "bbox": [json.dumps(box) for box in TWO]}
+    for objects in (listed, json.dumps(listed), {"ref": ["a", "b"], "bbox": TWO}, fields, each):
         record = {**talk("List", "<ref-object><bbox><ref-object><bbox>"), "objects": objects}
         assert [one["label"] for one in parts(record)[1]["content"]] == ["a", "b"]
 
@@ -69,6 +71,8 @@ def test_coco_without_a_conversation_asks_for_every_object():
     question, whole = parts(record, labels=("cat", "dog"))
     assert question["content"] == "Locate every object in the image of these kinds: cat, dog."
     assert whole["content"] == [part([10, 20, 40, 60], label="dog"), part([1, 2, 4, 6], label="cat")]
+    record |= {"answer": float("nan"), "question": float("nan")}
+    assert parts(record, labels=("cat", "dog")) == [question, whole]
     annotations = [{"id": 7, "image_id": 9, "category_id": 1, "bbox": TWO[0], "area": 1200, "iscrowd": 0}]
     _, whole = parts({"image": "a.jpg", "objects": annotations}, labels=("cat", "dog"), question="Where?")
     assert whole["content"] == [part([10, 20, 40, 60], label="dog")]
@@ -130,7 +134,11 @@ def test_typed_parts():
         (talk(bbox=[[1, 2, 3]], ref=["a"]), "expected a box"),
         (talk(bbox=[["1", 2, 3, 4]], ref=["a"]), "expected a box"),
         (talk(bbox=[[30, 40, 10, 20]], ref=["a"]), "right or lower edge comes first"),
-        (talk(bbox="x", ref=["a"]), "expected a list of boxes"),
+        (
+            talk(bbox="x", ref=["a"]),
+            r"expected a list of boxes, got 'x' \(write \[x1, y1, x2, y2\]",
+        ),
+        (talk(bbox="[1, 2", ref=["a"]), "not valid JSON"),
         (talk(bbox=TWO[:1], ref=[3]), "label 3, of which the name is not known"),
         (talk(bbox=TWO[:1], ref=["a"], bbox_type="cm"), "unknown unit of boxes 'cm'"),
         (talk(bbox=TWO[:1], ref=["a"], box_format="cxcywh"), "unknown box_format 'cxcywh'"),

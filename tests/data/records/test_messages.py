@@ -185,7 +185,7 @@ BAD = [
     ({"conversations": [{"from": "bot", "value": "q"}]}, r"conversations\[0\]: unknown role 'bot'.*human"),
     ({"messages": ["q"]}, r"messages\[0\]: expected an object, got str"),
     ({"messages": "q"}, "messages: expected a list of turns, got str"),
-    ({"messages": [user(None), ANSWER]}, r"messages\[0\].content: expected text, got NoneType"),
+    ({"messages": [user(None), ANSWER]}, r"messages\[0\].content: expected text, got null"),
     ({"messages": [user(["q"]), ANSWER]}, r"content\[0\]: expected a typed part \(an object\), got str"),
     (
         {"messages": [user([{"type": "sound"}]), ANSWER]},

@@ -100,9 +100,25 @@ def test_check_names_what_is_odd_and_counts_what_is_too_long(
     assert listed["index"] == 3 and listed["kind"] == "longer than max_seq_len"
 
 
-def loader_of(source: Path, folder: Path) -> Any:
-    dataset = vision_chat_dataset(load_transform(folder), source=str(source))
-    return build_loader(dataset, batch_size=2, sampler=ResumableSampler(4, shuffle=False), num_workers=0)
+def loader_of(source: Path, folder: Path, on_bad_sample: str = "raise", dataset: Any = None) -> Any:
+    dataset = vision_chat_dataset(load_transform(folder), source=str(source), **(dataset or {}))
+    sampler = ResumableSampler(len(dataset), shuffle=False)
+    return build_loader(dataset, batch_size=2, sampler=sampler, on_bad_sample=on_bad_sample, num_workers=0)
+
+
+def test_bad_records_stop_a_run_before_it_trains(tiny_folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "data.jsonl"
+    good = json.dumps({"messages": [QUESTION, ANSWER]})
+    source.write_text("\n".join([good, "{", *[json.dumps({"messages": [QUESTION]})] * 6, good]))
+    loader = loader_of(source, tiny_folder)
+    with pytest.raises(ValueError, match="7 of 9 samples looked at") as error:
+        loader.notes_at_start()
+    _, *named, more, advice = str(error.value).splitlines()
+    assert len(named) == 5 and f"{source}, sample 1 (from 0; line 2): not valid JSON" in named[0]
+    assert more.strip() == "… and 2 more" and "tune-qwenvl check" in advice and "on_bad_sample=skip" in advice
+    own = {"on_bad_sample": "skip"}
+    for skipping in (loader_of(source, tiny_folder, "skip"), loader_of(source, tiny_folder, dataset=own)):
+        assert [line[:12] for line in skipping.notes_at_start()] == ["a bad record"] * 2
 
 
 def test_notes_are_said_at_the_start_and_only_once(

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from torchtune_qwenvl.counted import counted
 from torchtune_qwenvl.data.order.mixture import Mixture
 from torchtune_qwenvl.data.order.plan import Packed, Plan, Planner, dealt
 from torchtune_qwenvl.data.order.sampler import Layout, ResumableSampler, any_ranks
@@ -119,10 +120,11 @@ class PackedSampler(ResumableSampler):
         return self.plan.tokens / self.plan.places
 
     def __str__(self) -> str:
-        rows = f"{len(self.plan.rows)} rows of {self.pack_to} tokens"
+        rows = f"{counted(len(self.plan.rows), 'row')} of {self.pack_to} tokens"
         if self.padded:
-            rows = f"{len(self.plan.rows)} batches of at most {self.pack_to} tokens with padding"
-        return f"{self.n} samples packed into {rows}, {self.fill:.1%} full"
+            rows = counted(len(self.plan.rows), "batch", "batches")
+            rows += f" of at most {self.pack_to} tokens with padding"
+        return f"{counted(self.n, 'sample')} packed into {rows}, {self.fill:.1%} full"
 
     @property
     def plan(self) -> Plan:

@@ -63,12 +63,23 @@ def from_json(value: Any, where: str) -> Any:
         raise BadSample("JSON that is nested too deeply", where=where, fix="remove it") from error
 
 
+def lists_in(value: Any, where: str) -> Any:
+    """A value, or the list that it is the JSON of, if it is a text that begins with [.
+
+    Raises:
+        BadSample: such a text is not valid JSON.
+    """
+    return from_json(value, where) if isinstance(value, str) and value.lstrip().startswith("[") else value
+
+
 def as_text(value: Any, where: str) -> str:
     """`value`, if it is text.
 
     Raises:
         BadSample: something else, or text that no tokenizer takes since it has half of a character.
     """
+    if is_null(value):
+        raise BadSample("expected text, got null", where=where, fix="write it, or remove the sample")
     if not isinstance(value, str):
         raise BadSample(f"expected text, got {type(value).__name__}", where=where, fix="make it a string")
     return whole_characters(value, where)
@@ -87,6 +98,11 @@ def whole_characters(text: str, where: str) -> str:
 def shown(value: Any) -> str:
     """A value as it is written in Python, shortened, however long or deep it is."""
     return reprlib.repr(value)
+
+
+def is_null(value: Any) -> bool:
+    """Whether a value is None, or NaN, as tables write it."""
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def is_blank(value: Any) -> bool:
@@ -110,4 +126,4 @@ def leaves(value: Any) -> Iterator[Any]:
 def _is_blank_leaf(value: Any) -> bool:
     if isinstance(value, str):
         return value.strip() in ("", "[]", "{}")
-    return value is None or (isinstance(value, float) and value != value)
+    return is_null(value)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torchtune.training.metric_logging import WandBLogger
 
+from torchtune_qwenvl.counted import counted
 from torchtune_qwenvl.pictures.boxes import Mark, draw_boxes
 from torchtune_qwenvl.pictures.cards import Card, draw_page
 from torchtune_qwenvl.pictures.style import GREEN, GREY, ORANGE
@@ -95,7 +96,7 @@ def _card(answer: Answer) -> Card:
 def _images(answer: Answer) -> str:
     clips = answer.question.clips
     counts = {"image": len(answer.question.images) - clips, "clip": clips}
-    named = [f"{count} {kind}{'s' * (count > 1)}" for kind, count in counts.items() if count]
+    named = [counted(count, kind) for kind, count in counts.items() if count]
     return f"({', '.join(named)}) " if named else ""
 
 

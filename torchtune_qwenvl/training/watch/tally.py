@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from torchtune_qwenvl.data.reasons import masked
+from torchtune_qwenvl.counted import counted
+from torchtune_qwenvl.data.reasons import by_kind, skipped_lines
 from torchtune_qwenvl.distributed import World
 from torchtune_qwenvl.training.watch.metrics import Step, TotalWork
 
@@ -48,22 +49,26 @@ class Tally:
             files: what the run has written, by name.
         """
         reasons: Counter[str] = Counter()
-        for text in world.gather(json.dumps(_by_kind(skipped))):
+        for text in world.gather(json.dumps(_examples(skipped))):
             reasons.update(json.loads(text))
         since = f"after step {self._first_step}: " if self._first_step else ""
         took = timedelta(seconds=round(time.monotonic() - self._began))
         samples, tokens = (self._work.read().samples, self._work.read().tokens) if self._work else (0, 0)
-        first = f"finished {step} steps in {took}; {since}{samples:,.0f} samples, {tokens:,.0f} tokens"
-        counted = [f"{count} {name.replace('_', ' ')}" for name, count in notes.items() if count]
+        done = f"{counted(samples, 'sample')}, {counted(tokens, 'token')}"
+        first = f"finished {counted(step, 'step')} in {took}; {since}{done}"
+        also = [counted(count, noun_of(name)) for name, count in notes.items() if count]
         return [
-            "; ".join([first, *counted]),
-            *(f"skipped {count} samples: {reason}" for reason, count in reasons.most_common()),
+            "; ".join([first, *also]),
+            *skipped_lines(by_kind(reasons)),
             *(f"{name:<10}{path}" for name, path in files.items() if path.exists()),
         ]
 
 
-def _by_kind(skipped: Mapping[str, int]) -> dict[str, int]:
-    kinds: Counter[str] = Counter()
-    for reason, count in skipped.items():
-        kinds[masked(reason)] += count
-    return dict(kinds)
+def _examples(skipped: Mapping[str, int]) -> dict[str, int]:
+    """One message of each kind, and how many samples are of this kind."""
+    return {kind.example: kind.count for kind in by_kind(skipped).values()}
+
+
+def noun_of(name: str) -> str:
+    """What a counter counts, in the singular: "empty_steps" -> "empty step"."""
+    return name.replace("_", " ").removesuffix("s")

@@ -61,7 +61,7 @@ def found_unit(boxes: Sequence[Sequence[float]]) -> str:
     if 1 in numbers and numbers <= {0, 1}:
         raise BadSample(
             "boxes with no other coordinates than 0 and 1, which are pixels or the whole image",
-            fix="say their unit with bbox_type: pixels or norm1",
+            fix="say their unit with bbox_type: pixels or norm1; of all boxes of a data set: box_unit",
         )
     return "norm1" if numbers and all(0 <= number <= 1 for number in numbers) else "pixels"
 
@@ -77,9 +77,10 @@ def in_pixels(numbers: Sequence[float], unit: str, size: ImageSize, where: str) 
     # A whole is multiplied before it is divided, so that whole pixels stay whole.
     pixels = [n * side / full if full else n for n, side in zip(numbers, sides, strict=True)]
     if any(not -OVERSHOOT <= pixel <= side + OVERSHOOT for pixel, side in zip(pixels, sides, strict=True)):
-        fix = "correct it, or say its unit with bbox_type: pixels, norm1 or norm1000"
+        fix = "correct it, or say its unit with bbox_type: pixels, norm1 or norm1000; of a data set: box_unit"
         if full is None and all(0 <= number <= 1000 for number in numbers):
-            fix = "if it is in thousandths of the image, set bbox_type: norm1000; else correct it"
+            fix = "if it is in thousandths of the image, set bbox_type (or, of all boxes of a data set, "
+            fix += "box_unit): norm1000; else correct it"
         raise BadSample(
             f"{list(numbers)} ({unit}) leaves its image of {size.width} x {size.height} pixels (w x h)",
             where=where,

@@ -53,5 +53,5 @@ def turns_that_fit(
     which = f", its first exchange alone {first}" if policy == "drop_turns" and len(ends) > 1 else ""
     raise SampleTooLong(
         f"the sample has {total} tokens{which}, max_seq_len is {max_seq_len}",
-        fix="raise max_seq_len, lower max_pixels (for videos video_total_pixels), or set on_too_long: skip",
+        fix="raise max_seq_len, or lower max_pixels (for videos video_total_pixels)",
     )

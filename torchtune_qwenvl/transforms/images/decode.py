@@ -41,7 +41,7 @@ _DAMAGE = (
     struct.error,
     Image.DecompressionBombError,
 )
-_FIX = "repair or remove the file; training leaves it out with on_bad_sample: skip"
+_FIX = "repair or remove the file"
 
 ImageSource = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor
 
@@ -116,7 +116,7 @@ def _open_encoded(source: str | Path | bytes | Image.Image, where: str, max_imag
     try:
         header = within(TIME_LIMIT, lambda: _read_header(source, max_image_pixels, where))
     except FileNotFoundError:
-        raise BadSample("no such image file", where=where, fix="check the path and image_root") from None
+        raise BadSample("no such image file", where=where, fix="check the path") from None
     except UnidentifiedImageError:
         size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size  # type: ignore[arg-type]
         what = (

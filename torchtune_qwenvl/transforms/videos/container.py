@@ -23,7 +23,7 @@ from torchtune_qwenvl.transforms.errors import BadSample
 from torchtune_qwenvl.transforms.images.formats import opened_picture
 from torchtune_qwenvl.transforms.videos.matroska import Bytes, check_elements
 
-FIX = "repair or remove the file; training leaves it out with on_bad_sample: skip"
+FIX = "repair or remove the file"
 _NO_IMAGE = "give it as an image; an animation as GIF, or as a list of its frames"
 # No playlists: these could refer to other files and to addresses.
 _OPEN_OPTIONS = {
@@ -97,7 +97,7 @@ def opened_stream(source: File, threads: int) -> Iterator[tuple[Any, Any]]:
     elif os.path.isfile(source):
         file = f"file:{source}"
     else:
-        raise BadSample("no such video file", fix="check the path and image_root")
+        raise BadSample("no such video file", fix="check the path")
     if not (len(source) if isinstance(source, bytes) else os.path.getsize(source)):
         raise BadSample("0 bytes, expected a video", fix=FIX)
     try:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torchtune_qwenvl.data.records.text import is_blank, lists_in
 from torchtune_qwenvl.transforms.boxes.units import check_coordinates
 from torchtune_qwenvl.transforms.errors import BadSample
 
@@ -62,11 +63,14 @@ def _joined(listed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def boxes_of(value: Any, where: str) -> list[Any]:
-    """A list of boxes, also if there is only one that is not in a list."""
-    if value is None:
+    """A list of boxes, also if there is only one that is not in a list; each may be JSON text."""
+    if is_blank(value) and not isinstance(value, (list, tuple)):
         return []
+    value = lists_in(value, where)
     if not isinstance(value, (list, tuple)):
-        raise BadSample(f"expected a list of boxes, got {value!r:.50}", where=where)
+        fix = "write [x1, y1, x2, y2], or a list of such boxes"
+        raise BadSample(f"expected a list of boxes, got {value!r:.50}", where=where, fix=fix)
+    value = [lists_in(one, where) for one in value]
     single = bool(value) and not any(isinstance(one, (list, tuple)) for one in value)
     return [value] if single else list(value)
 

@@ -26,6 +26,7 @@ from torchtune_qwenvl.data.records.boxes.fields import (
     listed_of,
 )
 from torchtune_qwenvl.data.records.boxes.tags import BOX_TAG, REF_TAG, Objects, place_objects
+from torchtune_qwenvl.data.records.text import is_null, lists_in
 from torchtune_qwenvl.transforms.boxes.units import check_unit, found_unit
 from torchtune_qwenvl.transforms.errors import BadSample
 
@@ -84,7 +85,7 @@ class BoxReader:
             )
         boxes = [one for name in BOXES for one in boxes_of(columns.get(name), f"{OBJECTS}.{name}")]
         name = next((name for name in LABELS if columns.get(name) is not None), None)
-        refs = [self._name(label, f"{OBJECTS}.{name}") for label in listed_of(columns.get(name or ""))]
+        refs = [self._name(label, f"{OBJECTS}.{name}") for label in _labels(columns.get(name or ""))]
         layout = columns.get(FORMAT) or self.format or found_format(boxes, name, columns.get("area"))
         corners = [corners_of(box, layout, f"{OBJECTS}, box {i}") for i, box in enumerate(boxes)]
         unit = next((columns[key] for key in UNIT if columns.get(key) is not None), self.unit)
@@ -107,7 +108,7 @@ class BoxReader:
             names = [boxes, *(name for name in COMPANIONS if record.get(name) is not None)]
             rest = {name: value for name, value in record.items() if name not in names}
             record = {**rest, OBJECTS: {name: record[name] for name in names}}
-        if not record.get(OBJECTS) or any(record.get(name) is not None for name in ANSWERS):
+        if not record.get(OBJECTS) or not all(is_null(record.get(name)) for name in ANSWERS):
             return record
         question, answer = self._exchange(record)
         return {**record, "question": question, "answer": answer}
@@ -118,7 +119,8 @@ class BoxReader:
             raise BadSample("no objects, so there is no answer", where=OBJECTS, fix="remove the sample")
         tags = (REF_TAG + BOX_TAG) if len(objects.refs) == len(objects.boxes) else BOX_TAG
         kinds = f" of these kinds: {', '.join(self.labels)}" if self.labels else ""
-        question = record.get("question") or self.question or f"Locate every object in the image{kinds}."
+        asked = None if is_null(record.get("question")) else record["question"]
+        question = asked or self.question or f"Locate every object in the image{kinds}."
         return question, tags * len(objects.boxes)
 
     def _name(self, label: Any, where: str) -> str:
@@ -133,3 +135,9 @@ class BoxReader:
                 fix=f"set box_labels to the list of names; it has {len(self.labels)}",
             )
         raise BadSample(f"expected a label as text, got {label!r:.50}", where=where, fix="make it a string")
+
+
+def _labels(given: Any) -> list[Any]:
+    """Labels as a list, also of JSON text; a name in brackets, such as "[dog]", is a name."""
+    is_json = isinstance(given, str) and given.lstrip().startswith('["')
+    return listed_of(lists_in(given, f"{OBJECTS}, labels") if is_json else given)

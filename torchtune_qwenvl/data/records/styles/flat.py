@@ -7,7 +7,7 @@ from torchtune.data import Message
 
 from torchtune_qwenvl.data.records.styles.tags import places_in, with_rest_in_front
 from torchtune_qwenvl.data.records.styles.turns import Reading, as_turns, make_message, read_turns
-from torchtune_qwenvl.data.records.text import as_text, from_json, is_blank
+from torchtune_qwenvl.data.records.text import as_text, from_json, is_blank, is_null
 from torchtune_qwenvl.transforms.errors import BadSample
 
 Record = Mapping[str, Any]
@@ -81,4 +81,4 @@ def _history(value: Any) -> list[tuple[str, Any, str, Any]]:
 
 
 def _is_empty(text: Any) -> bool:
-    return text is None or text == ""
+    return is_null(text) or text == ""

@@ -9,7 +9,7 @@ from torchtune.data import Message
 
 from torchtune_qwenvl.data.records.styles.flat import read_alpaca, read_completion, read_qa, read_query
 from torchtune_qwenvl.data.records.styles.turns import Reading, read_turns
-from torchtune_qwenvl.data.records.text import is_blank
+from torchtune_qwenvl.data.records.text import is_blank, is_null
 from torchtune_qwenvl.transforms.errors import BadSample
 
 
@@ -67,6 +67,7 @@ def style_of(record: Mapping[str, Any]) -> str:
     if len(found) == 1:
         return found[0]
     if not found:
+        _refuse_nulls(record)
         known = ", or ".join(" and ".join(style.columns) for style in STYLES.values())
         raise BadSample(
             f"expected the columns {known}; got {', '.join(map(str, record)):.300}",
@@ -79,4 +80,15 @@ def style_of(record: Mapping[str, Any]) -> str:
 
 
 def _has(record: Mapping[str, Any], style: Style) -> bool:
-    return all(record.get(column) is not None for column in style.columns)
+    return not any(is_null(record.get(column)) for column in style.columns)
+
+
+def _refuse_nulls(record: Mapping[str, Any]) -> None:
+    """Raise a BadSample if a record has the columns of a style, some with null."""
+    there = [style.columns for style in STYLES.values() if all(name in record for name in style.columns)]
+    if there:
+        # Of several styles the fullest is meant; the others are there for other records of the table.
+        meant = max(there, key=lambda columns: sum(not is_null(record[name]) for name in columns))
+        nulls = [name for name in meant if is_null(record[name])]
+        names, verb = " and ".join(nulls), "is" if len(nulls) == 1 else "are"
+        raise BadSample(f"{names} {verb} null", fix=f"write the {names}, or remove the sample")

@@ -17,7 +17,7 @@ from torchtune_qwenvl.data.records.columns import Leftovers
 from torchtune_qwenvl.data.records.parts import Pools, parse_part
 from torchtune_qwenvl.data.records.styles.tags import check_like_tags, places_in, split_tags
 from torchtune_qwenvl.data.records.styles.weights import MARKS, answer_weight, check_not_trained
-from torchtune_qwenvl.data.records.text import as_text, from_json, is_blank, shown
+from torchtune_qwenvl.data.records.text import as_text, from_json, is_blank, is_null, shown
 from torchtune_qwenvl.data.records.tools import parse_calls, tool_calls
 from torchtune_qwenvl.transforms.chat.weights import WeightedMessage, weight_of
 from torchtune_qwenvl.transforms.errors import BadSample
@@ -116,6 +116,9 @@ def as_turns(value: Any, column: str) -> Sequence[Mapping[str, Any]]:
     turns = _from_json_text(value, column)
     if isinstance(turns, Mapping):
         turns = _from_lists(turns, column)
+    if is_null(turns):
+        fix = "write them, or remove the sample"
+        raise BadSample("expected a list of turns, got null", where=column, fix=fix)
     if not isinstance(turns, (list, tuple)):
         raise BadSample(f"expected a list of turns, got {type(value).__name__}", where=column)
     if not turns:
