@@ -1,10 +1,14 @@
 """Broken JSON files: whoever reads one names the file, the place and what to do."""
 
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 
 from torchtune_qwenvl import load_model, load_transform, load_vision_encoder
+from torchtune_qwenvl.checkpoints.folder import CheckpointFolder
+from torchtune_qwenvl.json_files import read_config
 from torchtune_qwenvl.models import get_family
 from torchtune_qwenvl.models.qwen2_5_vl import Qwen2_5_VLTransform, qwen2_5_vl_from_config
 
@@ -56,3 +60,17 @@ def test_and_a_file_of_added_tokens(folder):
     for path, message in ((folder / "tokens.json", "not valid JSON"), (folder / "gone.json", "no such file")):
         with pytest.raises(ValueError, match=rf"{path}: {message}"):
             Qwen2_5_VLTransform(*vocab, special_tokens_path=path)
+
+
+def test_folders_of_runs_say_where_the_checkpoint_is(tmp_path: Path) -> None:
+    (tmp_path / "run/model").mkdir(parents=True)
+    (tmp_path / "run/model/config.json").write_text("{}")
+    (tmp_path / "run/step_5").mkdir()
+    (tmp_path / "run/step_5/run.json").write_text("{}")
+    for folder, hint in (
+        ("run", f"This is the folder of a run: take {tmp_path}/run/model"),
+        ("run/step_5", f"This is a saved step: `tune-qwenvl export {tmp_path}/run/step_5` writes"),
+    ):
+        for read in (read_config, CheckpointFolder):
+            with pytest.raises(ValueError, match=re.escape(hint)):
+                read(tmp_path / folder)

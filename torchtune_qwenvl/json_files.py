@@ -68,12 +68,24 @@ def read_config(config: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
     if isinstance(config, Mapping):
         return config
     path = Path(config)
+    hint = hint_at_checkpoint(path)
     path = path / CONFIG if path.is_dir() else path
     if not path.is_file():
         raise ValueError(
             f"no config.json at {path}: expected a checkpoint folder, as `tune download <repo>` makes it"
+            f"{hint}"
         )
     return read_json(path)
+
+
+def hint_at_checkpoint(folder: Path) -> str:
+    """Where the checkpoint is, if a folder is that of a run or of a saved step; else empty."""
+    results = [folder / name for name in ("model", "adapter") if (folder / name).is_dir()]
+    if (folder / "run.json").is_file():
+        return f". This is a saved step: `tune-qwenvl export {folder}` writes a checkpoint from it"
+    if any((result / name).is_file() for result in results for name in (CONFIG, "adapter_config.json")):
+        return f". This is the folder of a run: take {' or '.join(map(str, results))}"
+    return ""
 
 
 @contextmanager

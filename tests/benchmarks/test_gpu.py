@@ -31,7 +31,7 @@ def test_every_part_is_rehearsed(
     tmp_path: Path, benchmarks: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torch.compile does nothing here: tracing takes minutes and is rehearsed by the campaign."""
-    monkeypatch.setattr("torch._dynamo.config.disable", True)
+    monkeypatch.setattr("torch.compile", lambda function, **options: function)
     rows = rehearsed(tmp_path, capsys)
     assert {row["part"] for row in rows} == PARTS
     assert all(row["figures"] for row in rows)

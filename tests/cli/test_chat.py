@@ -79,10 +79,12 @@ def test_a_merged_model_is_compared_with_the_one_that_is_named(chat, tuned, tiny
 
 
 def test_sampling_is_set_and_an_answer_tried_again(chat, tiny_folder):
-    lines = "in the hand?\n/retry\n/set temperature=0 repetition_penalty=1.2\nin the hand?\n/set\n/help\n"
+    changes = "/set temperature=0 repetition_penalty=1.2 max_new_tokens=7"
+    lines = f"in the hand?\n/retry\n{changes}\nin the hand?\n/set\n/help\n"
     first, again, said, _, alone, *commands = chat(tiny_folder, "temperature=9.0", "seed=4", lines=lines)
     assert first != again and said == alone
-    assert said == "temperature=0.0, top_k=0, top_p=1.0, seed=5, min_p=0.0, repetition_penalty=1.2"
+    choosing = "temperature=0.0, top_k=0, top_p=1.0, seed=5, min_p=0.0, repetition_penalty=1.2"
+    assert said == f"{choosing}, max_new_tokens=7"
     assert any("/compare on|off" in line for line in commands)
 
 
@@ -97,6 +99,7 @@ def test_sampling_is_set_and_an_answer_tried_again(chat, tiny_folder):
         ("/set top_p=2\n", "0 < top_p <= 1"),
         ("/set top_k=many\n", "top_k: expected int, got 'many'"),
         ("/set beams=2\n", "expected key=value with one of temperature"),
+        ("/set max_new_tokens=0\n", "max_new_tokens: expected a whole number of at least 1, got '0'"),
         ("/retry\n", "nothing was answered yet"),
         ("/undo\n", "nothing was asked yet"),
     ],

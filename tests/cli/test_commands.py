@@ -97,6 +97,30 @@ def test_help_of_a_recipe(recipe: str, capsys: pytest.CaptureFixture) -> None:
         assert stop.code == 0
     text = capsys.readouterr().out
     assert text.startswith(f"usage: tune-qwenvl run {recipe}") and "checkpoint_dir=" in text
+    arguments = ["dataset.image_root", "dataset.column_map", "model.lora_rank"]
+    assert recipe != "finetune" or all(f"\n{name}\n    Takes " in text for name in arguments)
+
+
+def test_options_as_pairs_next_to_keys_of_a_config() -> None:
+    check = parse(make_parser("check"), ["check", "a.jsonl", "workers=1", "out=x", "num_workers=2"])
+    assert (check.workers, str(check.out), check.overrides) == (1, "x", ["a.jsonl", "num_workers=2"])
+    export = parse(make_parser("export"), ["export", "step_5", "dtype=fp32", "only=adapter"])
+    assert (export.dtype, export.only, export.overrides) == (None, "adapter", ["dtype=fp32"])
+    chat = parse(make_parser("chat"), ["chat", "DIR", "max_new_tokens=6", "dtype=fp32", "top_k=3"])
+    assert (chat.max_new_tokens, chat.dtype, chat.sampling) == (6, "fp32", ["top_k=3"])
+
+
+def test_validate_names_files_that_are_not_there(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "a.jsonl").write_text("")
+    here = ["dataset.source=" + str(tmp_path / "a.jsonl"), f"checkpoint_dir={tiny_folder}"]
+    text = printed(capsys, "validate", NAME, *here)
+    assert "Before it can run" not in text
+    gone = [f"dataset.source={tmp_path}/nope.jsonl", f"checkpoint_dir={tmp_path}"]
+    text = printed(capsys, "validate", NAME, *gone)
+    assert f"Before it can run: dataset.source: {tmp_path}/nope.jsonl: no such file" in text
+    assert f"Before it can run: checkpoint_dir: {tmp_path}: no config.json or adapter_config.json" in text
 
 
 def test_commands_take_key_value_as_recipes_do(tmp_path: Path) -> None:

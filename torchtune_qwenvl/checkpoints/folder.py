@@ -26,7 +26,7 @@ from torchtune_qwenvl.checkpoints.reading.quantised import (
 from torchtune_qwenvl.checkpoints.reading.sidecars import find_sidecars
 from torchtune_qwenvl.checkpoints.reading.tied_head import differ, says_tied, untied_config
 from torchtune_qwenvl.checkpoints.shards import Entry, Shard, read_shard
-from torchtune_qwenvl.json_files import CONFIG, read_json
+from torchtune_qwenvl.json_files import CONFIG, hint_at_checkpoint, read_json
 from torchtune_qwenvl.transforms.processor_settings import image_statistics
 
 WEIGHTS = "model.safetensors"
@@ -68,6 +68,7 @@ class CheckpointFolder:
         if not (self.path / CONFIG).is_file():
             raise ValueError(
                 f"{path}: not a checkpoint folder, {CONFIG} is missing (it holds {self._listing()})"
+                f"{hint_at_checkpoint(self.path)}"
             )
         self.config: dict[str, Any] = read_json(self.path / CONFIG)
         self.shards: list[Shard] = self._read_shards()

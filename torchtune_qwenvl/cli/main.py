@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from torchtune_qwenvl.arguments import nearest
+from torchtune_qwenvl.settings.keys import FINETUNE
 
 PROGRAM = "tune-qwenvl"
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -65,6 +66,10 @@ COMMANDS = {
     "probe": Command(f"{OURS}.probe", "Probe", "Find the layer and pooling that suit your classes."),
     "download": Command("torchtune._cli.download", "Download", "Download a model from the Hugging Face Hub."),
 }
+
+
+# Arguments of commands that are lists of key=value: of a config, and how tokens are chosen.
+PAIRS = ("overrides", "sampling")
 
 
 def make_parser(name: str | None = None) -> argparse.ArgumentParser:
@@ -122,19 +127,25 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
     """`parser.parse_args(argv)`, but key=value may come anywhere, and is short for --key value."""
     argv = _with_options(parser, argv)
     arguments, rest = parser.parse_known_args(argv)
-    if not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest):
+    pairs = next((vars(arguments)[name] for name in PAIRS if name in arguments), None)
+    if pairs is None or any(word.startswith("-") for word in rest):
         return parser.parse_args(argv)  # which says what is wrong
-    arguments.overrides += rest
+    pairs += rest
     return arguments
 
 
 def _with_options(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
-    """`checkpoint_dir=DIR` -> `--checkpoint-dir=DIR`, for commands that take options instead of keys."""
+    """`workers=2` -> `--workers=2`, except for what is a key of the config that the command reads."""
     commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
     command = commands.get(next(iter(argv), ""))
-    if command is None or any(a.dest in ("overrides", "recipe_args") for a in command._actions):
+    names = {action.dest for action in command._actions} if command else set()
+    if command is None or "recipe_args" in names:
         return list(argv)
-    return [_option(word, command._option_string_actions) for word in argv]
+    keys = FINETUNE if "overrides" in names else {}
+    return [
+        word if word.partition("=")[0] in keys else _option(word, command._option_string_actions)
+        for word in argv
+    ]
 
 
 def _option(word: str, options: Mapping[str, argparse.Action]) -> str:

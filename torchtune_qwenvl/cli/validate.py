@@ -8,6 +8,7 @@ from torchtune._cli.validate import Validate as TorchtuneValidate
 
 from torchtune_qwenvl.settings.config import needed_keys, resolve, unset, unset_arguments
 from torchtune_qwenvl.settings.exclusions import check_exclusions
+from torchtune_qwenvl.settings.local_files import absent_files
 from torchtune_qwenvl.settings.notes import notes
 
 EPILOG = """\
@@ -36,7 +37,7 @@ class Validate(TorchtuneValidate):
         cfg = resolve(args.config, args.overrides)
         check_exclusions(cfg)
         print("Config is well-formed!")
-        for absent in (*unset(cfg, *needed_keys(cfg)), *unset_arguments(cfg)):
+        for absent in (*unset(cfg, *needed_keys(cfg)), *unset_arguments(cfg), *absent_files(cfg)):
             print(f"Before it can run: {absent}")
         for note in notes(cfg):
             print(f"Note: {note}")

@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -99,7 +99,7 @@ class Loader:
         """
         if self.is_stream:
             return []
-        found = first_notes(self._batches.dataset.guarded)  # type: ignore[attr-defined]
+        found = first_notes(cast(Reported, self._batches.dataset).guarded)
         found.check()
         self._known_notes.update(found.counts)
         return found.lines()

@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from torchtune_qwenvl.settings.keys import ARGUMENTS
-from torchtune_qwenvl.settings.recipes import RECIPES, RecipeSettings
+from torchtune_qwenvl.settings.recipes import DEFAULT, RECIPES, RecipeSettings
 
 _LINE = re.compile(r"^(?P<indent> *)(?P<key>\w+): *(?P<value>[^#\s][^#]*?)? *(?:# (?P<comment>.*))?$")
 _MORE = re.compile(r"^ +# (?P<comment>.*)$")
@@ -85,7 +85,22 @@ def help_text(recipe: str) -> str:
     """Every key of a recipe with its default, what it does and what it takes."""
     needs = "" if recipe not in RECIPES else " --config NAME"
     head = f"usage: tune-qwenvl run {recipe}{needs} [key=value ...]\n\nKeys, with their defaults:\n"
-    return "\n".join([head, *map(_paragraph, keys_of(recipe))])
+    return "\n".join([head, *map(_paragraph, keys_of(recipe)), *_of_components(recipe)])
+
+
+def _of_components(recipe: str) -> list[str]:
+    """The arguments of the components that a recipe begins with, and where they are described."""
+    if recipe != DEFAULT:
+        return []
+    lines = [
+        f"{slot}.{name}\n    Takes {kind.says}."
+        for slot, kinds in ARGUMENTS.items()
+        for name, kind in kinds.items()
+    ]
+    return [
+        "\nArguments of components, described in docs/reference and docs/guides/data_formats.md:\n",
+        *lines,
+    ]
 
 
 def _paragraph(key: Key) -> str:

@@ -41,6 +41,26 @@ def test_a_good_conversation_has_no_notes() -> None:
     assert MessageParser().read({"messages": [QUESTION, masked, QUESTION, ANSWER]}).notes == ()
 
 
+SPELLED = '{"bbox_2d": [10, 20, 30, 40], "label": "x"}'
+
+
+@pytest.mark.parametrize("answer", [SPELLED, f"[{SPELLED}]", "<|box_start|>(1,2),(3,4)<|box_end|>"])
+def test_coordinates_as_text_are_noted(answer: str) -> None:
+    turns = {
+        "messages": [{**QUESTION, "content": "<image>q"}, {**ANSWER, "content": answer}],
+        "images": ["a.png"],
+    }
+    (note,) = MessageParser().read(turns).notes
+    assert note.startswith("an answer spells out coordinates")
+    tags = {**ANSWER, "content": '{"bbox_2d": <bbox>}'}
+    objects = {"ref": [], "bbox": [[10, 20, 30, 40]]}
+    assert (
+        not MessageParser()
+        .read({**turns, "messages": [turns["messages"][0], tags], "objects": objects})
+        .notes
+    )
+
+
 def test_equal_keys_of_one_object_are_noted() -> None:
     record = parse_json('{"image": "a.png", "image": "b.png", "question": "q", "answer": "a"}')
     assert MessageParser().read(record).notes == (

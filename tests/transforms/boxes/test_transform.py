@@ -139,6 +139,16 @@ def test_what_is_no_box_of_the_image_is_refused_with_its_place(transform, part, 
     assert "message 1, part 0" in str(error.value) or "a box: " in str(error.value)
 
 
+def test_labels_are_written_or_refused(transform):
+    point = {"type": "point", "content": [12, 25], "label": "nose", "unit": "pixels"}
+    sample = transform(ask([{"content": image(280, 140)}], point))
+    assert trained_text(transform, sample).startswith(
+        '```json\n[\n\t{"point_2d": [12, 25], "label": "nose"}\n]'
+    )
+    with pytest.raises(BadSample, match=r"message 1, part 1: the label 'nose' of a point in other text"):
+        transform(ask([{"content": image(280, 140)}], {"type": "text", "content": "At "}, point))
+
+
 def test_a_family_without_a_convention_refuses_boxes(folder):
     plain = load_transform(folder)
     plain.write_boxes = type(plain.write_boxes)(None)

@@ -30,7 +30,7 @@ class Chat:
         )
         add = parser.add_argument
         add("folder", metavar="DIR", help="a checkpoint, or an adapter")
-        add("overrides", nargs="*", metavar="key=value", help="temperature, top_k, top_p, min_p, seed, ...")
+        add("sampling", nargs="*", metavar="key=value", help="temperature, top_k, top_p, min_p, seed, ...")
         add("--base", metavar="DIR", help="the model to compare with; default: the adapter's base model")
         add("--compare", action="store_true", help="each question is answered by both")
         add("--system", metavar="TEXT", help="a system message")
@@ -57,6 +57,6 @@ class Chat:
         sampling, ignored = folder_sampling(models.start.checkpoint)
         if ignored:
             print(f"generation_config.json: {', '.join(ignored)} is not followed", file=sys.stderr)
-        talk = Conversation(transform, changed(sampling, args.overrides), args.max_new_tokens, args.system)
+        talk = Conversation(transform, changed(sampling, args.sampling), args.max_new_tokens, args.system)
         session = ChatSession(talk, models, compare=args.compare)
         session.run(sys.stdin, typed=sys.stdin.isatty())

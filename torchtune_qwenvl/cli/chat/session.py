@@ -85,6 +85,9 @@ def changed(sampling: Sampling, settings: Iterable[str]) -> Sampling:
     return sampling.with_given(**given)
 
 
+LENGTH = "max_new_tokens"
+
+
 class ChatCommand(NamedTuple):
     """A command: its arguments in words, what it does, and the method that does it."""
 
@@ -158,8 +161,15 @@ class ChatSession:
         self.compare = _on(argument)
 
     def set(self, argument: str) -> None:
-        self.talk.sampling = changed(self.talk.sampling, argument.split())
-        print(", ".join(f"{f.name}={getattr(self.talk.sampling, f.name)}" for f in fields(Sampling)))
+        lengths, others = list[str](), list[str]()
+        for pair in argument.split():
+            (lengths if pair.startswith(f"{LENGTH}=") else others).append(pair)
+        sampling = changed(self.talk.sampling, others)
+        for pair in lengths:
+            self.talk.max_new_tokens = _count(pair)
+        self.talk.sampling = sampling
+        values = {f.name: getattr(sampling, f.name) for f in fields(Sampling)}
+        print(", ".join(f"{k}={v}" for k, v in {**values, LENGTH: self.talk.max_new_tokens}.items()))
 
     def retry(self, _: str) -> None:
         if not self.talk.unanswer():
@@ -208,7 +218,9 @@ COMMANDS = {
     "video": ChatCommand("FILE", "the same for a video", ChatSession.add_video),
     "adapter": ChatCommand("on|off", "who answers: the tuned model or its base", ChatSession.switch_adapter),
     "compare": ChatCommand("on|off", "both answer, the base first", ChatSession.switch_compare),
-    "set": ChatCommand("key=value ...", "how tokens are chosen; alone: show it", ChatSession.set),
+    "set": ChatCommand(
+        "key=value ...", "how tokens are chosen, max_new_tokens; alone: show", ChatSession.set
+    ),
     "retry": ChatCommand("", "answer again, with the next seed", ChatSession.retry),
     "undo": ChatCommand("", "forget the last question and its answer", ChatSession.undo),
     "clear": ChatCommand("", "forget all questions", ChatSession.clear),
@@ -228,3 +240,11 @@ def _on(argument: str) -> bool:
     if argument not in states:
         raise ValueError(f"expected on or off, got {argument!r}")
     return argument == "on"
+
+
+def _count(pair: str) -> int:
+    """The number in `max_new_tokens=N`."""
+    _, _, text = pair.partition("=")
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError(f"{LENGTH}: expected a whole number of at least 1, got {text!r}")
+    return int(text)

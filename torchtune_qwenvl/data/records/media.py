@@ -105,21 +105,21 @@ class MediaFinder:
             # Strictly: otherwise what follows a loop of links stays as it is, links to elsewhere included.
             found = (base / path).resolve(strict=True)
         except FileNotFoundError:
-            self._check_inside((base / path).resolve(), path, kind)
-            raise self._missing(base.resolve() / path, base, kind, "nothing") from None
+            absent = Path(os.path.normpath(base.resolve() / path))
+            self._check_inside(path, absent, kind)
+            raise self._missing(absent, base, kind, "nothing") from None
         except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name too long, a NUL in it
             reason = getattr(error, "strerror", None) or str(error)
             raise BadSample(
                 f"{_short(path)!r} cannot be {_A[kind]} file: {reason:.200}",
                 fix="correct it; for base64 text set dataset.image_strings=base64",
             ) from error
-        self._check_inside(found, path, kind)
+        self._check_inside(path, found, kind)
         if not found.is_file():
             raise self._missing(found, base, kind, "a folder" if found.is_dir() else "no regular file")
         return found
 
-    def _check_inside(self, found: Path, path: Path, kind: str) -> None:
-        """Raise a BadSample if `path`, which leads to `found`, leaves image_root."""
+    def _check_inside(self, path: Path, found: Path, kind: str) -> None:
         if self.root is not None and not found.is_relative_to(self.root.resolve()):
             raise BadSample(
                 f"{_short(path)} leaves image_root ({self.root})",

@@ -5,6 +5,9 @@
     {"type": "ref", "content": "the sheep"}          the name of an object in other text
     {"type": "boxes", "content": [parts]}            an answer that consists of boxes and points
 
+A `box` and a `point` in other text become coordinates alone. An answer of nothing but boxes and points with
+labels is taken for `boxes`.
+
 A box and a point may have `label`, `image` (number of the image in the conversation, default 0) and `unit`
 (`UNITS`; default: found). `boxes` may have `asked`, the labels that the question asks for.
 """
@@ -60,7 +63,7 @@ class BoxWriter:
         written, places, found_in_all = [], list[Place](), _unit(messages)
         for number, message in enumerate(messages):
             content = []
-            for index, part in enumerate(message.content):
+            for index, part in enumerate(_as_whole_answer(message)):
                 if part.get("type") not in BOX_TYPES:
                     content.append(part)
                     continue
@@ -91,6 +94,13 @@ class BoxWriter:
             places = [_place(one, sizes, f"{where}, box {i}", unit) for i, one in enumerate(listed)]
             return self._parts(self.convention.write_answer(places, sizes, asked)), places
         place = _place(part, sizes, where, unit)
+        if place.label is not None:
+            kind = part["type"]
+            raise BadSample(
+                f"the label {place.label!r:.50} of a {kind} in other text, which gets only coordinates",
+                where=where,
+                fix='write it as text or as {"type": "ref"}, or make the answer one {"type": "boxes"}',
+            )
         return self._parts(self.convention.write(place, sizes[place.image])), [place]
 
     def _parts(self, filled: Sequence[tuple[str, Mapping[str, str]]]) -> list[dict[str, Any]]:
@@ -103,6 +113,15 @@ class BoxWriter:
                 elif text := piece.format(**fields):
                     parts.append({"type": "text", "content": text})
         return parts
+
+
+def _as_whole_answer(message: Message) -> list[dict[str, Any]]:
+    """The parts of a message; an answer of nothing but boxes with labels is one part of type `boxes`."""
+    parts: list[dict[str, Any]] = message.content
+    only_boxes = all(part.get("type") in ("box", "point") for part in parts)
+    if message.role == "assistant" and only_boxes and any(part.get("label") for part in parts):
+        return [{"type": BOXES, "content": parts}]
+    return parts
 
 
 def _unit(messages: Sequence[Message]) -> str:

@@ -1,5 +1,6 @@
 """What is odd about a conversation but no error: it is trained on, and named."""
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -8,11 +9,14 @@ from torchtune.data import Message
 from torchtune_qwenvl.data.records.columns import Leftovers
 from torchtune_qwenvl.data.records.styles.tags import literal_tags
 
+_COORDINATES = re.compile(
+    r'"(?:bbox|bbox_2d|box_2d|point_2d)"\s*:\s*\[+\s*-?\d|<\|box_start\|>\s*\(\s*\d|<\|begin_of_box\|>\s*\[+\s*\d'
+)
 _TWO_IN_A_ROW = {"user": "two questions in a row", "assistant": "two answers in a row"}
 
 
 def note_oddities(messages: Sequence[Message], leftovers: Leftovers) -> None:
-    """Note empty answers, turns in an odd order, and tags that are letters.
+    """Note empty answers, turns in an odd order, and tags and coordinates that are letters.
 
     Args:
         messages: of one record.
@@ -30,6 +34,8 @@ def note_oddities(messages: Sequence[Message], leftovers: Leftovers) -> None:
         leftovers.note("a system turn that is not the first turn")
     for message in messages:
         _note_text(message, leftovers)
+    if any(part["type"] == "image" for message in messages for part in message.content):
+        _note_coordinates(messages, leftovers)
 
 
 def _note_text(message: Message, leftovers: Leftovers) -> None:
@@ -39,6 +45,15 @@ def _note_text(message: Message, leftovers: Leftovers) -> None:
     if message.role in ("assistant", "system"):
         for tag in dict.fromkeys(tag for text in texts for tag in literal_tags(text)):
             leftovers.note(f"{tag} in a turn of role {message.role} is letters")
+
+
+def _note_coordinates(messages: Sequence[Message], leftovers: Leftovers) -> None:
+    answers = [message for message in messages if message.role == "assistant" and not message.masked]
+    texts = [part["content"] for message in answers for part in message.content if part["type"] == "text"]
+    if any(map(_COORDINATES.search, texts)):
+        leftovers.note(
+            "an answer spells out coordinates, which stay as they are; boxes in objects follow the image"
+        )
 
 
 def _says_something(message: Message) -> bool:

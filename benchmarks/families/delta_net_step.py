@@ -1,6 +1,6 @@
 """One training step of Qwen3.5 (forward, backward, fused AdamW) against transformers, as in training_step.py.
 
-    python benchmarks/delta_net_step.py [--dtype fp32|bf16] [--repeats 7] [--threads 2]
+    PYTHONPATH=benchmarks python benchmarks/families/delta_net_step.py [--dtype fp32|bf16] [--threads 2]
 
 The model has 8 decoder layers of width 512, six with a delta net and two with attention, the real vocabulary,
 tied, and an encoder of 8 layers. The batch has 2 rows of 512 tokens: 256 image and 254 text tokens with the
