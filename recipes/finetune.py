@@ -110,8 +110,9 @@ class FinetuneRecipe(Recipe):
     def announce(self, saved: resume.Saved | None, rates: dict[str, float], dataset: Dataset) -> None:
         """Open the logs, and print what trains, for how many steps and from where."""
         cfg = self.cfg
-        looked_at = {"": self.loader, "val_dataset: ": self.val_loader}
-        found = [f"{of}{line}" for of, one in looked_at.items() if one for line in one.notes_at_start()]
+        found = self.loader.notes_at_start()
+        if self.val_loader is not None:
+            found += [f"val_dataset: {line}" for line in self.val_loader.notes_at_start()]
         found += notes(cfg, self.total_steps)
         if not cfg.dry_run:
             self.open_logs(saved)
