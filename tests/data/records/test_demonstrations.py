@@ -154,7 +154,9 @@ def texts(folder: Path, tiny_folder: Path, records: list[dict[str, Any]], as_lin
     source.write_text(text)
     transform = load_transform(tiny_folder, max_pixels=7840)
     samples = [sample for sample in vision_chat_dataset(transform, source=str(source))]
-    assert not any(isinstance(sample, SkippedSample) or sample.get("notes") for sample in samples)
+    assert not any(isinstance(sample, SkippedSample) for sample in samples)
+    notes = {note for sample in samples for note in sample.get("notes", ())}
+    assert all(note.startswith("an answer spells out coordinates") for note in notes)
     assert [len(s["encoder_input"]["vision"]["images"]) for s in samples] == [
         len([*record.get("images", []), *record.get("videos", [])])
         + ("image" in record)
